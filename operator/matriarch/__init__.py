@@ -1,0 +1,1 @@
+"""Matriarch: a Kubernetes operator for databases."""

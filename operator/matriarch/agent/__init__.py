@@ -1,0 +1,1 @@
+"""What runs inside a database pod: supervisor, heartbeat, agent."""

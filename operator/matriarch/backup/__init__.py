@@ -1,0 +1,1 @@
+"""The backup engine: format, catalogue, sources, stores, pipeline, restore."""

@@ -1,0 +1,1 @@
+"""The controller process: Kopf's watches fill a queue of keys; gather, decide, execute."""

@@ -1,0 +1,1 @@
+"""PostgreSQL's own vocabulary: LSNs, timelines, parameters, access rules, connection strings. Pure, standard library only."""
