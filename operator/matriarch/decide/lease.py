@@ -1,0 +1,327 @@
+"""The Lease's content and every change that it may see.
+
+One object per cluster holds all that decides leadership, so that one compare-and-swap covers a takeover and a change
+of the voters alike. Each function here returns the state that such a swap writes; none reads a clock or the network.
+The invariants I1, I2, I6 and I8 are the project's failover protocol: `docs/failover.md`.
+
+    epoch 0 ── bootstrapped ──▶ epoch 1 ── voters_set, opened_set, history_recorded … (same epoch)
+        any epoch e ── taken_over / heir_takes / reclaimed ──▶ an epoch above every promise heard
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from matriarch.decide.member import Member
+
+Mode = Literal["alone", "async", "quorum"]
+
+ANNOTATION = "matriarch.dev/state"
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineStep:
+    """`timeline` began at `switch_lsn` of `parent`: one line of a history file. Parent 0: made by initdb."""
+
+    timeline: int
+    parent: int
+    switch_lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A number that was claimed by a swap and is not known to be real yet.
+
+    The winner stood at `lsn` of `parent` when it claimed: whoever is on `parent` and not beyond `lsn` may follow it.
+    """
+
+    timeline: int
+    parent: int
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class CleanStop:
+    """The holder stopped by a shutdown checkpoint whose record begins at `lsn` of `timeline`, for `heir` to go on."""
+
+    timeline: int
+    lsn: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseState:
+    """What the Lease says. LSNs are byte positions."""
+
+    epoch: int
+    holder: Member | None  # None at epoch 0 only
+    bootstrap: str  # the instance that may run initdb while the epoch is 0
+    mode: Mode = "alone"
+    voters: tuple[Member, ...] = ()  # sorted
+    k: int = 0
+    nonce: str = ""  # of the attempt that wrote this epoch: tells an own write of unknown outcome from a rival's
+    system_identifier: str = ""
+    opened: bool = False  # clients were let in at least once
+    lineage: tuple[TimelineStep, ...] = (TimelineStep(1, 0, 0),)
+    claimed: int = 1  # the highest timeline number ever claimed
+    promoting: Promotion | None = None
+    heir: Member | None = None
+    clean_stop: CleanStop | None = None
+    leaving: tuple[str, ...] = ()  # instances that the controller wants to remove
+    no_voters: bool = False  # the holder's renewals say that no voter answers
+
+    @property
+    def election_quorum(self) -> int:
+        """How many voters must promise: every set that can acknowledge (k of S) meets each set of this size (I2)."""
+        return len(self.voters) - self.k + 1
+
+    @property
+    def timeline(self) -> int:
+        """The newest timeline that is known to be real."""
+        return self.lineage[-1].timeline
+
+    def names(self, member: Member) -> bool:
+        """Whether `member` may hold something that only it holds: nothing of it may be deleted (I8)."""
+        return member == self.holder or member in self.voters or member == self.heir
+
+    def names_instance(self, instance: str) -> bool:
+        """The same for any incarnation of `instance`."""
+        members = (*self.voters, *(m for m in (self.holder, self.heir) if m is not None))
+        return any(m.instance == instance for m in members)
+
+
+def initial(bootstrap: str) -> LeaseState:
+    """Epoch 0: nobody leads, `bootstrap` may initialise."""
+    return LeaseState(epoch=0, holder=None, bootstrap=bootstrap)
+
+
+def bootstrapped(state: LeaseState, me: Member, system_identifier: str, nonce: str) -> LeaseState:
+    """Epoch 1 after initdb. Nobody else can be elected (`alone`) until a first voter holds everything."""
+    _require(state.epoch == 0, "only epoch 0 may be bootstrapped")
+    _require(me.instance == state.bootstrap, f"{me.instance} is not the bootstrap instance {state.bootstrap}")
+    return replace(state, epoch=1, holder=me, nonce=nonce, system_identifier=system_identifier)
+
+
+def taken_over(state: LeaseState, winner: Member, epoch: int, position: tuple[int, int], nonce: str) -> LeaseState:
+    """The swap of an election: S' = (S + old holder) - winner, from the Lease just read, never from who answered.
+
+    `position` is the winner's (timeline of its last WAL, LSN). k stays. The old holder is a voter of the new epoch:
+    what only it and one other acknowledged is still found by the next election.
+    """
+    _require(epoch > state.epoch, f"epoch {epoch} is not above {state.epoch}")
+    _require(state.mode == "quorum", f"nobody is elected in mode {state.mode}")
+    _require(winner in state.voters, f"{winner} is no voter")
+    return _led_by(state, winner, epoch, position, nonce)
+
+
+def taken_over_alone(
+    state: LeaseState, winner: Member, epoch: int, position: tuple[int, int], nonce: str
+) -> LeaseState:
+    """As `taken_over`, for `durability: preferred` where fewer than k others answered: the winner leads alone."""
+    led = taken_over(state, winner, epoch, position, nonce)
+    return replace(led, mode="alone", voters=(), k=0)
+
+
+def heir_takes(state: LeaseState, epoch: int, position: tuple[int, int], nonce: str) -> LeaseState:
+    """The second half of a switchover: no promises, since the only one who could acknowledge is final and named it."""
+    _require(state.heir is not None and state.clean_stop is not None, "no heir is named")
+    _require(epoch > state.epoch, f"epoch {epoch} is not above {state.epoch}")
+    assert state.heir is not None
+    return _led_by(state, state.heir, epoch, position, nonce)
+
+
+def _led_by(state: LeaseState, winner: Member, epoch: int, position: tuple[int, int], nonce: str) -> LeaseState:
+    assert state.holder is not None
+    voters = _sorted({*state.voters, state.holder} - {winner})
+    claim = max(state.claimed, position[0]) + 1
+    return replace(
+        state,
+        epoch=epoch,
+        holder=winner,
+        nonce=nonce,
+        mode="quorum" if state.k else state.mode,
+        voters=voters if state.k else (),
+        claimed=claim,
+        promoting=Promotion(claim, position[0], position[1]),
+        heir=None,
+        clean_stop=None,
+        no_voters=False,
+    )
+
+
+def reclaimed(state: LeaseState, promises: Iterable[int], nonce: str) -> LeaseState:
+    """The incarnation that the Lease names goes on above every promise heard: S, k and timeline unchanged.
+
+    Safe at any time: it holds all that was acknowledged, and the swap excludes a rival (protocol review, L1).
+    """
+    _require(state.holder is not None, "nobody holds epoch 0")
+    epoch = max((state.epoch, *promises)) + 1
+    return replace(state, epoch=epoch, nonce=nonce, heir=None, clean_stop=None, no_voters=False)
+
+
+def voters_set(state: LeaseState, mode: Mode, voters: Iterable[Member], k: int) -> LeaseState:
+    """The Lease's half of a change of voters; `decide/voters.py` says when."""
+    chosen = _sorted(set(voters))
+    _require(state.holder not in chosen, "the holder is no voter")
+    if mode == "alone":
+        _require(not chosen and k == 0, "alone has no voters")
+    else:
+        _require(1 <= k <= len(chosen), f"k {k} of {len(chosen)} voters")
+    return replace(state, mode=mode, voters=chosen, k=k, heir=None, clean_stop=None, no_voters=False)
+
+
+def opened_set(state: LeaseState) -> LeaseState:
+    """The door opened: from now on a lost cluster is never initialised again."""
+    return replace(state, opened=True)
+
+
+def history_recorded(state: LeaseState, step: TimelineStep) -> LeaseState:
+    """The promotion that was claimed is real: its history may be served."""
+    _require(step.timeline <= state.claimed, f"timeline {step.timeline} was never claimed")
+    kept = tuple(s for s in state.lineage if s.timeline < step.timeline)
+    return replace(state, lineage=(*kept, step), promoting=None)
+
+
+def heir_named(state: LeaseState, heir: Member, clean: CleanStop) -> LeaseState:
+    """The holder stopped cleanly and hands over to `heir`."""
+    _require(heir in state.voters or state.mode == "alone", f"{heir} is no voter")
+    return replace(state, heir=heir, clean_stop=clean)
+
+
+def leaving_set(state: LeaseState, leaving: Iterable[str]) -> LeaseState:
+    """The controller wants these instances gone; the holder removes them from the voters first (I8)."""
+    return replace(state, leaving=tuple(sorted(set(leaving))))
+
+
+def no_voters_set(state: LeaseState, no_voters: bool) -> LeaseState:  # noqa: FBT001 - the fact itself
+    """Carried by renewals: a second witness for an election of one (protocol review, L5)."""
+    return replace(state, no_voters=no_voters)
+
+
+def _sorted(members: set[Member]) -> tuple[Member, ...]:
+    return tuple(sorted(members))
+
+
+def _require(holds: bool, message: str) -> None:  # noqa: FBT001 - reads like assert, but stays under -O
+    if not holds:
+        raise ValueError(message)
+
+
+# --- the text form -------------------------------------------------------------------------------------------------
+
+
+def encode(state: LeaseState) -> str:
+    """One line of JSON with sorted keys: equal states have equal text."""
+    doc: dict[str, Any] = {
+        "epoch": state.epoch,
+        "holder": _member(state.holder),
+        "bootstrap": state.bootstrap,
+        "mode": state.mode,
+        "voters": [_member(m) for m in state.voters],
+        "k": state.k,
+        "nonce": state.nonce,
+        "systemIdentifier": state.system_identifier,
+        "opened": state.opened,
+        "lineage": [[s.timeline, s.parent, s.switch_lsn] for s in state.lineage],
+        "claimed": state.claimed,
+        "promoting": state.promoting and [state.promoting.timeline, state.promoting.parent, state.promoting.lsn],
+        "heir": _member(state.heir),
+        "cleanStop": state.clean_stop and [state.clean_stop.timeline, state.clean_stop.lsn],
+        "leaving": list(state.leaving),
+        "noVoters": state.no_voters,
+    }
+    return json.dumps(doc, sort_keys=True, separators=(",", ":"))
+
+
+def decode(text: str) -> LeaseState:
+    """The reverse of `encode`. Raises ValueError for anything else: a Lease that can't be read is never acted upon."""
+    try:
+        doc = json.loads(text)
+        return LeaseState(
+            epoch=int(doc["epoch"]),
+            holder=_parse(doc["holder"]),
+            bootstrap=str(doc["bootstrap"]),
+            mode=_mode(doc["mode"]),
+            voters=tuple(Member(*m) for m in doc["voters"]),
+            k=int(doc["k"]),
+            nonce=str(doc["nonce"]),
+            system_identifier=str(doc["systemIdentifier"]),
+            opened=bool(doc["opened"]),
+            lineage=tuple(TimelineStep(*map(int, s)) for s in doc["lineage"]),
+            claimed=int(doc["claimed"]),
+            promoting=Promotion(*map(int, doc["promoting"])) if doc["promoting"] else None,
+            heir=_parse(doc["heir"]),
+            clean_stop=CleanStop(*map(int, doc["cleanStop"])) if doc["cleanStop"] else None,
+            leaving=tuple(map(str, doc["leaving"])),
+            no_voters=bool(doc["noVoters"]),
+        )
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"the Lease's state can't be read: {e}") from e
+
+
+def _member(member: Member | None) -> list[str] | None:
+    return None if member is None else [member.instance, member.incarnation]
+
+
+def _parse(value: list[str] | None) -> Member | None:
+    return None if value is None else Member(*value)
+
+
+def _mode(value: str) -> Mode:
+    if value == "alone" or value == "quorum" or value == "async":
+        return value
+    raise ValueError(f"mode {value!r}")
+
+
+# --- the Kubernetes object -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRead:
+    """A Lease as read: the state and the version that a swap must name."""
+
+    state: LeaseState
+    resource_version: str
+    renew_time: str = ""
+    manifest: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+
+def from_manifest(manifest: Mapping[str, Any]) -> LeaseRead:
+    """Raises ValueError when the object carries no readable state."""
+    meta = manifest["metadata"]
+    text = (meta.get("annotations") or {}).get(ANNOTATION)
+    if text is None:
+        raise ValueError(f"Lease {meta.get('name')} has no annotation {ANNOTATION}")
+    return LeaseRead(
+        decode(text), meta["resourceVersion"], (manifest.get("spec") or {}).get("renewTime") or "", manifest
+    )
+
+
+def to_manifest(
+    state: LeaseState,
+    *,
+    cluster: str,
+    namespace: str,
+    renew_time: str,
+    labels: Mapping[str, str],
+    resource_version: str,
+) -> dict[str, Any]:
+    """The object to create (`resource_version` empty) or to swap in. `renew_time`: RFC 3339 with microseconds."""
+    meta: dict[str, Any] = {
+        "name": cluster,
+        "namespace": namespace,
+        "labels": dict(labels),
+        "annotations": {ANNOTATION: encode(state)},
+    }
+    if resource_version:
+        meta["resourceVersion"] = resource_version
+    spec: dict[str, Any] = {
+        "leaseTransitions": state.epoch,
+        "leaseDurationSeconds": 15 if state.mode == "alone" else 2,
+        "renewTime": renew_time,
+    }
+    if state.holder is not None:
+        spec["holderIdentity"] = state.holder.instance
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": meta, "spec": spec}
