@@ -195,7 +195,7 @@ def leaving_set(state: LeaseState, leaving: Iterable[str]) -> LeaseState:
     return replace(state, leaving=tuple(sorted(set(leaving))))
 
 
-def no_voters_set(state: LeaseState, no_voters: bool) -> LeaseState:  # noqa: FBT001 - the fact itself
+def no_voters_set(state: LeaseState, no_voters: bool) -> LeaseState:
     """Carried by renewals: a second witness for an election of one (protocol review, L5)."""
     return replace(state, no_voters=no_voters)
 
@@ -204,7 +204,7 @@ def _sorted(members: set[Member]) -> tuple[Member, ...]:
     return tuple(sorted(members))
 
 
-def _require(holds: bool, message: str) -> None:  # noqa: FBT001 - reads like assert, but stays under -O
+def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ValueError(message)
 
