@@ -19,6 +19,8 @@ from matriarch.decide.member import Member
 
 Mode = Literal["alone", "async", "quorum"]
 
+_MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum"}
+
 ANNOTATION = "matriarch.dev/state"
 
 
@@ -243,7 +245,7 @@ def decode(text: str) -> LeaseState:
             epoch=int(doc["epoch"]),
             holder=_parse(doc["holder"]),
             bootstrap=str(doc["bootstrap"]),
-            mode=_mode(doc["mode"]),
+            mode=_MODES[doc["mode"]],
             voters=tuple(Member(*m) for m in doc["voters"]),
             k=int(doc["k"]),
             nonce=str(doc["nonce"]),
@@ -267,12 +269,6 @@ def _member(member: Member | None) -> list[str] | None:
 
 def _parse(value: list[str] | None) -> Member | None:
     return None if value is None else Member(*value)
-
-
-def _mode(value: str) -> Mode:
-    if value == "alone" or value == "quorum" or value == "async":
-        return value
-    raise ValueError(f"mode {value!r}")
 
 
 # --- the Kubernetes object -----------------------------------------------------------------------------------------

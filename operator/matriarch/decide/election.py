@@ -1,0 +1,162 @@
+"""Elections: who may promise, who may stand, who wins, and when a winner may let readers in.
+
+Write safety needs no clock: a candidate lets enough voters promise to stop streaming from older epochs, takes the one
+that holds most, and swaps the Lease. Clocks only bound stale reads. All instants are boot-time nanoseconds of one
+machine; durations travel between machines, instants never do. Sources of the rules: `docs/failover.md`; the letters
+S, L, T with a number name the scenarios of the protocol's review that a rule closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+
+SECOND = 1_000_000_000
+T_FENCE = 1_600_000_000
+"""A holder without answers and without a renewed Lease ends itself after this (deadline), plus 0.2 s for the kill."""
+LEASE = 2_000_000_000
+"""Observers wait this long after the last sign of a silent holder. L (1-rho) >= (T_FENCE + kill) (1+rho)."""
+SUSPECT = 1_000_000_000
+"""Five beats of 200 ms missed."""
+
+Evidence = Literal["fresh", "silent", "gone", "fenced"]
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a member's WAL ends: compared by timeline first, because WAL knows no epoch (I4, S8)."""
+
+    timeline: int
+    lsn: int
+
+    def __lt__(self, other: Position) -> bool:
+        return (self.timeline, self.lsn) < (other.timeline, other.lsn)
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What one voter sees of the Lease's holder, by its own eyes.
+
+    `granted_until` is the end of the newest peer lease it gave that holder at that epoch. A heartbeat process that
+    started later may have forgotten one, so nothing is older than `started + T_FENCE`.
+    """
+
+    now: int
+    started: int
+    granted_until: int | None = None
+    fenced: int = 0  # the highest epoch at which the holder said "fenced"
+    gone: bool = False  # FIN or RST on PID 1's socket, and two refusals after
+
+    @property
+    def lease_until(self) -> int:
+        return max(self.granted_until or 0, self.started + T_FENCE)
+
+    @property
+    def last_sign(self) -> int:
+        """When the newest answered beat came, or when listening began."""
+        return self.lease_until - T_FENCE
+
+    def evidence(self, lease: LeaseState) -> Evidence:
+        if self.fenced >= lease.epoch > 0:
+            return "fenced"
+        if self.gone:
+            return "gone"
+        return "silent" if self.now - self.last_sign >= SUSPECT else "fresh"
+
+
+@dataclass(frozen=True, slots=True)
+class Voter:
+    """A voter as it answers: its newest Lease, what it promised, what it sees, and why it can't (empty: it can)."""
+
+    me: Member
+    lease: LeaseState
+    promised: int
+    sight: Sight
+    unable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`wait`: nanoseconds after which the same question may find a yes; None when time does not help."""
+
+    yes: bool
+    why: str = ""
+    wait: int | None = None
+
+
+def would_promise(voter: Voter, epoch: int) -> Answer:
+    """Whether `voter` may promise `epoch`. Asked before (pre-vote, without effect) and again at the promise itself."""
+    lease, sight = voter.lease, voter.sight
+    if lease.mode != "quorum":
+        return Answer(yes=False, why=f"nobody is elected in mode {lease.mode}")
+    if voter.me not in lease.voters:
+        return Answer(yes=False, why=f"{voter.me} is no voter of epoch {lease.epoch}")
+    if voter.unable:
+        return Answer(yes=False, why=voter.unable)
+    if epoch <= lease.epoch:
+        return Answer(yes=False, why=f"epoch {epoch} is not above {lease.epoch}")
+    if epoch < voter.promised:
+        return Answer(yes=False, why=f"epoch {voter.promised} is promised")
+    if sight.evidence(lease) in ("fenced", "gone"):
+        return Answer(yes=True)
+    left = sight.lease_until - sight.now
+    if left > 0:
+        return Answer(yes=False, why="the holder was heard a moment ago", wait=left)
+    return Answer(yes=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A voter that thinks of standing. `renewal_seen`: when this process last saw the Lease's renew time change."""
+
+    voter: Voter
+    renewal_seen: int
+    others_answering: int = 0  # other voters that answered the pre-vote
+
+
+def may_stand(candidate: Candidate) -> Answer:
+    """Whether to begin an election at all: suspicion, and the second witness where one vote would be enough (L5)."""
+    lease, sight = candidate.voter.lease, candidate.voter.sight
+    evidence = sight.evidence(lease)
+    if evidence == "fresh":
+        return Answer(yes=False, why="the holder beats", wait=sight.last_sign + SUSPECT - sight.now)
+    if lease.election_quorum > 1 or evidence == "fenced":
+        return Answer(yes=True)
+    if lease.no_voters and candidate.others_answering:
+        return Answer(yes=True)
+    until = max(sight.last_sign, candidate.renewal_seen) + LEASE
+    if sight.now < until:
+        return Answer(yes=False, why="one vote elects here, and the Lease was renewed", wait=until - sight.now)
+    return Answer(yes=True)
+
+
+def next_epoch(lease: LeaseState, promised: int, heard: int) -> int:
+    """Step 2: above the Lease, the own promise and every promise heard of."""
+    return max(lease.epoch, promised, heard) + 1
+
+
+def best(positions: Mapping[Member, Position], priorities: Mapping[str, int]) -> Member:
+    """The winner among those that promised: most WAL first, then priority, then the lower name (I4)."""
+    if not positions:
+        raise ValueError("nobody promised")
+    return max(
+        sorted(positions, reverse=True),
+        key=lambda m: (positions[m].timeline, positions[m].lsn, priorities.get(m.instance, 0)),
+    )
+
+
+def door_waits_until(
+    *, evidence: Evidence, clean: bool, strict: bool, renewal_seen: int, last_grant: int, swapped: int
+) -> int:
+    """When a winner may serve readers: not before the old holder can't serve any (L3).
+
+    No wait for a holder that said "fenced", stopped cleanly, or whose PID 1 was seen gone, nor with bounded reads.
+    `last_grant`: the newest sign that a promised voter had of the old holder. A swap is no renewal.
+    """
+    if clean or not strict or evidence in ("fenced", "gone"):
+        return swapped
+    return max(swapped, renewal_seen + LEASE, last_grant + LEASE)
