@@ -1,0 +1,1 @@
+"""Benchmarks: what is measured, by which command, beside what a peer published."""
