@@ -1,0 +1,70 @@
+"""Whether a standby may stream from the holder as it is, must be rewound first, or waits.
+
+A timeline's history says where it left its parent. Whoever is on an ancestor and not beyond the fork follows as it
+is; whoever wrote past the fork holds WAL that nobody acknowledged, and has to be rewound.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from matriarch.decide.election import Position
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`confirmed`: voters of S that the holder saw flush past its promotion record, or None while it doesn't answer."""
+
+    me: Member
+    position: Position
+    lease: LeaseState
+    promised: int
+    confirmed: tuple[Member, ...] | None = None
+    rewind_failed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    kind: Literal["attach", "wait", "rewind", "clone"]
+    why: str = ""
+
+
+def verdict(f: Facts) -> Verdict:
+    """What this standby does about the Lease's holder. Sources: `docs/failover.md`, step 9; S3, I3."""
+    lease = f.lease
+    if f.promised > lease.epoch:
+        return Verdict("wait", f"epoch {f.promised} is promised, the Lease is at {lease.epoch}")
+    match _relation(f.position, lease):
+        case "ancestor":
+            return Verdict("attach")
+        case "unknown":
+            return Verdict("wait", "the holder's promotion is not recorded yet")
+        case "diverged":
+            pass
+    if f.rewind_failed:
+        return Verdict("clone", "a rewind failed")
+    if f.confirmed is None:
+        return Verdict("wait", "the holder does not answer, and only it or what it confirmed may be rewound from")
+    others = [v for v in lease.voters if v != f.me]
+    enough = sum(v in f.confirmed for v in others) >= lease.k
+    if f.me not in lease.voters or len(others) < lease.k or enough:
+        return Verdict("rewind", "the WAL here goes past the fork")
+    return Verdict("wait", "too few other voters hold the new timeline: this one may still be needed as it is")
+
+
+def _relation(position: Position, lease: LeaseState) -> Literal["ancestor", "unknown", "diverged"]:
+    promoting = lease.promoting
+    if promoting is not None and position.timeline == promoting.parent:
+        # The fork will be at promoting.lsn or after it: beyond that, only the recorded history can tell.
+        return "ancestor" if position.lsn <= promoting.lsn else "unknown"
+    if position.timeline == lease.timeline:
+        return "ancestor"
+    if position.timeline > lease.timeline:
+        return "unknown" if promoting is not None else "diverged"
+    forks = [s.switch_lsn for s in lease.lineage if s.parent == position.timeline]
+    if forks and position.lsn <= forks[0]:
+        return "ancestor"
+    return "diverged"

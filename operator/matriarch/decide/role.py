@@ -1,0 +1,137 @@
+"""What an agent does next with its PostgreSQL.
+
+One look at the local facts and the newest Lease gives one step; the agent carries it out and looks again. So an agent
+that starts after any crash, of itself, of PostgreSQL or between two steps, finds its way by the same rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+
+Data = Literal["none", "primary", "standby", "broken"]
+"""What the volume holds: nothing; a PGDATA without or with standby.signal; one that a rewind left half done."""
+
+Server = Literal["stopped", "starting", "primary", "standby"]
+
+ELECTION_GRACE = 2_000_000_000
+"""A holder that said "fenced", or has just started, leaves an election that is under way this long before it reclaims."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """`me` is None while the volume has no incarnation. Instants: boot-time nanoseconds.
+
+    `authority`: the epoch of the last swap that this very agent process made, 0 for none. `lease_fresh`: the Lease was
+    read from the API server by this process, not from the copy on the volume.
+    """
+
+    instance: str
+    me: Member | None
+    data: Data
+    server: Server
+    lease: LeaseState | None
+    lease_fresh: bool
+    system_identifier: str = ""
+    authority: int = 0
+    promised: int = 0
+    promise_heard: int = 0
+    fenced: int = 0
+    single: bool = False  # the spec wants one instance
+    now: int = 0
+    quiet_since: int = 0  # when this agent started, or said "fenced"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """`kind` is what to do now; `why` is for people."""
+
+    kind: Literal[
+        "wait",
+        "initialize",  # initdb
+        "record-bootstrap",  # swap to epoch 1
+        "clone",  # a new incarnation by base backup
+        "reclaim",  # swap the epoch up for itself
+        "start-primary",
+        "start-standby",  # without upstream: `decide/attach.py` says when and whom to follow
+        "promote",
+        "lead",
+        "follow",
+        "depose",  # SIGKILL of everything that runs
+    ]
+    why: str = ""
+    again_in: int | None = None  # ns
+
+
+def next_step(f: Facts) -> Step:
+    """The next step. Chain of small checks; the first that applies decides."""
+    lease = f.lease
+    if lease is None:
+        return _without_lease(f)
+    if f.system_identifier and lease.system_identifier and f.system_identifier != lease.system_identifier:
+        return Step("wait", f"the volume holds database system {f.system_identifier}, the Lease names another")
+    if lease.epoch == 0:
+        return _bootstrap(f, lease)
+    if f.me is not None and f.me == lease.holder:
+        return _as_holder(f, lease)
+    return _as_member(f, lease)
+
+
+def _without_lease(f: Facts) -> Step:
+    if f.server == "primary":
+        return Step("wait", "the Lease is gone; peers and the fence decide")
+    return Step("wait", "no Lease is known yet")
+
+
+def _bootstrap(f: Facts, lease: LeaseState) -> Step:
+    if lease.bootstrap != f.instance:
+        return Step("wait", f"{lease.bootstrap} initialises the cluster")
+    if f.data == "none":
+        return Step("initialize", "the cluster is new")
+    if f.data == "primary":
+        return Step("record-bootstrap", "initdb is done and not recorded")
+    return Step("wait", "the volume holds a standby of a cluster that the Lease does not know")
+
+
+def _as_holder(f: Facts, lease: LeaseState) -> Step:
+    if f.server == "starting":
+        return Step("wait", "PostgreSQL starts")
+    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh
+    if f.authority != lease.epoch and not own_copy:
+        # A postmaster that still runs as primary proves that nobody was elected: the fence would have ended it.
+        if f.server == "primary" and f.promise_heard <= lease.epoch and f.promised <= lease.epoch:
+            return Step("lead")
+        waited = f.now - f.quiet_since
+        if f.server != "primary" and lease.mode == "quorum" and waited < ELECTION_GRACE:
+            return Step("wait", "an election may be under way", ELECTION_GRACE - waited)
+        return Step("reclaim", "the Lease names this incarnation")
+    if max(f.promise_heard, f.promised) > lease.epoch:
+        return Step("reclaim", "a voter promised a higher epoch")
+    if f.server == "standby":
+        if lease.promoting is None:
+            return Step("wait", "named as holder, but the standby has no timeline to be promoted to")
+        return Step("promote")
+    if f.server == "primary":
+        return Step("lead")
+    if f.data == "primary":
+        return Step("start-primary", "the Lease names this incarnation")
+    if f.data == "standby":
+        return Step("start-standby", "to be promoted")
+    return Step("wait", f"named as holder, but the volume's data is {f.data}: a person is needed")
+
+
+def _as_member(f: Facts, lease: LeaseState) -> Step:
+    holder = lease.holder
+    assert holder is not None
+    if f.server == "primary" or (f.server == "starting" and f.data == "primary"):
+        return Step("depose", f"{holder.instance} holds epoch {lease.epoch}")
+    if f.data in ("none", "broken"):
+        return Step("clone", f"from {holder.instance}")
+    if f.server == "stopped":
+        return Step("start-standby", f"{holder.instance} holds epoch {lease.epoch}")
+    if f.server == "starting":
+        return Step("wait", "PostgreSQL starts")
+    return Step("follow")
