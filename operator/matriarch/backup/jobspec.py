@@ -1,0 +1,335 @@
+"""What a backup Job is told and what it tells back: the contract between the controller and the engine.
+
+The controller writes a JobSpec into the environment variable MATRIARCH_JOB; it holds no secret, only where secrets are
+mounted. The Job answers with a Result in /dev/termination-log and with its exit code; on the way it reports Progress
+to the status of the Backup or Restore it works for. Standard library only, so that both sides can import it.
+
+Mounts the Job expects:
+  /etc/matriarch/tls          tls.crt, tls.key, ca.crt: client certificate (CN matriarch_backup, or postgres to restore)
+  /etc/matriarch/key/<name>   one file per key: 32 bytes raw, as hex or as base64; <name> is listed in `keys`
+  /etc/matriarch/store/       S3: access-key, secret-key and, where there is one, session-token, ca.crt
+                              (no access-key file: the usual AWS chain of environment, web identity and instance role)
+  store.local.path            the volume of a local store
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from matriarch.backup.jsonclass import decode, encode
+
+T = TypeVar("T")
+
+ENVIRONMENT = "MATRIARCH_JOB"
+TERMINATION_LOG = "/dev/termination-log"
+RESULT_LIMIT = 4096  # bytes; what the kubelet keeps of a termination message
+TLS_FOLDER = "/etc/matriarch/tls"
+KEY_FOLDER = "/etc/matriarch/key"
+STORE_FOLDER = "/etc/matriarch/store"
+
+Task = Literal["backup", "restore", "verify", "delete", "retain", "list"]
+
+
+class Reason(enum.StrEnum):
+    """Why a Job ended as it did: the reason of a condition. The exit code says whether another try can help."""
+
+    # Done.
+    COMPLETED = "Completed"
+    # Not now: exit code 10, the Job tries again.
+    STORE_UNAVAILABLE = "StoreUnavailable"  # no answer, 5xx, slow down; also in the middle of an upload
+    SOURCE_UNAVAILABLE = "SourceUnavailable"  # no server accepts the connection
+    SOURCE_CHANGED = "SourceChanged"  # promoted, restarted or cancelled a query in the middle of the dump
+    TARGET_UNAVAILABLE = "TargetUnavailable"
+    STORE_FULL = "StoreFull"  # local volume or quota
+    CANCELLED = "Cancelled"  # SIGTERM; nothing is left behind
+    INTERNAL = "InternalError"  # a bug: its text is in the log
+    # Refused as it stands: exit code 20, a person has to change something.
+    BAD_SPEC = "BadSpec"
+    KEY_MISSING = "KeyMissing"
+    BAD_KEY = "BadKey"  # the file is there but holds no 32 bytes
+    WRONG_KEY = "WrongKey"
+    UNENCRYPTED = "Unencrypted"  # a key was given, the backup is in the clear: somebody may have replaced it
+    BUCKET_MISSING = "BucketMissing"
+    CREDENTIALS_MISSING = "CredentialsMissing"
+    CREDENTIALS_REFUSED = "CredentialsRefused"
+    STORE_REFUSED = "StoreRefused"  # the store answers, but refuses the request for another reason
+    CLOCK_SKEWED = "ClockSkewed"
+    PREFIX_OWNED_BY_ANOTHER = "PrefixOwnedByAnother"
+    BACKUP_NOT_FOUND = "BackupNotFound"
+    BACKUP_AMBIGUOUS = "BackupAmbiguous"
+    MANIFEST_MISSING = "ManifestMissing"  # objects without a manifest are not a backup
+    VERSION_UNSUPPORTED = "VersionUnsupported"  # of the format, the server or a tool
+    PERMISSION_DENIED = "PermissionDenied"  # the role may not read something that belongs into the backup
+    DUMP_FAILED = "DumpFailed"
+    TARGET_NOT_EMPTY = "TargetNotEmpty"
+    TARGET_IS_REPLICA = "TargetIsReplica"
+    LAST_GOOD_BACKUP = "LastGoodBackup"  # refused to delete it
+    # Data is not what it should be: exit code 30, a person has to look.
+    OBJECT_CORRUPT = "ObjectCorrupt"
+    OBJECT_MISSING = "ObjectMissing"
+    MANIFEST_CORRUPT = "ManifestCorrupt"
+    RESTORE_FAILED = "RestoreFailed"  # psql refused a statement; the target is as it was
+    VERIFICATION_FAILED = "VerificationFailed"  # a count, a hash, a sequence or pg_amcheck; the target is as it was
+
+
+class Exit(enum.IntEnum):
+    """Exit codes. 20 and 30 belong into podFailurePolicy as FailJob; all others count against backoffLimit."""
+
+    OK = 0
+    UNEXPECTED = 1
+    RETRY = 10
+    REFUSED = 20
+    CORRUPT = 30
+    CANCELLED = 143
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterIdentity:
+    """Whose backups these are. `system_identifier` may be unknown to the controller; the engine reads the server's."""
+
+    namespace: str
+    name: str
+    uid: str
+    system_identifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class S3Store:
+    bucket: str
+    prefix: str = ""
+    region: str | None = None
+    endpoint: str | None = None  # URL of a store that is not AWS
+    path_style: bool | None = None  # None: by path when an endpoint is given
+    credentials: str = STORE_FOLDER  # folder with access-key, secret-key, session-token, ca.crt; "" = AWS chain only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalStore:
+    path: str
+    prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSpec:
+    """Exactly one member is set."""
+
+    s3: S3Store | None = None
+    local: LocalStore | None = None
+
+    def __post_init__(self) -> None:
+        if (self.s3 is None) == (self.local is None):
+            raise ValueError("a store is exactly one of s3 and local")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """Where PostgreSQL is. Hosts are tried in order; `prefer` orders by role, never refuses one.
+
+    For a backup: hosts ("orders-ro", "orders-rw"), prefer "standby". To restore: ("orders-rw",), user postgres.
+    """
+
+    hosts: tuple[str, ...]
+    port: int = 5432
+    user: str = "matriarch_backup"
+    database: str = "postgres"  # for the first connection
+    prefer: Literal["standby", "primary", "any"] = "any"
+    tls: str | None = TLS_FOLDER  # None: no TLS (only by hand)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """What stays: see decide.retention. A rule that is None keeps nothing; the newest good one always stays."""
+
+    days: int | None = None
+    count: int | None = None
+    weekly: int | None = None
+    monthly: int | None = None
+    yearly: int | None = None
+    pinned: tuple[str, ...] = ()  # backup ids that stay whatever the rules say
+    verified: tuple[str, ...] = ()  # backup ids that a restore has proven
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupTask:
+    databases: tuple[str, ...] = ()  # empty: every database that is not a template and not `postgres`
+    compression: bool = True
+    encryption: bool = True  # False has to be asked for in the resource; the result carries a warning
+    scheduled_for: str | None = None  # the schedule's time (RFC 3339); only recorded
+    resource: str | None = None  # name of the Backup, recorded in the manifest
+    retention: Retention | None = None  # applied after this backup succeeded, to this store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreTask:
+    backup: str  # any form of backupId; "latest" for the newest complete one
+    mode: Literal["new", "in-place"]  # new: databases have to be absent or empty; in-place: replaced in one step
+    restore_id: str  # the Restore's uid: names the temporary databases, so that another try finds them
+    databases: tuple[str, ...] = ()  # empty: all of the backup
+    keep_old: bool = False  # in-place: keep the replaced database as <name>_before_<id>
+    manifest_sha256: str | None = None  # refuses a manifest that is not the one the Backup's status names
+    allow_unencrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyTask:
+    backup: str = "latest"
+    allow_unencrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeleteTask:
+    backups: tuple[str, ...]
+    allow_last_good: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Whose status gets the progress. Best effort: a missing API server never fails a backup."""
+
+    kind: Literal["Backup", "Restore"]
+    namespace: str
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobSpec:
+    """The whole task. The member named like `task` is set (`list` needs none)."""
+
+    task: Task
+    cluster: ClusterIdentity
+    store: StoreSpec
+    keys: tuple[str, ...] = ()  # files in KEY_FOLDER; the first one encrypts, all can decrypt
+    server: ServerSpec | None = None  # backup, restore
+    report: Report | None = None
+    backup: BackupTask | None = None
+    restore: RestoreTask | None = None
+    verify: VerifyTask | None = None
+    delete: DeleteTask | None = None
+    retain: Retention | None = None
+
+    def __post_init__(self) -> None:
+        if self.task != "list" and getattr(self, self.task) is None:
+            raise ValueError(f"task {self.task} needs the member {self.task}")
+        if self.task in ("backup", "restore") and self.server is None:
+            raise ValueError(f"task {self.task} needs a server")
+
+    def to_json(self) -> str:
+        return json.dumps(encode(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> JobSpec:
+        """Raises ValueError with the path of the first field that is wrong or unknown."""
+        return decode(cls, json.loads(text))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupResult:
+    """One complete backup, as status.backup of the Backup shows it. Sizes in bytes, times RFC 3339 UTC."""
+
+    id: str  # random part of the name, e.g. k3vq7m2xw4
+    name: str  # backup-2024-01-15T02:00:00.000Z-k3vq7m2xw4.sql.gz.enc
+    sequence: int
+    started: str
+    finished: str
+    size: int  # of the SQL text
+    stored_size: int
+    manifest: str  # key of the manifest
+    manifest_sha256: str  # keep it: a store that was rolled back or altered is seen by it
+    encrypted: bool
+    key_id: str | None
+    server_version: str
+    system_identifier: str
+    timeline: int
+    snapshot_lsn: str
+    source: Literal["primary", "standby"]
+    databases: tuple[str, ...]
+    tables: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreResult:
+    backup_id: str
+    backup_name: str
+    databases: tuple[str, ...]
+    tables: int  # whose count and hash were equal to the manifest's
+    rows: int
+    sequences: int
+    amcheck: bool
+    kept: tuple[str, ...] = ()  # names under which replaced databases were kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What the Job leaves in its termination log; `to_json` never exceeds RESULT_LIMIT bytes."""
+
+    ok: bool
+    task: Task
+    reason: Reason
+    message: str
+    retryable: bool = False
+    backup: BackupResult | None = None
+    restore: RestoreResult | None = None
+    deleted: tuple[str, ...] = ()  # backup ids, at most 100 a run
+    backups: int | None = None  # list: complete backups in the store
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Shortens message and warnings, then the deleted list, until it fits."""
+        result = self
+        while True:
+            text = json.dumps(encode(result), sort_keys=True, ensure_ascii=False)
+            if len(text.encode()) <= RESULT_LIMIT:
+                return text
+            if result.warnings:
+                result = dataclasses.replace(result, warnings=result.warnings[:-1])
+            elif len(result.message) > 500:
+                result = dataclasses.replace(result, message=result.message[:499] + "…")
+            elif result.deleted:
+                result = dataclasses.replace(result, deleted=result.deleted[: len(result.deleted) // 2])
+            elif (kept := result.backup) is not None and kept.databases:
+                result = dataclasses.replace(result, backup=dataclasses.replace(kept, databases=()))
+            elif (done := result.restore) is not None and (done.databases or done.kept):
+                result = dataclasses.replace(result, restore=dataclasses.replace(done, databases=(), kept=()))
+            else:
+                return dataclasses.replace(result, message=result.message[:100]).to_json()
+
+    @classmethod
+    def from_json(cls, text: str) -> Result:
+        return decode(cls, json.loads(text))
+
+
+BACKUP_STEPS = ("Connecting", "Dumping", "Completing", "Retaining")
+RESTORE_STEPS = ("Checking", "Roles", "Loading", "Comparing", "Amcheck", "Switching", "Finishing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """status.progress. Bytes are of SQL text; `bytes_total` is an estimate for a backup and exact for a restore."""
+
+    step: str  # of BACKUP_STEPS or RESTORE_STEPS
+    message: str = ""
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    bytes_per_second: int = 0
+    stored_bytes: int = 0
+    tables_done: int = 0
+    tables_total: int | None = None
+    eta_seconds: int | None = None
+    started: str = ""  # of the Job's work
+    updated: str = ""
+    steps: tuple[str, ...] = field(default=())  # finished steps with their seconds, "Checking 3.2s"
+
+    def to_status(self) -> dict[str, Any]:
+        """camelCase, for the status of the resource; absent values are left out."""
+        return {_camel(k): v for k, v in encode(self).items() if v is not None}
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)

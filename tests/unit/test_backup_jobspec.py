@@ -1,0 +1,75 @@
+"""The contract between controller and Job: what goes in comes out, what is unknown is refused with its path."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matriarch.backup import jobspec
+from matriarch.backup.jobspec import JobSpec, Reason, Result
+
+SPEC = JobSpec(
+    task="backup",
+    cluster=jobspec.ClusterIdentity(namespace="prod", name="orders", uid="u-1"),
+    store=jobspec.StoreSpec(s3=jobspec.S3Store(bucket="b", prefix="orders", endpoint="https://s3:9000")),
+    keys=("orders-backup-key",),
+    server=jobspec.ServerSpec(hosts=("orders-ro", "orders-rw"), prefer="standby"),
+    backup=jobspec.BackupTask(retention=jobspec.Retention(days=30)),
+    report=jobspec.Report(kind="Backup", namespace="prod", name="nightly", uid="u-2"),
+)
+
+
+def test_round_trip() -> None:
+    assert JobSpec.from_json(SPEC.to_json()) == SPEC
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        pytest.param({"task": "drop"}, r"\$\.task: must be one of backup", id="unknown task"),
+        pytest.param({"tusk": 1}, r"\$\.tusk: unknown field", id="unknown field"),
+        pytest.param({"store": {"s3": {"bucket": 1}}}, r"\$\.store\.s3\.bucket: must be str", id="wrong type"),
+        pytest.param({"store": {"s3": {}}}, r"\$\.store\.s3\.bucket: is missing", id="missing field"),
+        pytest.param({"store": {}}, "exactly one", id="no store"),
+        pytest.param({"server": None}, "needs a server", id="no server"),
+        pytest.param({"backup": None}, "needs the member backup", id="no task member"),
+        pytest.param({"keys": "a"}, r"\$\.keys: must be a list", id="no list"),
+        pytest.param({"cluster": None}, r"\$\.cluster: must be an object", id="null where none may be"),
+        pytest.param({"server": {"hosts": ["a"], "port": True}}, r"\$\.server\.port: must be int", id="bool is no int"),
+    ],
+)
+def test_bad_specs_are_refused_with_their_path(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JobSpec.from_json(json.dumps(json.loads(SPEC.to_json()) | change))
+
+
+@given(
+    st.text(max_size=6000),
+    st.lists(st.text(max_size=300), max_size=20),
+    st.lists(st.text("abcdef234567", min_size=10, max_size=10), max_size=100),
+)
+def test_a_result_always_fits_the_termination_log(message: str, warnings: list[str], deleted: list[str]) -> None:
+    result = Result(
+        ok=False,
+        task="backup",
+        reason=Reason.STORE_UNAVAILABLE,
+        message=message,
+        retryable=True,
+        warnings=tuple(warnings),
+        deleted=tuple(deleted),
+    )
+    text = result.to_json()
+    assert len(text.encode()) <= jobspec.RESULT_LIMIT
+    again = Result.from_json(text)
+    assert replace(again, message="", warnings=(), deleted=()) == replace(result, message="", warnings=(), deleted=())
+
+
+def test_progress_is_camel_case_without_absent_values() -> None:
+    status = jobspec.Progress(step="Dumping", bytes_done=5, tables_total=3).to_status()
+    assert status["bytesDone"] == 5
+    assert status["tablesTotal"] == 3
+    assert "etaSeconds" not in status
