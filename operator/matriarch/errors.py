@@ -24,6 +24,14 @@ class Refused(MatriarchError):  # noqa: N818 - reads as the outcome it is
 class Unavailable(MatriarchError):  # noqa: N818
     """Not now. Nothing is known about the outcome of the call that failed."""
 
+    def __init__(self, message: str, *, reason: str = "Unavailable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
 
 class Corrupt(MatriarchError):  # noqa: N818
     """Data that failed its checksum, authentication or structure."""
+
+    def __init__(self, message: str, *, reason: str = "Corrupt") -> None:
+        super().__init__(message)
+        self.reason = reason
