@@ -11,7 +11,7 @@ The invariants I1, I2, I6 and I8 are the project's failover protocol: `docs/fail
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -179,11 +179,15 @@ def opened_set(state: LeaseState) -> LeaseState:
     return replace(state, opened=True)
 
 
-def history_recorded(state: LeaseState, step: TimelineStep) -> LeaseState:
-    """The promotion that was claimed is real: its history may be served."""
-    _require(step.timeline <= state.claimed, f"timeline {step.timeline} was never claimed")
-    kept = tuple(s for s in state.lineage if s.timeline < step.timeline)
-    return replace(state, lineage=(*kept, step), promoting=None)
+def history_recorded(state: LeaseState, history: Sequence[TimelineStep]) -> LeaseState:
+    """The promotion that was claimed is real: the holder's whole history replaces the lineage.
+
+    The whole, because a predecessor may have died between its promotion and its record: its number then is real,
+    and only the history file of its follower tells.
+    """
+    newest = max(history, key=lambda s: s.timeline)
+    _require(newest.timeline <= state.claimed, f"timeline {newest.timeline} was never claimed")
+    return replace(state, lineage=tuple(sorted(history, key=lambda s: s.timeline)), promoting=None)
 
 
 def heir_named(state: LeaseState, heir: Member, clean: CleanStop) -> LeaseState:

@@ -18,7 +18,11 @@ Data = Literal["none", "primary", "standby", "broken"]
 Server = Literal["stopped", "starting", "primary", "standby"]
 
 ELECTION_GRACE = 2_000_000_000
-"""A holder that said "fenced", or has just started, leaves an election that is under way this long before it reclaims."""
+"""A holder that said "fenced", or has just started, leaves an election that may be under way so long to end."""
+
+
+HEIR_GRACE = 1_000_000_000
+"""The same for the heir of a switchover, who needs no promises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Step:
         "promote",
         "lead",
         "follow",
+        "inherit",  # the heir of a clean stop takes the Lease without promises
         "depose",  # SIGKILL of everything that runs
     ]
     why: str = ""
@@ -100,13 +105,16 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
     if f.server == "starting":
         return Step("wait", "PostgreSQL starts")
     own_copy = f.single and lease.mode == "alone" and not f.lease_fresh
-    if f.authority != lease.epoch and not own_copy:
+    # "Fenced" is final: after it only a swap gives authority back (S11).
+    authorised = f.authority == lease.epoch and f.fenced < lease.epoch
+    if not authorised and not own_copy:
         # A postmaster that still runs as primary proves that nobody was elected: the fence would have ended it.
-        if f.server == "primary" and f.promise_heard <= lease.epoch and f.promised <= lease.epoch:
+        if f.server == "primary" and max(f.promise_heard, f.promised) <= lease.epoch and f.fenced < lease.epoch:
             return Step("lead")
+        grace = HEIR_GRACE if lease.heir is not None else ELECTION_GRACE
         waited = f.now - f.quiet_since
-        if f.server != "primary" and lease.mode == "quorum" and waited < ELECTION_GRACE:
-            return Step("wait", "an election may be under way", ELECTION_GRACE - waited)
+        if f.server != "primary" and lease.mode == "quorum" and waited < grace:
+            return Step("wait", "an election may be under way", grace - waited)
         return Step("reclaim", "the Lease names this incarnation")
     if max(f.promise_heard, f.promised) > lease.epoch:
         return Step("reclaim", "a voter promised a higher epoch")
@@ -134,4 +142,6 @@ def _as_member(f: Facts, lease: LeaseState) -> Step:
         return Step("start-standby", f"{holder.instance} holds epoch {lease.epoch}")
     if f.server == "starting":
         return Step("wait", "PostgreSQL starts")
+    if f.me is not None and f.me == lease.heir:
+        return Step("inherit", f"{holder.instance} stopped cleanly and named this instance")
     return Step("follow")

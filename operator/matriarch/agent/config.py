@@ -1,0 +1,119 @@
+"""What an agent is told: its environment, and the cluster's configuration (`cluster.json`)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from matriarch.decide.voters import Wish
+from matriarch.errors import Refused
+
+CONFIG_KEY = "cluster.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """This pod, from its environment variables."""
+
+    cluster: str
+    namespace: str
+    instance: str
+    pod_ip: str
+    pod_uid: str
+    node: str
+    claim_uid: str
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] | None = None) -> Environment:
+        """Raises Refused with the name of the variable that is missing."""
+        env = os.environ if environ is None else environ
+
+        def need(name: str) -> str:
+            if not (value := env.get(f"MATRIARCH_{name}", "")):
+                raise Refused(f"MATRIARCH_{name} is not set; this image runs in a Pod that the operator makes")
+            return value
+
+        return cls(
+            cluster=need("CLUSTER"),
+            namespace=need("NAMESPACE"),
+            instance=need("INSTANCE"),
+            pod_ip=need("POD_IP"),
+            pod_uid=need("POD_UID"),
+            node=env.get("MATRIARCH_NODE", ""),
+            claim_uid=need("CLAIM_UID"),
+        )
+
+    @property
+    def members_service(self) -> str:
+        return f"{self.cluster}-members"
+
+    def hostname(self, instance: str) -> str:
+        """The name in the certificate of `instance`."""
+        return f"{instance}.{self.members_service}.{self.namespace}.svc"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {
+            "app.kubernetes.io/name": "postgresql",
+            "app.kubernetes.io/instance": self.cluster,
+            "app.kubernetes.io/managed-by": "matriarch",
+            "app.kubernetes.io/component": "database",
+            "matriarch.dev/cluster": self.cluster,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    """The effective wishes of the spec; defaults were computed by the controller."""
+
+    generation: int
+    instances: tuple[str, ...]
+    number: int
+    required: bool
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    strict_reads: bool = True
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    preload: tuple[str, ...] = ()
+    database: str = "app"
+    owner: str = "app"
+    superuser_access: bool = False
+
+    @property
+    def single(self) -> bool:
+        return len(self.instances) == 1
+
+    @property
+    def wish(self) -> Wish:
+        return Wish(self.instances, self.number, self.required)
+
+    @classmethod
+    def parse(cls, doc: Mapping[str, Any]) -> ClusterConfig:
+        """Raises ValueError when something that is needed is missing or of the wrong kind."""
+        try:
+            sync = doc["sync"]
+            return cls(
+                generation=int(doc["generation"]),
+                instances=tuple(map(str, doc["instances"])),
+                number=int(sync["number"]),
+                required=sync["durability"] == "required",
+                priorities={str(k): int(v) for k, v in (doc.get("priorities") or {}).items()},
+                strict_reads=doc.get("reads", "strict") == "strict",
+                parameters={str(k): str(v) for k, v in (doc.get("parameters") or {}).items()},
+                preload=tuple(map(str, doc.get("extensions_preload") or ())),
+                database=str(doc["database"]),
+                owner=str(doc["owner"]),
+                superuser_access=bool(doc.get("superuser_access", False)),
+            )
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e
+
+    @classmethod
+    def from_manifest(cls, manifest: Mapping[str, Any]) -> tuple[ClusterConfig, dict[str, Any]]:
+        """The configuration in a ConfigMap, parsed and as it stands."""
+        doc = json.loads((manifest.get("data") or {}).get(CONFIG_KEY) or "null")
+        if not isinstance(doc, dict):
+            raise ValueError(f"ConfigMap {manifest['metadata']['name']} has no {CONFIG_KEY}")
+        return cls.parse(doc), doc

@@ -1,0 +1,164 @@
+"""Reading and swapping the cluster's Lease.
+
+A swap names the resourceVersion that its state was derived from. When only the renew time moved meanwhile, the same
+swap is tried again at once; any other change makes it void. An attempt whose outcome is unknown is settled by reading:
+the nonce tells an own write from a rival's (protocol review, S9).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from matriarch.agent.clock import boottime
+from matriarch.decide import lease as lease_codec
+from matriarch.decide.lease import LeaseRead, LeaseState
+from matriarch.errors import MatriarchError, Unavailable
+from matriarch.kube.client import Kube
+from matriarch.kube.errors import Conflict, NotFound
+
+
+class Lost(MatriarchError):  # noqa: N818 - reads as the outcome it is
+    """The Lease says something else by now: what was planned on the old one is void."""
+
+
+@dataclass(slots=True)
+class Leases:
+    """The newest Lease that this process knows, and the only way to change it.
+
+    `renewal_seen`: boot-time instant at which its renew time was last seen to move. `renewed`: when the request of the
+    last own successful write was sent. `keep` persists each newer state on the volume before anybody acts on it.
+    """
+
+    kube: Kube
+    cluster: str
+    namespace: str
+    labels: Mapping[str, str]
+    keep: Callable[[LeaseState], None]
+    state: LeaseState | None = None
+    fresh: bool = False
+    renewal_seen: int = 0
+    renewed: int | None = None
+    authority: int = 0
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _newest: LeaseRead | None = None
+
+    def seen(self, manifest: Mapping[str, Any]) -> LeaseState:
+        """Take in a Lease from a watch or a read. An older epoch never replaces a newer one.
+
+        Raises:
+            ValueError: its state can't be read.
+        """
+        read = lease_codec.from_manifest(manifest)
+        if self._newest is None or read.renew_time != self._newest.renew_time:
+            self.renewal_seen = boottime()
+        known = self.state
+        if known is None or read.state.epoch >= known.epoch:
+            if read.state != known:
+                self.keep(read.state)
+            self.state = read.state
+            self.fresh = True
+            self._newest = read
+            if read.state != known:
+                self.changed.set()
+        assert self.state is not None
+        return self.state
+
+    async def read(self, *, wait: float = 2.0) -> LeaseRead:
+        """A consistent read. Raises Unavailable, or Lost when there is no Lease."""
+        manifest = await self.kube.get("Lease", self.namespace, self.cluster, timeout=wait)
+        if manifest is None:
+            raise Lost(f"Lease {self.cluster} does not exist; nobody may lead without it")
+        try:
+            self.seen(manifest)
+            return lease_codec.from_manifest(manifest)
+        except ValueError as e:
+            raise Lost(f"Lease {self.cluster} can't be read ({e}); nobody may lead by it") from e
+
+    async def swap(self, base: LeaseRead, wanted: LeaseState, *, wait: float = 2.0, tries: int = 4) -> LeaseState:
+        """Write `wanted` in place of `base`.
+
+        Raises:
+            Lost: the Lease is no longer what `wanted` was derived from.
+            Unavailable: the outcome is unknown and could not be read; the attempt may still land.
+        """
+        read = base
+        for attempt in range(tries):
+            sent = boottime()
+            try:
+                written = await self.kube.replace(self._manifest(wanted, read), timeout=wait)
+            except NotFound as e:
+                raise Lost(f"Lease {self.cluster} was deleted") from e
+            except (Conflict, Unavailable):
+                read = await self._settle(wait, attempt)
+                if read.state == wanted:
+                    return self._won(base, wanted, read.manifest, sent)
+                if read.state != base.state:
+                    raise Lost(f"Lease {self.cluster} changed: epoch {read.state.epoch} now") from None
+                continue
+            return self._won(base, wanted, written, sent)
+        raise Unavailable(f"Lease {self.cluster} could not be written in {tries} attempts")
+
+    async def change(self, derive: Callable[[LeaseState], LeaseState], *, wait: float = 2.0) -> LeaseState:
+        """Read, derive and swap: the holder's own small changes. Raises as `read`, `swap` and `derive` do."""
+        base = await self.read(wait=wait)
+        wanted = derive(base.state)
+        if wanted == base.state:
+            return base.state
+        return await self.swap(base, wanted, wait=wait)
+
+    async def renew(self, *, no_voters: bool, wait: float = 1.0) -> None:
+        """Move the renew time, by what is known, in one call.
+
+        Raises:
+            Lost: the Lease says something else than this process knew; it knows now.
+            Unavailable: the outcome is unknown.
+        """
+        base = self._newest or await self.read(wait=wait)
+        await self.swap(base, lease_codec.no_voters_set(base.state, no_voters), wait=wait, tries=2)
+
+    def _won(self, base: LeaseRead, wanted: LeaseState, manifest: Mapping[str, Any], sent: int) -> LeaseState:
+        if wanted.epoch > base.state.epoch:
+            self.authority = wanted.epoch
+        self.renewed = sent
+        self.seen(manifest)
+        return wanted
+
+    async def _settle(self, wait: float, attempt: int) -> LeaseRead:
+        """After a conflict or an unknown outcome: what the Lease says now."""
+        last: Exception | None = None
+        for again in range(3):
+            await asyncio.sleep(0.02 * (2 ** (attempt + again)) if attempt + again else 0)
+            try:
+                return await self.read(wait=wait)
+            except Unavailable as e:
+                last = e
+        raise Unavailable(f"Lease {self.cluster}: the outcome of a write is unknown") from last
+
+    def _manifest(self, state: LeaseState, base: LeaseRead) -> dict[str, Any]:
+        made = lease_codec.to_manifest(
+            state,
+            cluster=self.cluster,
+            namespace=self.namespace,
+            renew_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            labels=self.labels,
+            resource_version=base.resource_version,
+        )
+        # What others put onto the object (labels, annotations, finalizers) stays.
+        old = base.manifest.get("metadata") or {}
+        meta = made["metadata"]
+        meta["labels"] = {**(old.get("labels") or {}), **meta["labels"]}
+        meta["annotations"] = {**(old.get("annotations") or {}), **meta["annotations"]}
+        for key in ("finalizers", "ownerReferences"):
+            if old.get(key):
+                meta[key] = old[key]
+        return made
+
+
+def new_nonce() -> str:
+    """Random, once per attempt."""
+    return secrets.token_hex(8)
