@@ -17,12 +17,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from matriarch.backup.jsonclass import decode, encode
-
-T = TypeVar("T")
 
 ENVIRONMENT = "MATRIARCH_JOB"
 TERMINATION_LOG = "/dev/termination-log"
@@ -149,17 +147,20 @@ class Retention:
     weekly: int | None = None
     monthly: int | None = None
     yearly: int | None = None
+    schedule: str | None = None  # only backups whose manifest carries this schedule's name; None: all of the store
     pinned: tuple[str, ...] = ()  # backup ids that stay whatever the rules say
     verified: tuple[str, ...] = ()  # backup ids that a restore has proven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupTask:
+    name: str | None = None  # file name chosen before; another run of it finishes it or tells its result. None: new
     databases: tuple[str, ...] = ()  # empty: every database that is not a template and not `postgres`
     compression: bool = True
     encryption: bool = True  # False has to be asked for in the resource; the result carries a warning
     scheduled_for: str | None = None  # the schedule's time (RFC 3339); only recorded
     resource: str | None = None  # name of the Backup, recorded in the manifest
+    schedule: str | None = None  # name of the BackupSchedule, recorded in the manifest: retention goes by it
     retention: Retention | None = None  # applied after this backup succeeded, to this store
 
 
@@ -228,6 +229,13 @@ class JobSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseResult:
+    name: str
+    owner: str
+    size: int  # bytes in the server, as pg_database_size said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackupResult:
     """One complete backup, as status.backup of the Backup shows it. Sizes in bytes, times RFC 3339 UTC."""
 
@@ -238,6 +246,8 @@ class BackupResult:
     finished: str
     size: int  # of the SQL text
     stored_size: int
+    location: str  # address of the data object: s3://bucket/prefix/logical/…
+    sha256: str  # of the data object as stored
     manifest: str  # key of the manifest
     manifest_sha256: str  # keep it: a store that was rolled back or altered is seen by it
     encrypted: bool
@@ -247,7 +257,8 @@ class BackupResult:
     timeline: int
     snapshot_lsn: str
     source: Literal["primary", "standby"]
-    databases: tuple[str, ...]
+    instance: str | None  # of the cluster, where it is known
+    databases: tuple[DatabaseResult, ...]
     tables: int
     rows: int
 
@@ -310,26 +321,31 @@ RESTORE_STEPS = ("Checking", "Roles", "Loading", "Comparing", "Amcheck", "Switch
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """status.progress. Bytes are of SQL text; `bytes_total` is an estimate for a backup and exact for a restore."""
+    """Where the Job is. Bytes are of SQL text; `bytes_total` is an estimate for a backup and exact for a restore."""
 
     step: str  # of BACKUP_STEPS or RESTORE_STEPS
-    message: str = ""
+    message: str = ""  # rate, tables, time left, as a sentence
     bytes_done: int = 0
     bytes_total: int | None = None
     bytes_per_second: int = 0
-    stored_bytes: int = 0
     tables_done: int = 0
     tables_total: int | None = None
     eta_seconds: int | None = None
-    started: str = ""  # of the Job's work
-    updated: str = ""
-    steps: tuple[str, ...] = field(default=())  # finished steps with their seconds, "Checking 3.2s"
 
-    def to_status(self) -> dict[str, Any]:
-        """camelCase, for the status of the resource; absent values are left out."""
-        return {_camel(k): v for k, v in encode(self).items() if v is not None}
+    @property
+    def percent(self) -> int | None:
+        if not self.bytes_total:
+            return None
+        return min(100 * self.bytes_done // self.bytes_total, 100)
 
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(word.capitalize() for word in rest)
+    def to_status(self, updated_at: str) -> dict[str, Any]:
+        """status.progress of a Backup or Restore; absent values are left out."""
+        status = {
+            "step": self.step,
+            "percent": self.percent,
+            "bytesDone": self.bytes_done,
+            "bytesTotal": self.bytes_total,
+            "updatedAt": updated_at,
+            "message": self.message or None,
+        }
+        return {key: value for key, value in status.items() if value is not None}
