@@ -1,0 +1,90 @@
+"""Backup: one backup of one cluster, by hand or by a schedule. Deleting it never deletes what lies in the store."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from matriarch.api.backup_rules import LOGICAL_ONLY
+from matriarch.api.model import ClusterName, Column, Int64, Kind, Resource, Rule, Time
+from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status
+from matriarch.api.stores import BackupStore, StoreName
+
+
+class BackupSpec(OneShot):
+    """What to back up, how, and where to."""
+
+    cluster: ClusterName
+    """The DatabaseCluster, in the same namespace."""
+    method: Literal["logical", "physical"] | None = None
+    """`logical` if absent."""
+    store: StoreName | None = None
+    """One of the cluster's `spec.backup.stores`; the first if absent."""
+    target: Literal["prefer-replica", "primary"] | None = None
+    """The instance to read from; `prefer-replica` if absent."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (*OneShot.rules, LOGICAL_ONLY)
+
+
+class BackupStatus(Status):
+    """The backup as it was last seen."""
+
+    id: str | None = None
+    """The backup's random id."""
+    backup_name: str | None = None
+    """Its file name in the store: what a restore asks for."""
+    store: BackupStore | None = None
+    """A copy of the store's settings, so that a restore works when the cluster is gone."""
+    location: Annotated[str, Field(max_length=1024)] | None = None
+    """Address of the data object, such as `s3://bucket/prefix/…`."""
+    manifest_sha256: str | None = None
+    """Of the manifest, which is written last: without it there is no backup."""
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    size_bytes: Int64 | None = None
+    """Before compression."""
+    stored_bytes: Int64 | None = None
+    """As stored: compressed and encrypted."""
+    sha256: str | None = None
+    """Of the data object as stored."""
+    encrypted: bool | None = None
+    key_id: str | None = None
+    """Names the encryption key without showing it."""
+    compression: str | None = None
+    instance: str | None = None
+    """The instance it was read from."""
+    lsn: str | None = None
+    timeline: Int64 | None = None
+    system_identifier: str | None = None
+    postgres_version: str | None = None
+    databases: int | None = None
+    tables: int | None = None
+    rows: Int64 | None = None
+    job: str | None = None
+    attempt: int | None = None
+    progress: Progress | None = None
+    error: Failure | None = None
+
+
+class Backup(Resource):
+    """One backup of a DatabaseCluster."""
+
+    about: ClassVar[Kind] = Kind(
+        kind="Backup",
+        plural="backups",
+        short="bak",
+        columns=(
+            Column("Cluster", ".spec.cluster"),
+            Column("Status", ".status.phase"),
+            Column("Finished", ".status.finishedAt", "date"),
+            Column("Size", ".status.storedBytes", "integer"),
+            AGE,
+            Column("Store", ".status.store.name", priority=1),
+            Column("Backup", ".status.backupName", priority=1),
+            MESSAGE,
+        ),
+    )
+
+    spec: BackupSpec
+    status: BackupStatus = Field(default_factory=BackupStatus)

@@ -1,0 +1,107 @@
+"""The values that absent fields stand for.
+
+They are computed here and not written into the schema, so that a default may become better with a release and a
+manifest from Git never differs from what the API server stores. `status.effective` shows them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from matriarch.api.backup_schedule import BackupScheduleSpec
+from matriarch.api.database_cluster import DatabaseClusterSpec
+
+DEFAULT_PRIORITY = 100
+RETENTION_DAYS = 30
+"""Kept when a schedule says neither days nor count."""
+STARTING_DEADLINE_SECONDS = 3600
+HISTORY_SUCCESSFUL = 7
+HISTORY_FAILED = 3
+S3_REGION = "us-east-1"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncRule:
+    """The rule of synchronous replication: `number` replicas hold a commit before it is acknowledged."""
+
+    mode: Literal["alone", "quorum"]
+    number: int
+    durability: Literal["required", "preferred"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterDefaults:
+    """A DatabaseCluster's settings with every absent one filled in. Times are in milliseconds."""
+
+    engine: str
+    version: str
+    mode: str
+    instances: int
+    sync: SyncRule
+    priorities: dict[str, int]
+    reads: Literal["strict", "bounded"]
+    health_interval_milliseconds: int
+    health_timeout_milliseconds: int
+    sync_interval_milliseconds: int
+    parameters: dict[str, str]
+    superuser_access: bool
+    database: str
+    owner: str
+    deletion_policy: Literal["Retain", "Delete"]
+    backup_store: str | None
+    backup_key_secret: str | None
+    """None when backups are not encrypted; otherwise the Secret's name."""
+    backup_key: str
+    compression: Literal["gzip", "none"]
+
+
+def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
+    """Three and more instances: quorum, required. Two: quorum, preferred. One: alone.
+
+    `number` is half of the instances, at least 1, and 0 for a single one, which has nobody to wait for.
+    """
+    asked = spec.replication.sync if spec.replication else None
+    if spec.instances == 1:
+        return SyncRule("alone", 0, "preferred")
+    number = asked.number if asked and asked.number is not None else max(1, spec.instances // 2)
+    durability = asked.durability if asked else None
+    return SyncRule("quorum", number, durability or ("required" if spec.instances >= 3 else "preferred"))
+
+
+def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
+    """The settings in force for the cluster called `name`."""
+    replication, backup = spec.replication, spec.backup
+    health = replication.health_check if replication else None
+    encryption = backup.encryption if backup else None
+    key = encryption.key_secret if encryption else None
+    plain = encryption is not None and encryption.disabled is not None
+    return ClusterDefaults(
+        engine=spec.engine or "postgresql",
+        version=spec.version,
+        mode="primary-replica",
+        instances=spec.instances,
+        sync=sync_rule(spec),
+        priorities={p.instance: p.priority for p in (replication.priorities if replication else None) or []},
+        reads=(replication.reads if replication else None) or "strict",
+        health_interval_milliseconds=(health.interval_milliseconds if health else None) or 10_000,
+        health_timeout_milliseconds=(health.timeout_milliseconds if health else None) or 5_000,
+        sync_interval_milliseconds=(replication.sync_interval_milliseconds if replication else None) or 30_000,
+        parameters=dict(spec.parameters or {}),
+        superuser_access=bool(spec.superuser_access),
+        database=(spec.bootstrap.database if spec.bootstrap else None) or "app",
+        owner=(spec.bootstrap.owner if spec.bootstrap else None) or "app",
+        deletion_policy=spec.deletion_policy or "Retain",
+        backup_store=backup.stores[0].name if backup and backup.stores else None,
+        backup_key_secret=None if plain else (key.name if key else f"{name}-backup-key"),
+        backup_key=(key.key if key else None) or "key",
+        compression=(backup.compression if backup else None) or "gzip",
+    )
+
+
+def retention(spec: BackupScheduleSpec) -> tuple[int | None, int | None]:
+    """(days, count) in force: 30 days when neither is set."""
+    asked = spec.retention
+    if asked is None or (asked.days is None and asked.count is None):
+        return RETENTION_DAYS, None
+    return asked.days, asked.count

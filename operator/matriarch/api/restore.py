@@ -1,0 +1,200 @@
+"""Restore: brings one backup back, once, into a new cluster or in place.
+
+It is an object of its own and never a part of the cluster's spec: a source that stays in a spec would roll the data
+back when a pruned cluster is made again from Git.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from matriarch.api.database_cluster import ParameterValue, Resources, Scheduling
+from matriarch.api.model import (
+    LIST_ATOMIC,
+    ClusterName,
+    Column,
+    Int64,
+    Kind,
+    Model,
+    ObjectName,
+    Quantity,
+    Resource,
+    Rule,
+    Time,
+    list_map,
+)
+from matriarch.api.rules import LOWER_CASE, SIZE
+from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status, Step
+from matriarch.api.stores import ONE_KIND, BackupSettings, EncryptionKeyRef, LocalStore, S3Store
+
+
+class BackupRef(Model):
+    """A Backup in the same namespace."""
+
+    name: ObjectName
+
+
+class RestoreStore(Model):
+    """A backup in a store that no Backup object speaks of, such as one of a lost Kubernetes cluster."""
+
+    s3: S3Store | None = None
+    local: LocalStore | None = None
+    cluster: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[-_.a-zA-Z0-9/]+$")] | None = None
+    """The folder of the backed-up cluster below the store's prefix; needed when the store holds several clusters."""
+    backup_id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[-_.:%a-zA-Z0-9]+$")] | None = None
+    """File name with or without endings, or its id; the newest complete backup if absent."""
+    key_secret: EncryptionKeyRef | None = None
+    """The key it was encrypted with; absent only for a backup that is not encrypted."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        ONE_KIND,
+        Rule(
+            cel="!has(self.local) || has(self.local.claimName)",
+            message="a restore reads an existing volume: set local.claimName",
+            broken=lambda s: s.local is not None and s.local.claim_name is None,
+        ),
+    )
+
+
+class RestoreSource(Model):
+    """What to restore. Exactly one of `backup` and `store` is set."""
+
+    backup: BackupRef | None = None
+    store: RestoreStore | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.backup) != has(self.store)",
+            message="set exactly one of backup (a Backup in this namespace) and store (a backup in a store)",
+            broken=lambda s: (s.backup is None) == (s.store is None),
+        ),
+    )
+
+
+class StorageOverride(Model):
+    """The volumes of the new cluster."""
+
+    size: Quantity | None = None
+    storage_class_name: ObjectName | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (SIZE,)
+
+
+class Overrides(Model):
+    """Where the new cluster differs from the backed-up one. Absent fields are taken from that one's spec."""
+
+    instances: Annotated[int, Field(ge=1, le=9)] | None = None
+    storage: StorageOverride | None = None
+    resources: Resources | None = None
+    scheduling: Scheduling | None = None
+    parameters: Annotated[dict[str, ParameterValue], Field(max_length=200)] | None = None
+    """Merged over the backed-up cluster's parameters, name by name."""
+    backup: BackupSettings | None = None
+    """In place of the backed-up cluster's stores."""
+    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (LOWER_CASE,)
+
+
+class RestoreTarget(Model):
+    """The cluster to restore into, in the same namespace."""
+
+    cluster: ClusterName
+    """A new name makes a new DatabaseCluster; an existing one needs `inPlace`."""
+    overrides: Overrides | None = None
+    """For a new cluster only."""
+
+
+class InPlace(Model):
+    """Replaces the data of a running cluster, after a safety backup of it."""
+
+    confirm: Annotated[str, Field(max_length=63)]
+    """The name of the cluster whose data is to be replaced."""
+
+
+class RestoreSpec(OneShot):
+    """What to restore and where to."""
+
+    source: RestoreSource
+    target: RestoreTarget
+    in_place: InPlace | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *OneShot.rules,
+        Rule(
+            cel="!has(self.inPlace) || self.inPlace.confirm == self.target.cluster",
+            message="inPlace.confirm must equal target.cluster: this replaces the data of that cluster",
+            message_cel="'inPlace.confirm must be ' + self.target.cluster + ', the cluster whose data is replaced'",
+            field=".inPlace.confirm",
+            broken=lambda s: (
+                f"inPlace.confirm must be {s.target.cluster}, the cluster whose data is replaced"
+                if s.in_place is not None and s.in_place.confirm != s.target.cluster
+                else None
+            ),
+        ),
+        Rule(
+            cel="!has(self.inPlace) || !has(self.target.overrides)",
+            message="overrides are for a new cluster: with inPlace change the DatabaseCluster itself",
+            field=".target",
+            broken=lambda s: s.in_place is not None and s.target.overrides is not None,
+        ),
+    )
+
+
+class Verification(Model):
+    """How the restored data compares with the backup's manifest."""
+
+    tables: int | None = None
+    """Tables whose row count and hash are the manifest's."""
+    rows: Int64 | None = None
+    differing: Annotated[list[str], Field(max_length=100, json_schema_extra=LIST_ATOMIC)] | None = None
+    """Tables that are not as the manifest says; the restore has failed when there is one."""
+    amcheck: Annotated[str, Field(max_length=1024)] | None = None
+    """`ok`, or what pg_amcheck found."""
+
+
+class RestoreStatus(Status):
+    """The restore as it was last seen."""
+
+    backup_name: str | None = None
+    """The backup that is restored, resolved to its file name."""
+    location: Annotated[str, Field(max_length=1024)] | None = None
+    target_uid: str | None = None
+    """uid of the DatabaseCluster that is restored into."""
+    safety_backup: str | None = None
+    """The Backup taken before data was replaced."""
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    step: Annotated[str, Field(max_length=64)] | None = None
+    """The step at work."""
+    steps: Annotated[list[Step], Field(max_length=24, json_schema_extra=list_map("name"))] = Field(default_factory=list)
+    progress: Progress | None = None
+    verification: Verification | None = None
+    job: str | None = None
+    attempt: int | None = None
+    error: Failure | None = None
+
+
+class Restore(Resource):
+    """One restore of one backup."""
+
+    about: ClassVar[Kind] = Kind(
+        kind="Restore",
+        plural="restores",
+        short="rst",
+        columns=(
+            Column("Cluster", ".spec.target.cluster"),
+            Column("Status", ".status.phase"),
+            Column("Step", ".status.step"),
+            Column("Percent", ".status.progress.percent", "integer"),
+            Column("Finished", ".status.finishedAt", "date"),
+            AGE,
+            Column("Backup", ".status.backupName", priority=1),
+            MESSAGE,
+        ),
+    )
+
+    spec: RestoreSpec
+    status: RestoreStatus = Field(default_factory=RestoreStatus)

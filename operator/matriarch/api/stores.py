@@ -1,0 +1,139 @@
+"""Where backups go and how they are protected there."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from matriarch.api.model import Model, ObjectName, Quantity, Rule, SecretKey, list_map
+
+PLAINTEXT = "i-accept-plaintext-backups"
+
+StoreName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
+
+
+class SecretKeyRef(Model):
+    """One key of a Secret in the same namespace."""
+
+    name: ObjectName
+    """The Secret's name."""
+    key: SecretKey
+    """The key within it."""
+
+
+class EncryptionKeyRef(Model):
+    """The Secret with the key that backups are encrypted with."""
+
+    name: ObjectName
+    """The Secret's name."""
+    key: SecretKey | None = None
+    """The key within it that holds the base64 of 32 random bytes; `key` if absent."""
+
+
+class S3Credentials(Model):
+    """A Secret with an access key."""
+
+    secret_name: ObjectName
+    access_key_id_key: SecretKey | None = None
+    """Key within the Secret; `ACCESS_KEY_ID` if absent."""
+    secret_access_key_key: SecretKey | None = None
+    """Key within the Secret; `SECRET_ACCESS_KEY` if absent."""
+
+
+class S3Ca(Model):
+    """Certificates that the endpoint is checked against instead of the public ones."""
+
+    secret_name: ObjectName
+    key: SecretKey | None = None
+    """Key within the Secret; `ca.crt` if absent."""
+
+
+class S3Store(Model):
+    """A bucket of any S3 server."""
+
+    bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][-.a-z0-9]*[a-z0-9]$")]
+    prefix: Annotated[str, Field(max_length=256, pattern=r"^[-_.=a-zA-Z0-9/]*$")] | None = None
+    """Path within the bucket. Every cluster has a folder of its own below it."""
+    region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    """`us-east-1` if absent."""
+    endpoint: Annotated[str, Field(max_length=512, pattern=r"^https?://[^/?#\s]+/?$")] | None = None
+    """Address of the server; absent for Amazon's own."""
+    force_path_style: bool | None = None
+    """Puts the bucket into the path instead of the host name; if absent, exactly when `endpoint` is set."""
+    credentials: S3Credentials
+    ca: S3Ca | None = None
+
+
+class LocalStore(Model):
+    """A volume: an existing claim, or one that the operator makes and keeps."""
+
+    claim_name: ObjectName | None = None
+    """An existing PersistentVolumeClaim in the same namespace."""
+    size: Quantity | None = None
+    """Size of the claim to make."""
+    storage_class_name: ObjectName | None = None
+    """Class of the claim to make; the cluster's default class if absent."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="has(self.claimName) != has(self.size)",
+            message="set exactly one of claimName (a claim that exists) and size (a claim to make)",
+            broken=lambda s: (s.claim_name is None) == (s.size is None),
+        ),
+        Rule(
+            cel="!has(self.storageClassName) || has(self.size)",
+            message="storageClassName goes with size only: an existing claim has its class already",
+            broken=lambda s: s.storage_class_name is not None and s.size is None,
+        ),
+    )
+
+
+ONE_KIND = Rule(
+    cel="has(self.s3) != has(self.local)",
+    message="set exactly one of s3 and local: a store is of one kind",
+    broken=lambda s: (s.s3 is None) == (s.local is None),
+)
+
+
+class BackupStore(Model):
+    """A place for backups. Exactly one of `s3` and `local` is set."""
+
+    name: StoreName
+    s3: S3Store | None = None
+    local: LocalStore | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (ONE_KIND,)
+
+
+class Encryption(Model):
+    """Backups are encrypted unless this says otherwise in so many words."""
+
+    key_secret: EncryptionKeyRef | None = None
+    """The key. If absent, the operator makes one in the Secret `<cluster>-backup-key`: keep a copy elsewhere."""
+    disabled: Annotated[str, Field(max_length=64)] | None = None
+    """`i-accept-plaintext-backups` and nothing else stores backups unencrypted."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel=f"!has(self.disabled) || self.disabled == '{PLAINTEXT}'",
+            message=f"backups are encrypted: to store them readable for everybody write disabled: {PLAINTEXT}",
+            field=".disabled",
+            broken=lambda e: e.disabled is not None and e.disabled != PLAINTEXT,
+        ),
+        Rule(
+            cel="!(has(self.disabled) && has(self.keySecret))",
+            message="keySecret and disabled contradict each other: set one of them",
+            broken=lambda e: e.disabled is not None and e.key_secret is not None,
+        ),
+    )
+
+
+class BackupSettings(Model):
+    """Where this cluster's backups go."""
+
+    stores: Annotated[list[BackupStore], Field(max_length=8, json_schema_extra=list_map("name"))]
+    """The first is the default of Backup and BackupSchedule."""
+    encryption: Encryption | None = None
+    compression: Literal["gzip", "none"] | None = None
+    """`gzip` if absent."""
