@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from matriarch.decide.election import Position
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
+from matriarch.postgres.timeline import WalPosition, follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Facts:
     """`confirmed`: voters of S that the holder saw flush past its promotion record, or None while it doesn't answer."""
 
     me: Member
-    position: Position
+    position: WalPosition
     lease: LeaseState
     promised: int
     confirmed: tuple[Member, ...] | None = None
@@ -55,16 +55,12 @@ def verdict(f: Facts) -> Verdict:
     return Verdict("wait", "too few other voters hold the new timeline: this one may still be needed as it is")
 
 
-def _relation(position: Position, lease: LeaseState) -> Literal["ancestor", "unknown", "diverged"]:
+def _relation(position: WalPosition, lease: LeaseState) -> Literal["ancestor", "unknown", "diverged"]:
     promoting = lease.promoting
-    if promoting is not None and position.timeline == promoting.parent:
-        # The fork will be at promoting.lsn or after it: beyond that, only the recorded history can tell.
-        return "ancestor" if position.lsn <= promoting.lsn else "unknown"
-    if position.timeline == lease.timeline:
-        return "ancestor"
-    if position.timeline > lease.timeline:
-        return "unknown" if promoting is not None else "diverged"
-    forks = [s.switch_lsn for s in lease.lineage if s.parent == position.timeline]
-    if forks and position.lsn <= forks[0]:
-        return "ancestor"
-    return "diverged"
+    if promoting is not None:
+        if position.timeline == promoting.parent:
+            # The fork will be at promoting.lsn or after it: beyond that, only the recorded history can tell.
+            return "ancestor" if position.lsn <= promoting.lsn else "unknown"
+        if promoting.parent != lease.timeline or position.timeline > lease.timeline:
+            return "unknown"
+    return "ancestor" if follows(position, lease.timeline, lease.lineage) else "diverged"

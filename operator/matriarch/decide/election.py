@@ -14,6 +14,7 @@ from typing import Literal
 
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
+from matriarch.postgres.timeline import WalPosition
 
 SECOND = 1_000_000_000
 T_FENCE = 1_600_000_000
@@ -24,17 +25,6 @@ SUSPECT = 1_000_000_000
 """Five beats of 200 ms missed."""
 
 Evidence = Literal["fresh", "silent", "gone", "fenced"]
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a member's WAL ends: compared by timeline first, because WAL knows no epoch (I4, S8)."""
-
-    timeline: int
-    lsn: int
-
-    def __lt__(self, other: Position) -> bool:
-        return (self.timeline, self.lsn) < (other.timeline, other.lsn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +129,7 @@ def next_epoch(lease: LeaseState, promised: int, heard: int) -> int:
     return max(lease.epoch, promised, heard) + 1
 
 
-def best(positions: Mapping[Member, Position], priorities: Mapping[str, int]) -> Member:
+def best(positions: Mapping[Member, WalPosition], priorities: Mapping[str, int]) -> Member:
     """The winner among those that promised: most WAL first, then priority, then the lower name (I4)."""
     if not positions:
         raise ValueError("nobody promised")

@@ -16,21 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from matriarch.decide.member import Member
+from matriarch.postgres.timeline import Switch, WalPosition
 
 Mode = Literal["alone", "async", "quorum"]
 
 _MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum"}
 
 ANNOTATION = "matriarch.dev/state"
-
-
-@dataclass(frozen=True, slots=True)
-class TimelineStep:
-    """`timeline` began at `switch_lsn` of `parent`: one line of a history file. Parent 0: made by initdb."""
-
-    timeline: int
-    parent: int
-    switch_lsn: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +58,7 @@ class LeaseState:
     nonce: str = ""  # of the attempt that wrote this epoch: tells an own write of unknown outcome from a rival's
     system_identifier: str = ""
     opened: bool = False  # clients were let in at least once
-    lineage: tuple[TimelineStep, ...] = (TimelineStep(1, 0, 0),)
+    lineage: tuple[Switch, ...] = ()  # the line of the newest real timeline, oldest first
     claimed: int = 1  # the highest timeline number ever claimed
     promoting: Promotion | None = None
     heir: Member | None = None
@@ -82,7 +74,7 @@ class LeaseState:
     @property
     def timeline(self) -> int:
         """The newest timeline that is known to be real."""
-        return self.lineage[-1].timeline
+        return self.lineage[-1].timeline if self.lineage else 1
 
     def names(self, member: Member) -> bool:
         """Whether `member` may hold something that only it holds: nothing of it may be deleted (I8)."""
@@ -106,10 +98,10 @@ def bootstrapped(state: LeaseState, me: Member, system_identifier: str, nonce: s
     return replace(state, epoch=1, holder=me, nonce=nonce, system_identifier=system_identifier)
 
 
-def taken_over(state: LeaseState, winner: Member, epoch: int, position: tuple[int, int], nonce: str) -> LeaseState:
+def taken_over(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
     """The swap of an election: S' = (S + old holder) - winner, from the Lease just read, never from who answered.
 
-    `position` is the winner's (timeline of its last WAL, LSN). k stays. The old holder is a voter of the new epoch:
+    `position` is where the winner's WAL ends. k stays. The old holder is a voter of the new epoch:
     what only it and one other acknowledged is still found by the next election.
     """
     _require(epoch > state.epoch, f"epoch {epoch} is not above {state.epoch}")
@@ -118,15 +110,13 @@ def taken_over(state: LeaseState, winner: Member, epoch: int, position: tuple[in
     return _led_by(state, winner, epoch, position, nonce)
 
 
-def taken_over_alone(
-    state: LeaseState, winner: Member, epoch: int, position: tuple[int, int], nonce: str
-) -> LeaseState:
+def taken_over_alone(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
     """As `taken_over`, for `durability: preferred` where fewer than k others answered: the winner leads alone."""
     led = taken_over(state, winner, epoch, position, nonce)
     return replace(led, mode="alone", voters=(), k=0)
 
 
-def heir_takes(state: LeaseState, epoch: int, position: tuple[int, int], nonce: str) -> LeaseState:
+def heir_takes(state: LeaseState, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
     """The second half of a switchover: no promises, since the only one who could acknowledge is final and named it."""
     _require(state.heir is not None and state.clean_stop is not None, "no heir is named")
     _require(epoch > state.epoch, f"epoch {epoch} is not above {state.epoch}")
@@ -134,10 +124,10 @@ def heir_takes(state: LeaseState, epoch: int, position: tuple[int, int], nonce: 
     return _led_by(state, state.heir, epoch, position, nonce)
 
 
-def _led_by(state: LeaseState, winner: Member, epoch: int, position: tuple[int, int], nonce: str) -> LeaseState:
+def _led_by(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
     assert state.holder is not None
     voters = _sorted({*state.voters, state.holder} - {winner})
-    claim = max(state.claimed, position[0]) + 1
+    claim = max(state.claimed, position.timeline) + 1
     return replace(
         state,
         epoch=epoch,
@@ -146,7 +136,7 @@ def _led_by(state: LeaseState, winner: Member, epoch: int, position: tuple[int, 
         mode="quorum" if state.k else state.mode,
         voters=voters if state.k else (),
         claimed=claim,
-        promoting=Promotion(claim, position[0], position[1]),
+        promoting=Promotion(claim, position.timeline, position.lsn),
         heir=None,
         clean_stop=None,
         no_voters=False,
@@ -179,15 +169,15 @@ def opened_set(state: LeaseState) -> LeaseState:
     return replace(state, opened=True)
 
 
-def history_recorded(state: LeaseState, history: Sequence[TimelineStep]) -> LeaseState:
+def history_recorded(state: LeaseState, history: Sequence[Switch]) -> LeaseState:
     """The promotion that was claimed is real: the holder's whole history replaces the lineage.
 
     The whole, because a predecessor may have died between its promotion and its record: its number then is real,
     and only the history file of its follower tells.
     """
-    newest = max(history, key=lambda s: s.timeline)
-    _require(newest.timeline <= state.claimed, f"timeline {newest.timeline} was never claimed")
-    return replace(state, lineage=tuple(sorted(history, key=lambda s: s.timeline)), promoting=None)
+    line = tuple(sorted(history, key=lambda s: s.timeline))
+    _require(not line or line[-1].timeline <= state.claimed, "a timeline that was never claimed")
+    return replace(state, lineage=line, promoting=None)
 
 
 def heir_named(state: LeaseState, heir: Member, clean: CleanStop) -> LeaseState:
@@ -230,7 +220,7 @@ def encode(state: LeaseState) -> str:
         "nonce": state.nonce,
         "systemIdentifier": state.system_identifier,
         "opened": state.opened,
-        "lineage": [[s.timeline, s.parent, s.switch_lsn] for s in state.lineage],
+        "lineage": [[s.timeline, s.parent, s.lsn] for s in state.lineage],
         "claimed": state.claimed,
         "promoting": state.promoting and [state.promoting.timeline, state.promoting.parent, state.promoting.lsn],
         "heir": _member(state.heir),
@@ -255,7 +245,7 @@ def decode(text: str) -> LeaseState:
             nonce=str(doc["nonce"]),
             system_identifier=str(doc["systemIdentifier"]),
             opened=bool(doc["opened"]),
-            lineage=tuple(TimelineStep(*map(int, s)) for s in doc["lineage"]),
+            lineage=tuple(Switch(*map(int, s)) for s in doc["lineage"]),
             claimed=int(doc["claimed"]),
             promoting=Promotion(*map(int, doc["promoting"])) if doc["promoting"] else None,
             heir=_parse(doc["heir"]),

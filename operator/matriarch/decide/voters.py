@@ -13,6 +13,7 @@ from typing import Literal
 
 from matriarch.decide.lease import LeaseState, Mode
 from matriarch.decide.member import Member
+from matriarch.postgres.standbynames import NOBODY, render_names
 
 SEGMENT = 16 * 1024 * 1024
 """A member joins the voters with less lag than this, so that adding it holds up no commit for long."""
@@ -118,18 +119,7 @@ def standby_names(lease: LeaseState, wish: Wish) -> str:
     or a cluster that grows from one instance and has clients.
     """
     if lease.mode == "quorum":
-        return quorum_names(lease.voters, lease.k)
+        return render_names(lease.k, map(str, lease.voters))
     if wish.number and wish.required and not lease.opened:
         return NOBODY
     return ""
-
-
-NOBODY = "ANY 1 (nobody)"
-"""Matches no standby: every commit with synchronous_commit on waits."""
-
-
-def quorum_names(voters: Sequence[Member], k: int) -> str:
-    """`ANY k (…)` with every name quoted; NOBODY without voters."""
-    if not voters:
-        return NOBODY
-    return f"ANY {k} ({', '.join(chr(34) + str(v) + chr(34) for v in sorted(voters))})"

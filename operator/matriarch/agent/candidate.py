@@ -1,0 +1,293 @@
+"""A candidate's side: from suspicion to the swap of the Lease.
+
+All of it may be broken off at any point and begun again by anybody: promises are idempotent, need no owner, and the
+swap alone decides. Sources: `docs/failover.md`, steps 1 to 6.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from matriarch.agent import voting
+from matriarch.agent.clock import boottime
+from matriarch.agent.instance import Instance
+from matriarch.agent.leases import Lost, new_nonce
+from matriarch.agent.routing import Superseded
+from matriarch.decide import lease as transitions
+from matriarch.decide.election import (
+    Answer,
+    Candidate,
+    Evidence,
+    best,
+    door_waits_until,
+    may_stand,
+    next_epoch,
+)
+from matriarch.decide.lease import LeaseRead, LeaseState
+from matriarch.decide.member import Member
+from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.postgres.timeline import WalPosition
+
+log = logging.getLogger(__name__)
+
+PREVOTE_WAIT = 0.4
+PROMISE_WAIT = 4.0
+BACK_OFF = 0.15  # s, times the rank, doubled with each failed attempt up to 2 s
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What one voter said. Durations are this machine's, counted from when the answer came."""
+
+    member: Member
+    yes: bool
+    why: str
+    wait: int | None
+    promised: int
+    evidence: Evidence
+    position: WalPosition
+    last_sign: int | None  # boot-time instant here, not before the voter's own
+
+
+@dataclass(frozen=True, slots=True)
+class Won:
+    """The Lease names this member: what the door needs to know of the predecessor."""
+
+    epoch: int
+    door_not_before: int
+
+
+class NotNow(MatriarchError):  # noqa: N818 - reads as the outcome it is
+    """This attempt ended; `wait` (s) is how long the next one should wait at least."""
+
+    def __init__(self, message: str, wait: float) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
+    """Whether this member has reason to stand now. Cheap: called at every beat."""
+    voter = instance.voter()
+    if voter is None or voter.me not in voter.lease.voters or voter.lease.mode != "quorum":
+        return Answer(yes=False, why="not a voter")
+    if voter.unable:
+        return Answer(yes=False, why=voter.unable)
+    return may_stand(Candidate(voter, instance.leases.renewal_seen, others_answering))
+
+
+async def stand(instance: Instance) -> Won | None:
+    """One attempt. None: another, better voter was asked to go on.
+
+    Raises:
+        NotNow: no quorum, or the attempt was overtaken.
+        Unavailable: the API server or PostgreSQL does not answer.
+    """
+    base = await _read(instance)
+    lease = base.state
+    if suspicion(instance, others_answering=len(lease.voters) - 1).yes is False:
+        raise NotNow("the suspicion is gone", 0.1)
+    epoch = next_epoch(lease, instance.promised, instance.promise_heard)
+    ballots = await _prevotes(instance, lease, epoch)
+    higher = max((b.promised for b in ballots), default=0)
+    if higher >= epoch:
+        epoch = higher + 1
+        ballots = await _prevotes(instance, lease, epoch)
+    yes = [b for b in ballots if b.yes]
+    await _refuse_connections(instance, lease, ballots)
+    if len(yes) < lease.election_quorum:
+        waits = [b.wait for b in ballots if b.wait is not None]
+        raise NotNow(
+            "; ".join(f"{b.member.instance}: {b.why}" for b in ballots if not b.yes) or "too few answer",
+            min(waits, default=int(BACK_OFF * 1e9)) / 1e9,
+        )
+    again = suspicion(instance, others_answering=len(ballots) - 1)
+    if not again.yes:
+        raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
+    assert instance.me is not None
+    favourite = best({b.member: b.position for b in yes}, _priorities(instance))
+    if favourite != instance.me and await _ask_to_stand(instance, favourite):
+        # It has more to offer; if it does nothing within the wait, this member goes on by itself next time.
+        raise NotNow(f"{favourite.instance} was asked to stand", 0.25 + random.random() * 0.1)  # noqa: S311 - jitter
+    return await _elect(instance, base, epoch, [b.member for b in yes])
+
+
+async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[Member]) -> Won | None:
+    """Promises, the choice, and the swap or the hand-over."""
+    lease = base.state
+    assert instance.me is not None
+    others = [m for m in voters if m != instance.me]
+    answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
+    promised = [b for b in answers if b is not None]
+    if len(promised) + 1 < lease.election_quorum:
+        raise NotNow(f"only {len(promised)} of {len(others)} promised epoch {epoch}", _jitter())
+    try:
+        own = _ballot(await voting.promise(instance, epoch), instance.me)
+    except Refused as e:
+        raise NotNow(str(e), _jitter()) from None
+    ballots = [*promised, own]
+    positions = {b.member: b.position for b in ballots}
+    winner = best(positions, _priorities(instance))
+    signs = [b.last_sign for b in ballots if b.last_sign is not None]
+    if winner != instance.me:
+        await _hand_over(instance, winner, base, epoch, ballots)
+        return None
+    return await take(
+        instance, base, epoch, position=positions[winner], others=len(promised), last_sign=max(signs, default=0)
+    )
+
+
+async def take(
+    instance: Instance, base: LeaseRead, epoch: int, *, position: WalPosition, others: int, last_sign: int
+) -> Won:
+    """The swap. `others`: how many voters beside this one promised. `last_sign`: boot-time instant here."""
+    lease, me, config = base.state, instance.me, instance.config
+    assert me is not None
+    led = transitions.taken_over
+    if config is not None and not config.required and others < lease.k:
+        led = transitions.taken_over_alone
+    evidence = instance.sight().evidence(lease)
+    renewal_seen = instance.leases.renewal_seen
+    async with instance.control:
+        if instance.promised != epoch:
+            raise NotNow(f"epoch {instance.promised} was promised meanwhile", _jitter())
+        try:
+            await instance.leases.swap(base, led(lease, me, epoch, position, new_nonce()))
+        except Lost as e:
+            raise NotNow(str(e), _jitter()) from None
+    log.info("epoch %d is held by this instance (%s)", epoch, evidence)
+    strict = config is None or config.strict_reads
+    return Won(
+        epoch,
+        door_waits_until(
+            evidence=evidence,
+            clean=False,
+            strict=strict,
+            renewal_seen=renewal_seen,
+            last_grant=last_sign,
+            swapped=boottime(),
+        ),
+    )
+
+
+async def _read(instance: Instance) -> LeaseRead:
+    """Step 2: a consistent read. Without the API server nobody is elected."""
+    try:
+        return await instance.leases.read(wait=1.0)
+    except Lost as e:
+        raise NotNow(str(e), 1.0) from None
+
+
+async def _prevotes(instance: Instance, lease: LeaseState, epoch: int) -> list[Ballot]:
+    assert instance.me is not None
+    own = _ballot(await voting.prevote(instance, epoch), instance.me)
+    others = [m for m in lease.voters if m != instance.me]
+    answers = await asyncio.gather(*(_prevote_of(instance, m, epoch) for m in others))
+    return [own, *(b for b in answers if b is not None)]
+
+
+async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
+    try:
+        doc = await instance.peers.post(member.instance, "/v1/prevote", {"epoch": epoch}, timeout=PREVOTE_WAIT)
+    except (Unavailable, Refused):
+        return None
+    return _ballot(doc, member)
+
+
+async def _promise_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
+    try:
+        doc = await instance.peers.post(member.instance, "/v1/promise", {"epoch": epoch}, timeout=PROMISE_WAIT)
+    except (Unavailable, Refused) as e:
+        log.info("%s did not promise epoch %d: %s", member.instance, epoch, e)
+        return None
+    ballot = _ballot(doc, member)
+    return ballot if ballot.promised == epoch else None
+
+
+async def _hand_over(
+    instance: Instance, winner: Member, base: LeaseRead, epoch: int, ballots: Iterable[Ballot]
+) -> None:
+    """The one with most WAL goes on with the promises that are there."""
+    now = boottime()
+    body = {
+        "epoch": epoch,
+        "state": transitions.encode(base.state),
+        "others": sum(1 for b in ballots) - 1,
+        "sign_ages": [now - b.last_sign for b in ballots if b.last_sign is not None],
+    }
+    try:
+        await instance.peers.post(winner.instance, "/v1/lead", body, timeout=1.0)
+    except (Unavailable, Refused) as e:
+        raise NotNow(f"{winner.instance} holds most and did not take over: {e}", _jitter()) from None
+
+
+async def taken_from_peer(instance: Instance, body: dict[str, Any]) -> Won:
+    """The receiving end of a hand-over: the same checks as an own election, from a Lease read anew.
+
+    Raises Refused when the promises that are handed over do not fit what is seen here.
+    """
+    epoch = int(body["epoch"])
+    base = await _read(instance)
+    if transitions.encode(base.state) != body["state"] or instance.promised != epoch:
+        raise Refused("the Lease or the promise is another by now", reason="Overtaken")
+    if instance.me not in base.state.voters or int(body["others"]) + 1 < base.state.election_quorum:
+        raise Refused("no quorum promised", reason="NoQuorum")
+    now = boottime()
+    signs = [now - int(a) for a in body["sign_ages"]]
+    position = await instance.position()
+    return await take(
+        instance, base, epoch, position=position, others=int(body["others"]), last_sign=max(signs, default=0)
+    )
+
+
+async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:
+    try:
+        await instance.peers.post(
+            favourite.instance, "/v1/elect", {"reason": f"{instance.env.instance} sees no holder"}, timeout=0.3
+        )
+    except (Unavailable, Refused):
+        return False
+    return True
+
+
+async def _refuse_connections(instance: Instance, lease: LeaseState, ballots: list[Ballot]) -> None:
+    """A silent holder's address swallows connections for seconds: a quorum's word takes it out of the Service (T5).
+
+    A holder whose kernel answers refuses them by itself; then the slice is moved once, by the winner.
+    """
+    silent = sum(b.evidence == "silent" for b in ballots)
+    if silent < lease.election_quorum or any(b.evidence in ("gone", "fenced") for b in ballots):
+        return
+    try:
+        await instance.routing.write(lease.epoch, {"rw": []}, timeout=0.5)
+    except (Superseded, Unavailable, MatriarchError) as e:
+        log.info("the write Service could not be emptied: %s", e)
+
+
+def _ballot(doc: dict[str, Any], member: Member) -> Ballot:
+    age = doc.get("sign_age")
+    told = doc.get("member")
+    who = Member(*told) if told else member
+    yes = bool(doc.get("yes")) and who == member  # another incarnation is somebody else
+    return Ballot(
+        member=member,
+        yes=yes,
+        why=str(doc.get("why") or ("" if who == member else f"{member.instance} is another incarnation now")),
+        wait=doc.get("wait"),
+        promised=int(doc.get("promised") or 0) if who == member else 0,
+        evidence=doc.get("evidence") or "fresh",
+        position=WalPosition(int(doc.get("timeline") or 0), int(doc.get("lsn") or 0)),
+        last_sign=None if age is None or age < 0 else boottime() - int(age),
+    )
+
+
+def _priorities(instance: Instance) -> dict[str, int]:
+    return dict(instance.config.priorities) if instance.config else {}
+
+
+def _jitter() -> float:
+    return BACK_OFF * (0.5 + random.random())  # noqa: S311 - spreads attempts, guards nothing

@@ -1,0 +1,217 @@
+"""What this agent knows and holds: one object that its parts share.
+
+Everything that changes PostgreSQL's role, the promise or the Lease happens under `control`, one at a time. The long
+works (initdb, clone, rewind) run outside it and are named in `busy`: meanwhile this member neither votes nor leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from matriarch.agent.beat import HeartbeatState, HeartbeatView, PeerView, Role
+from matriarch.agent.clock import boottime
+from matriarch.agent.config import ClusterConfig, Environment
+from matriarch.agent.heartbeat_client import HeartbeatClient
+from matriarch.agent.leases import Leases
+from matriarch.agent.memberfiles import MemberFiles
+from matriarch.agent.peers import Peers
+from matriarch.agent.postgres.facts import ServerStatus
+from matriarch.agent.postgres.server import Server
+from matriarch.agent.routing import Routing
+from matriarch.agent.supervisor_client import SupervisorClient
+from matriarch.decide.election import Sight, Voter
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+from matriarch.errors import Unavailable
+from matriarch.kube.client import Kube
+from matriarch.postgres.timeline import WalPosition
+
+log = logging.getLogger(__name__)
+
+ServerRole = Literal["stopped", "starting", "primary", "standby"]
+
+
+@dataclass(slots=True)
+class Instance:
+    """See the module. `server_role` is what the agent last started or found; `status` the newest look at it."""
+
+    env: Environment
+    files: MemberFiles
+    kube: Kube
+    leases: Leases
+    supervisor: SupervisorClient
+    heartbeat: HeartbeatClient
+    server: Server
+    routing: Routing
+    peers: Peers
+    config: ClusterConfig | None = None
+    addresses: dict[str, str] = field(default_factory=dict)
+    me: Member | None = None
+    promised: int = 0
+    fenced: int = 0
+    quiet_since: int = field(default_factory=boottime)
+    server_role: ServerRole = "stopped"
+    status: ServerStatus | None = None
+    status_at: int = 0
+    system_identifier: str = ""
+    state: str = "starting"  # for people, as InstanceStatus names it
+    reason: str = ""
+    busy: str = ""
+    stopping_server: bool = False  # an exit of postgres is wanted, not a crash
+    terminating: bool = False
+    door: Literal["open", "closed"] = "closed"
+    door_reason: str = ""
+    confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
+    switchover: dict[str, str] = field(default_factory=dict)
+    warnings: dict[str, str] = field(default_factory=dict)
+    following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
+    control: asyncio.Lock = field(default_factory=asyncio.Lock)
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _sequence: int = 0
+    _sent: HeartbeatState | None = None
+
+    # --- what others know of the Lease ------------------------------------------------------------------------
+
+    @property
+    def lease(self) -> LeaseState | None:
+        return self.leases.state
+
+    @property
+    def is_holder(self) -> bool:
+        return self.me is not None and self.lease is not None and self.lease.holder == self.me
+
+    @property
+    def view(self) -> HeartbeatView:
+        return self.heartbeat.view
+
+    def peer(self, instance: str) -> PeerView | None:
+        """What the heartbeat saw of `instance`."""
+        return next((p for p in self.view.peers if p.instance == instance), None)
+
+    @property
+    def promise_heard(self) -> int:
+        return max((self.view.promise_heard, *(p.promised for p in self.view.peers)))
+
+    def nudge(self) -> None:
+        """Let the loop look again now."""
+        self.wake.set()
+
+    # --- voting -----------------------------------------------------------------------------------------------
+
+    def sight(self) -> Sight:
+        """What this member sees of the Lease's holder."""
+        lease, view = self.lease, self.view
+        assert lease is not None
+        holder = lease.holder
+        peer = self.peer(holder.instance) if holder is not None else None
+        granted = view.granted_until if view.granted_epoch == lease.epoch else None
+        return Sight(
+            now=boottime(),
+            started=view.started or self.quiet_since,
+            granted_until=granted,
+            fenced=peer.fenced if peer else 0,
+            gone=peer is not None and peer.presence == "refused",
+        )
+
+    def voter(self) -> Voter | None:
+        """This member as a voter, or None while it knows too little to be one."""
+        if self.me is None or self.lease is None:
+            return None
+        return Voter(self.me, self.lease, self.promised, self.sight(), self.unable())
+
+    def unable(self) -> str:
+        """Why this member can't vote now; empty when it can."""
+        if self.busy:
+            return f"{self.env.instance} is {self.busy}"
+        if self.server_role != "standby":
+            return f"PostgreSQL of {self.env.instance} is {self.server_role}"
+        if self.terminating:
+            return f"{self.env.instance} is shutting down"
+        return ""
+
+    async def look(self, *, timeout: float = 1.0) -> ServerStatus | None:
+        """A fresh look at PostgreSQL; None when it does not answer."""
+        status = await self.server.status(timeout=timeout)
+        if status is not None:
+            self.status, self.status_at = status, boottime()
+            self.system_identifier = status.system_identifier
+            if self.server_role in ("starting", "primary", "standby"):
+                self.server_role = "standby" if status.in_recovery else "primary"
+        return status
+
+    async def position(self) -> WalPosition:
+        """Where this member's WAL ends, for elections. Raises Unavailable."""
+        return await self.server.vote_position()
+
+    # --- heartbeat --------------------------------------------------------------------------------------------
+
+    def _beat_role(self) -> Role:
+        lease = self.lease
+        if lease is None or self.me is None:
+            return "none"
+        if self.is_holder:
+            return "holder" if self.fenced < lease.epoch else "none"
+        return "voter" if self.me in lease.voters else "none"
+
+    async def sync_beats(self, *, fence: bool | None = None) -> int:
+        """Tell the heartbeat what counts now; the sequence to wait for. `fence` None: as PostgreSQL runs."""
+        lease = self.lease
+        me = self.me or Member(self.env.instance, "")
+        role = self._beat_role()
+        leads = role == "holder" and lease is not None and lease.mode == "quorum"
+        wanted = HeartbeatState(
+            sequence=0,
+            role=role,
+            me=me,
+            epoch=lease.epoch if lease else 0,
+            holder=lease.holder if lease else None,
+            voters=lease.voters if lease else (),
+            k=lease.k if lease else 0,
+            addresses={i: a for i, a in self.addresses.items() if i != self.env.instance},
+            promised=self.promised,
+            fence=leads and (self.server_role == "primary" if fence is None else fence),
+            fenced=self.fenced,
+            lease_renewed=self.leases.renewed if role == "holder" else None,
+            no_voters=bool(lease and lease.no_voters),
+            flush_lsn=self.status.position.lsn if self.status else 0,
+        )
+        if self._sent is not None and _same(wanted, self._sent):
+            return self._sent.sequence
+        self._sequence += 1
+        self._sent = replace(wanted, sequence=self._sequence)
+        await self.heartbeat.send(self._sent)
+        return self._sequence
+
+    async def arm(self, *, timeout: float = 1.0) -> None:
+        """The fencing deadline counts from here on. Raises Unavailable when it can't be made to."""
+        sequence = await self.sync_beats(fence=True)
+        if not await self.heartbeat.in_force(sequence, timeout):
+            raise Unavailable("the heartbeat did not take the new state")
+        until = boottime() + int(timeout * 1e9)
+        while self.view.deadline is None or self.view.deadline <= boottime():
+            if boottime() > until:
+                raise Unavailable("no fencing deadline in the future: neither voters nor a renewed Lease")
+            await self.heartbeat.next_view(0.1)
+        await self.supervisor.arm()
+
+    async def disarm(self) -> None:
+        """Nothing that could acknowledge or read runs: no deadline counts."""
+        await self.supervisor.disarm()
+        await self.sync_beats(fence=False)
+
+    def answering(self, within: int) -> int:
+        """Holder's side: how many voters answered a beat that was sent within the last `within` ns."""
+        lease = self.lease
+        if lease is None:
+            return 0
+        now = boottime()
+        peers = (self.peer(v.instance) for v in lease.voters)
+        return sum(p is not None and p.answered is not None and now - p.answered <= within for p in peers)
+
+
+def _same(a: HeartbeatState, b: HeartbeatState) -> bool:
+    """Equal but for the sequence and the LSN, which changes all the time and goes along with the next change."""
+    return replace(a, sequence=0, flush_lsn=0) == replace(b, sequence=0, flush_lsn=0)
