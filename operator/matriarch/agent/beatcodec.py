@@ -16,17 +16,19 @@ MAX_MESSAGE = 65536  # bytes; nine instances need about two thousand
 
 
 def encode_state(state: HeartbeatState) -> bytes:
-    return _dump(asdict(state))
+    return json.dumps(asdict(state), separators=(",", ":")).encode()
 
 
-def decode_state(raw: bytes) -> HeartbeatState:
-    """Raises ValueError when `raw` is no HeartbeatState."""
-    fields = _load(raw)
+def state_of(message: dict[str, Any]) -> HeartbeatState:
+    """Raises ValueError when `message` is no HeartbeatState."""
     try:
-        fields["me"] = Member(**fields["me"])
-        fields["holder"] = Member(**fields["holder"]) if fields["holder"] is not None else None
-        fields["voters"] = tuple(Member(**voter) for voter in fields["voters"])
-        state = HeartbeatState(**fields)
+        holder = message["holder"]
+        parts = {
+            "me": Member(**message["me"]),
+            "holder": Member(**holder) if holder is not None else None,
+            "voters": tuple(Member(**voter) for voter in message["voters"]),
+        }
+        state = HeartbeatState(**{**message, **parts})
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a HeartbeatState: {error}") from error
     numbers = (state.sequence, state.epoch, state.k, state.promised, state.fenced, state.flush_lsn)
@@ -35,26 +37,16 @@ def decode_state(raw: bytes) -> HeartbeatState:
     return state
 
 
-def encode_view(view: HeartbeatView) -> bytes:
-    return _dump(asdict(view))
+def view_fields(view: HeartbeatView, at: int) -> dict[str, Any]:
+    """`at`: the boot-time instant at which the view was true."""
+    return {"at": at, **asdict(view)}
 
 
-def decode_view(raw: bytes) -> HeartbeatView:
-    """Raises ValueError when `raw` is no HeartbeatView."""
-    fields = _load(raw)
+def decode_view(raw: bytes) -> tuple[HeartbeatView, int]:
+    """The view, and when it was true. Raises ValueError when `raw` is no HeartbeatView."""
     try:
-        fields["peers"] = tuple(PeerView(**peer) for peer in fields["peers"])
-        return HeartbeatView(**fields)
-    except (KeyError, TypeError) as error:
+        fields = json.loads(raw)
+        at = int(fields.pop("at"))
+        return HeartbeatView(**{**fields, "peers": tuple(PeerView(**peer) for peer in fields["peers"])}), at
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a HeartbeatView: {error}") from error
-
-
-def _dump(fields: dict[str, Any]) -> bytes:
-    return json.dumps(fields, separators=(",", ":")).encode()
-
-
-def _load(raw: bytes) -> dict[str, Any]:
-    fields = json.loads(raw)
-    if not isinstance(fields, dict):
-        raise ValueError("not a JSON object")
-    return fields

@@ -9,13 +9,14 @@ from dataclasses import replace
 
 from matriarch.agent.beat import HeartbeatState, HeartbeatView
 from matriarch.agent.beatcodec import MAX_MESSAGE, decode_view, encode_state
-from matriarch.agent.clock import boottime
+from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.seqpacket import SeqpacketClient
 from matriarch.errors import Unavailable
 
 log = logging.getLogger(__name__)
 
 SOCKET = "/run/matriarch/heartbeat.sock"
+_STALE = SECOND
 
 
 class HeartbeatClient:
@@ -23,7 +24,7 @@ class HeartbeatClient:
 
     `view` is the newest view; its `sequence` is 0 until the heartbeat that is running now has taken a state from
     this client (an agent or a heartbeat that restarted is never mistaken for its forerunner). `received` is the
-    boot-time instant of that view: one older than about half a second says that the heartbeat hangs.
+    boot-time instant at which that view was true: older than about half a second, and the heartbeat hangs.
     `changed` is notified with each view.
     """
 
@@ -33,7 +34,12 @@ class HeartbeatClient:
         self.changed = asyncio.Condition()
         self._state: HeartbeatState | None = None
         self._connection = SeqpacketClient(
-            path, on_open=self._opened, on_message=self._receive, on_lost=self._lost, max_message=MAX_MESSAGE
+            path,
+            on_open=self._opened,
+            on_message=self._receive,
+            on_lost=self._lost,
+            max_message=MAX_MESSAGE,
+            newest_only=True,
         )
 
     @classmethod
@@ -82,12 +88,14 @@ class HeartbeatClient:
 
     async def _receive(self, raw: bytes) -> None:
         try:
-            view = decode_view(raw)
+            view, at = decode_view(raw)
         except ValueError as error:
             log.warning("a view that cannot be read: %s", error)
             return
+        if boottime() - at > _STALE:
+            return  # from before a pause of this process: a fresh one follows
         async with self.changed:
-            self.view, self.received = view, boottime()
+            self.view, self.received = view, at
             self.changed.notify_all()
 
     async def _lost(self) -> None:

@@ -22,7 +22,8 @@ class SeqpacketClient:
     """Keeps one connection to `path` open until `close`.
 
     `on_open` runs after each connect, before anything is received; `on_message` with each message, in order;
-    `on_lost` after each loss. None of them may raise or wait long.
+    `on_lost` after each loss. None of them may raise or wait long. With `newest_only` a message that another one
+    already follows is passed over.
     """
 
     def __init__(
@@ -33,10 +34,11 @@ class SeqpacketClient:
         on_message: Callable[[bytes], Awaitable[None]],
         on_lost: Callable[[], Awaitable[None]],
         max_message: int = 65536,
+        newest_only: bool = False,
     ) -> None:
         self._path = path
         self._on_open, self._on_message, self._on_lost = on_open, on_message, on_lost
-        self._max_message = max_message
+        self._max_message, self._newest_only = max_message, newest_only
         self._socket: socket.socket | None = None
         self._open = asyncio.Event()
         self._sending = asyncio.Lock()
@@ -80,7 +82,7 @@ class SeqpacketClient:
                 self._open.set()
                 delay = _FIRST_RETRY
                 while message := await loop.sock_recv(connection, self._max_message):
-                    await self._on_message(message)
+                    await self._on_message(self._newest(connection, message) if self._newest_only else message)
             except OSError as error:
                 log.debug("no connection to %s: %s", self._path, error)
             finally:
@@ -92,6 +94,13 @@ class SeqpacketClient:
                     await self._on_lost()
             await asyncio.sleep(delay)
             delay = min(delay * 2, _LAST_RETRY)
+
+    def _newest(self, connection: socket.socket, message: bytes) -> bytes:
+        """After a pause of this process the kernel holds messages of long ago; what they said holds no more."""
+        with contextlib.suppress(BlockingIOError):
+            while newer := connection.recv(self._max_message):
+                message = newer
+        return message
 
     def _drop(self, connection: socket.socket) -> None:
         if connection is self._socket:

@@ -7,6 +7,7 @@ Refused when it says no.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import logging
@@ -21,6 +22,7 @@ from matriarch.errors import Refused, Unavailable
 log = logging.getLogger(__name__)
 
 SOCKET = "/run/matriarch/supervisor.sock"
+_SIGN_OF_LIFE = 5.0  # seconds; an agent that says nothing for 30 s is ended and started again
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +63,11 @@ class SupervisorClient:
         self.events: asyncio.Queue[ProcessExit | TerminationRequested] = asyncio.Queue(maxsize=64)
         self._ids = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._seen_exits: set[int] = set()
+        self._last_exit: ProcessExit | None = None
+        self._first = True
         self._terminating = False
         self._connection = SeqpacketClient(path, on_open=_nothing, on_message=self._receive, on_lost=self._lost)
+        self._alive = asyncio.create_task(self._say_alive(), name="signs of life to the supervisor")
 
     @classmethod
     async def connect(cls, path: str = SOCKET, *, timeout: float = 10.0) -> SupervisorClient:
@@ -118,7 +122,15 @@ class SupervisorClient:
         await self._call({"op": "disarm"}, timeout)
 
     async def close(self) -> None:
+        self._alive.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._alive
         await self._connection.close()
+
+    async def _say_alive(self) -> None:
+        while True:
+            await self._connection.send(b'{"op": "alive"}')
+            await asyncio.sleep(_SIGN_OF_LIFE)
 
     async def _call(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
         identity = next(self._ids)
@@ -142,10 +154,12 @@ class SupervisorClient:
         message = json.loads(raw)
         match message:
             case {"event": "exit", "name": name, "pid": pid, "status": status}:
-                # the last exit is told again after a reconnect
-                if pid not in self._seen_exits:
-                    self._seen_exits = {pid}
-                    self._put(ProcessExit(name, pid, status))
+                # with "again": the last one before this connection, which is news only after a reconnect
+                exited = ProcessExit(name, pid, status)
+                known = message.get("again", False) and (self._first or exited == self._last_exit)
+                self._last_exit = exited
+                if not known:
+                    self._put(exited)
             case {"event": "terminate", "deadline": deadline}:
                 if not self._terminating:
                     self._terminating = True
@@ -161,6 +175,7 @@ class SupervisorClient:
         self.events.put_nowait(event)
 
     async def _lost(self) -> None:
+        self._first = False
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(Unavailable("The connection to the supervisor was lost before it answered."))

@@ -1,0 +1,46 @@
+"""Until when a holder may go on: the k-th newest answer or the Lease, and T_fence after it. Pure.
+
+An answer counts from the instant at which the beat that it answers was *sent*: the voter gave its peer lease after
+that, so the voter's lease always ends later than the holder's belief in it. When a voter may promise is the other
+half: `decide/election.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from matriarch.decide.election import T_FENCE
+from matriarch.decide.member import Member
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """Boot-time ns at which the holder of `epoch` must have ended."""
+
+    epoch: int
+    at: int
+
+
+def last_support(
+    voters: Collection[Member], k: int, answered: Mapping[Member, int], lease_renewed: int | None
+) -> int | None:
+    """The newest instant at which the holder was surely still entitled; None when there was none yet.
+
+    `answered`: per member, when the newest beat of this epoch that it answered with a lease was sent. Fewer than k
+    answers support nothing, and with k = 0 (nobody else can be asked) only the Lease does.
+    """
+    instants = sorted((at for member, at in answered.items() if member in voters), reverse=True)
+    by_peers = instants[k - 1] if 0 < k <= len(instants) else None
+    return max((at for at in (by_peers, lease_renewed) if at is not None), default=None)
+
+
+def moved(before: Deadline | None, epoch: int, support: int | None) -> Deadline | None:
+    """The deadline after `support` was found in `epoch`. Within an epoch it never goes back; a new epoch begins anew,
+    because what voters granted to an older one says nothing about it."""
+    if before is not None and before.epoch > epoch:
+        return before
+    kept = before if before is not None and before.epoch == epoch else None
+    if support is None:
+        return kept
+    return Deadline(epoch, max(support + T_FENCE, kept.at if kept is not None else 0))
