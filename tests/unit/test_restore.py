@@ -1,0 +1,367 @@
+"""One Restore, step by step: what refuses it, what it waits for, and that nothing makes it run twice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from matriarch.decide.backups import JobFacts, JobState, Need, Phase, Result
+from matriarch.decide.restore import (
+    NO_JOB,
+    READY_WITHIN,
+    STEPS,
+    Mode,
+    RestoreFacts,
+    SafetyFacts,
+    Step,
+    StepJob,
+    StepState,
+    TargetFacts,
+    plan_restore,
+)
+from matriarch.decide.verdict import Standing, Verdict
+
+NOW = datetime(2026, 3, 1, 2, tzinfo=UTC)
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+TARGET = TargetFacts(uid="t1", deleting=False, ready=True, made_by=None)
+MADE = TargetFacts(uid="t1", deleting=False, ready=True, made_by="r1")
+KEY = Need(kind="Secret", name="key", holds="the key of the backup", keys=("key",), found=frozenset({"key"}))
+
+
+def before(mode: Mode, step: Step) -> dict[Step, StepState]:
+    """All steps before `step` are done and it is at work."""
+    steps = STEPS[mode]
+    return dict.fromkeys(steps[: steps.index(step)], StepState.DONE) | {step: StepState.RUNNING}
+
+
+def facts(mode: Mode = Mode.NEW, step: Step | None = None, **given: Any) -> RestoreFacts:
+    base: dict[str, Any] = {
+        "name": "back",
+        "uid": "r1",
+        "now": NOW,
+        "created": NOW,
+        "mode": mode,
+        "confirmation": "orders" if mode is Mode.IN_PLACE else None,
+        "target_name": "orders",
+        "phase": Phase.RUNNING if step else None,
+        "steps": before(mode, step) if step else {},
+        "step_started": NOW if step else None,
+        "source": None,
+        "needs": (KEY,),
+        "target": TARGET if mode is Mode.IN_PLACE else MADE if step in (Step.READY, Step.RESTORE) else None,
+        "target_uid": "t1" if step not in (None, Step.CHECK) else None,
+        "leftover": None,
+        "rival": None,
+        "busy": None,
+        "safety_name": "back-before",
+        "safety": None,
+        "work": NO_JOB,
+    }
+    return RestoreFacts(**{**base, **given})
+
+
+def work(state: JobState | None, *, noted: bool = True, suspended: bool = False, **given: Any) -> StepJob:
+    job = JobFacts(name="job-1", state=state, **given.pop("job", {})) if state else None
+    return StepJob(**{"made": 1, "noted": noted, "job": job, "suspended": suspended, "result": None, **given})
+
+
+OK = Result(ok=True)
+WRONG_KEY = Result(ok=False, reason="WrongKey", message="The backup is encrypted with key ab, key cd was given.")
+
+
+def acts(plan: Any) -> bool:
+    return bool(plan.create_cluster or plan.create_safety or plan.make_job or plan.resume_job)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        pytest.param(facts(target=TARGET), "TargetExists", id="a cluster of that name runs"),
+        pytest.param(facts(target=MADE), "TargetExists", id="even one that seems ours, before a step is noted"),
+        pytest.param(facts(leftover="PersistentVolumeClaim orders-1"), "TargetHasData", id="kept volumes"),
+        pytest.param(facts(rival="other"), "AnotherRestore", id="two restores into one name"),
+        pytest.param(facts(Mode.IN_PLACE, confirmation=None), "NotConfirmed", id="not confirmed"),
+        pytest.param(facts(Mode.IN_PLACE, confirmation="order"), "NotConfirmed", id="confirmed another name"),
+        pytest.param(facts(Mode.IN_PLACE, confirmation="Orders"), "NotConfirmed", id="confirmed in capitals"),
+        pytest.param(facts(Mode.IN_PLACE, rival="other"), "AnotherRestore", id="two restores in place"),
+        pytest.param(
+            facts(Mode.IN_PLACE, target=replace(TARGET, deleting=True)), "TargetDeleted", id="a cluster being deleted"
+        ),
+        pytest.param(
+            facts(source=Verdict(Standing.STALLED, "BackupFailed", "Backup b failed.")), "BackupFailed", id="bad source"
+        ),
+    ],
+)
+def test_what_is_refused_is_refused_before_anything_is_done(given: RestoreFacts, reason: str) -> None:
+    plan = plan_restore(given)
+    assert (plan.phase, plan.verdict.standing, plan.verdict.reason) == (Phase.FAILED, Standing.STALLED, reason)
+    assert plan.finished
+    assert not acts(plan)
+    assert plan.steps == {Step.CHECK: StepState.FAILED}
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        pytest.param(
+            facts(source=Verdict(Standing.WORKING, "MissingBackup", "There is no Backup b.")),
+            "MissingBackup",
+            id="source",
+        ),
+        pytest.param(facts(needs=(replace(KEY, found=None),)), "MissingSecret", id="key"),
+        pytest.param(facts(Mode.IN_PLACE, target=None), "MissingCluster", id="no cluster"),
+        pytest.param(facts(Mode.IN_PLACE, target=replace(TARGET, ready=False)), "ClusterNotReady", id="no primary"),
+        pytest.param(facts(Mode.IN_PLACE, busy="nightly-1"), "BackupInProgress", id="a backup is at work"),
+    ],
+)
+def test_what_may_come_is_waited_for_but_not_for_ever(given: RestoreFacts, reason: str) -> None:
+    plan = plan_restore(given)
+    assert (plan.phase, plan.verdict.reason) == (Phase.PENDING, reason)
+    assert plan.requeue
+    assert not acts(plan)
+    late = plan_restore(replace(given, created=NOW - 2 * HOUR))
+    assert (late.phase, late.verdict.reason) == (Phase.FAILED, reason)
+
+
+def test_the_steps_of_a_restore_into_a_new_cluster() -> None:
+    assert plan_restore(facts()).steps == {Step.CHECK: StepState.DONE, Step.VERIFY: StepState.RUNNING}
+    assert plan_restore(facts(step=Step.VERIFY)).make_job is Step.VERIFY
+    verified = plan_restore(facts(step=Step.VERIFY, work=work(JobState.SUCCEEDED, result=OK)))
+    assert verified.step is Step.CREATE
+    assert plan_restore(facts(step=Step.CREATE)).create_cluster
+    made = plan_restore(facts(step=Step.CREATE, target=MADE, target_uid=None))
+    assert (made.step, made.note_target) == (Step.READY, "t1")
+    assert plan_restore(facts(step=Step.READY)).step is Step.RESTORE
+    assert plan_restore(facts(step=Step.RESTORE)).make_job is Step.RESTORE
+    done = plan_restore(facts(step=Step.RESTORE, work=work(JobState.SUCCEEDED, result=OK)))
+    assert (done.phase, done.verdict.reason, done.finished) == (Phase.COMPLETE, "Complete", True)
+
+
+def test_the_steps_of_a_restore_in_place() -> None:
+    checked = plan_restore(facts(Mode.IN_PLACE))
+    assert (checked.step, checked.note_target) == (Step.VERIFY, "t1")
+    verified = plan_restore(facts(Mode.IN_PLACE, Step.VERIFY, work=work(JobState.SUCCEEDED, result=OK)))
+    assert verified.step is Step.SAFETY
+    assert plan_restore(facts(Mode.IN_PLACE, Step.SAFETY)).create_safety
+    waiting = plan_restore(facts(Mode.IN_PLACE, Step.SAFETY, safety=SafetyFacts(phase=Phase.RUNNING)))
+    assert not acts(waiting)
+    assert waiting.step is Step.SAFETY
+    safe = plan_restore(facts(Mode.IN_PLACE, Step.SAFETY, safety=SafetyFacts(phase=Phase.COMPLETE)))
+    assert safe.step is Step.RESTORE
+
+
+def test_a_job_that_changes_data_is_noted_before_it_is_let_go() -> None:
+    at = {"mode": Mode.IN_PLACE, "step": Step.RESTORE}
+    made = plan_restore(facts(**at))
+    assert made.make_job is Step.RESTORE
+    assert not made.job_noted
+    seen = plan_restore(facts(**at, work=work(JobState.ACTIVE, noted=False, suspended=True)))
+    assert seen.job_noted
+    assert not acts(seen)
+    noted = plan_restore(facts(**at, work=work(JobState.ACTIVE, suspended=True)))
+    assert noted.resume_job
+    assert not acts(plan_restore(facts(**at, work=work(JobState.ACTIVE))))
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "says"),
+    [
+        pytest.param(
+            facts(Mode.IN_PLACE, Step.VERIFY, work=work(JobState.FAILED, result=WRONG_KEY)),
+            "WrongKey",
+            "Nothing was changed",
+            id="wrong key",
+        ),
+        pytest.param(
+            facts(
+                Mode.IN_PLACE, Step.SAFETY, safety=SafetyFacts(phase=Phase.FAILED, reason="StoreFull", message="Full.")
+            ),
+            "SafetyBackupFailed",
+            "Nothing was changed",
+            id="no safety backup, no restore",
+        ),
+        pytest.param(
+            facts(Mode.IN_PLACE, Step.SAFETY, target=replace(TARGET, uid="t2")),
+            "TargetDeleted",
+            "Nothing",
+            id="a stranger",
+        ),
+        pytest.param(facts(step=Step.RESTORE, target=None), "TargetDeleted", "Nothing", id="target deleted meanwhile"),
+        pytest.param(
+            facts(step=Step.CREATE, target=TARGET), "TargetExists", "was not touched", id="somebody was faster"
+        ),
+        pytest.param(
+            facts(step=Step.READY, target=replace(MADE, ready=False), step_started=NOW - READY_WITHIN - MINUTE),
+            "ClusterNotReady",
+            "It is empty",
+            id="never ready",
+        ),
+        pytest.param(
+            facts(
+                Mode.IN_PLACE, Step.RESTORE, work=work(JobState.FAILED, result=Result(ok=False, reason="RestoreFailed"))
+            ),
+            "RestoreFailed",
+            "Backup back-before holds it too",
+            id="failed with a word",
+        ),
+        pytest.param(
+            facts(Mode.IN_PLACE, Step.RESTORE, work=work(JobState.FAILED, job={"reason": "DeadlineExceeded"})),
+            "DeadlineExceeded",
+            "either all of the backup or none",
+            id="failed without a word",
+        ),
+        pytest.param(
+            facts(Mode.IN_PLACE, Step.RESTORE, work=work(None)),
+            "JobVanished",
+            "The restore is not repeated",
+            id="vanished",
+        ),
+    ],
+)
+def test_a_failure_says_what_is_where(given: RestoreFacts, reason: str, says: str) -> None:
+    plan = plan_restore(given)
+    assert (plan.phase, plan.verdict.reason) == (Phase.FAILED, reason)
+    assert says in plan.verdict.message
+    assert not acts(plan)
+
+
+def test_a_check_that_vanished_is_made_again_a_few_times() -> None:
+    again = plan_restore(facts(step=Step.VERIFY, work=work(None)))
+    assert (again.phase, again.jobs_made, again.job_noted) == (Phase.RUNNING, 2, False)
+    assert plan_restore(facts(step=Step.VERIFY, work=work(None, made=3))).verdict.reason == "JobVanished"
+
+
+def test_what_is_over_is_never_decided_again() -> None:
+    for phase in (Phase.COMPLETE, Phase.FAILED):
+        with pytest.raises(ValueError, match="never repeated"):
+            plan_restore(replace(facts(step=Step.RESTORE), phase=phase))
+
+
+# Interruptions: a small world in which the controller, Jobs and people stop anything at any time.
+
+
+@dataclass
+class World:
+    mode: Mode
+    phase: Phase | None = None
+    steps: dict[Step, StepState] = field(default_factory=dict)
+    target: TargetFacts | None = None
+    target_uid: str | None = None
+    safety: SafetyFacts | None = None
+    made: int = 0
+    noted: bool = False
+    job_step: Step | None = None
+    job: JobState | None = None
+    suspended: bool = False
+    result: Result | None = None
+    loads: int = 0
+    """How often the data of the target was replaced."""
+    safety_at_load: bool = True
+    verified_at_load: bool = True
+
+    def current(self) -> Step | None:
+        return next((s for s in STEPS[self.mode] if self.steps.get(s) is not StepState.DONE), None)
+
+    def facts(self) -> RestoreFacts:
+        here = self.job_step is self.current()
+        job = JobFacts(name="job", state=self.job) if self.job and here else None
+        return facts(
+            self.mode,
+            phase=self.phase,
+            steps=dict(self.steps),
+            step_started=NOW,
+            target=self.target,
+            target_uid=self.target_uid,
+            safety=self.safety,
+            work=StepJob(
+                made=self.made,
+                noted=self.noted,
+                job=job,
+                suspended=self.suspended,
+                result=self.result if job and here else None,
+            ),
+        )
+
+    def controller(self, *, dies_after_status: bool) -> None:
+        if self.phase is not None and self.phase.over:
+            return
+        plan = plan_restore(self.facts())
+        moved = plan.step is not self.current()
+        self.phase, self.steps, self.target_uid = plan.phase, dict(plan.steps), plan.note_target or self.target_uid
+        self.made, self.noted = (0, False) if moved else (plan.jobs_made, plan.job_noted)
+        if dies_after_status:
+            return
+        if plan.make_job and (self.job is None or self.job_step is not plan.make_job):
+            self.job, self.job_step, self.result = JobState.ACTIVE, plan.make_job, None
+            self.suspended = plan.make_job is Step.RESTORE
+        if plan.resume_job:
+            self.suspended = False
+        if plan.create_cluster and self.target is None:
+            self.target = replace(MADE, ready=False)
+        if plan.create_safety and self.safety is None:
+            self.safety = SafetyFacts(phase=Phase.RUNNING)
+
+    def happens(self, event: str) -> None:
+        if event == "job ends" and self.job is JobState.ACTIVE and not self.suspended:
+            if self.job_step is Step.RESTORE:
+                self.loads += 1
+                self.verified_at_load &= self.steps.get(Step.VERIFY) is StepState.DONE
+                if self.mode is Mode.IN_PLACE:
+                    self.safety_at_load &= self.safety == SafetyFacts(phase=Phase.COMPLETE)
+            self.job, self.result = JobState.SUCCEEDED, OK
+        elif event == "job fails" and self.job is JobState.ACTIVE and not self.suspended:
+            self.job, self.result = JobState.FAILED, WRONG_KEY
+        elif event == "job deleted":
+            self.job, self.result = None, None
+        elif event == "cluster ready" and self.target is not None:
+            self.target = replace(self.target, ready=True)
+        elif event == "safety done" and self.safety is not None and self.safety.phase is Phase.RUNNING:
+            self.safety = SafetyFacts(phase=Phase.COMPLETE)
+        elif event == "safety fails" and self.safety is not None and self.safety.phase is Phase.RUNNING:
+            self.safety = SafetyFacts(phase=Phase.FAILED, reason="StoreFull", message="Full.")
+
+
+BAD = ["job fails", "job deleted", "safety fails"]
+GOOD = ["nothing", "job ends", "cluster ready", "safety done"]
+LOOKS = st.lists(st.booleans(), max_size=3)
+"""How often the controller looks after an event, and whether it dies before it acts."""
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from(list(Mode)),
+    st.integers(0, 12),
+    st.lists(st.tuples(st.sampled_from(GOOD + BAD), LOOKS), max_size=8),
+)
+def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
+    mode: Mode, smooth: int, events: list[tuple[str, list[bool]]]
+) -> None:
+    """It goes smoothly for a while, so that every step is reached; then anything happens; then all is well again."""
+    world = World(mode, target=TARGET if mode is Mode.IN_PLACE else None)
+    for _ in range(smooth):
+        world.controller(dies_after_status=False)
+        for event in ("job ends", "cluster ready", "safety done"):
+            world.happens(event)
+    for event, looks in events:
+        world.happens(event)
+        for dies in looks:
+            world.controller(dies_after_status=dies)
+        assert world.loads <= 1, "the data was replaced twice"
+    for _ in range(40):
+        world.controller(dies_after_status=False)
+        for event in ("job ends", "cluster ready", "safety done"):
+            world.happens(event)
+        assert world.loads <= 1, "the data was replaced twice"
+    assert world.phase is not None
+    assert world.phase.over, "it never ended"
+    assert world.verified_at_load, "loaded before the backup was checked"
+    assert world.safety_at_load, "replaced without a safety backup"
+    if world.phase is Phase.COMPLETE:
+        assert world.loads == 1
+    if not {event for event, _ in events} & set(BAD):
+        assert world.phase is Phase.COMPLETE, "nothing went wrong, and it did not get through"
