@@ -9,7 +9,7 @@ from pydantic import Field
 from matriarch.api.backup_rules import LOGICAL_ONLY
 from matriarch.api.model import ClusterName, Column, Int64, Kind, Resource, Rule, Time
 from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status
-from matriarch.api.stores import BackupStore, StoreName
+from matriarch.api.stores import BackupStore, EncryptionKeyRef, StoreName
 
 
 class BackupSpec(OneShot):
@@ -36,6 +36,10 @@ class BackupStatus(Status):
     """Its file name in the store: what a restore asks for."""
     store: BackupStore | None = None
     """A copy of the store's settings, so that a restore works when the cluster is gone."""
+    folder: Annotated[str, Field(max_length=256)] | None = None
+    """The cluster's folder below the store's prefix: what `source.store.cluster` of a Restore takes."""
+    key_secret: EncryptionKeyRef | None = None
+    """The Secret whose key it was encrypted with."""
     location: Annotated[str, Field(max_length=1024)] | None = None
     """Address of the data object, such as `s3://bucket/prefix/…`."""
     manifest_sha256: str | None = None

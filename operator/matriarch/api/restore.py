@@ -155,11 +155,24 @@ class Verification(Model):
     """`ok`, or what pg_amcheck found."""
 
 
+class CheckedBackup(Model):
+    """What the check of the backup found; the restore takes this one and no other."""
+
+    manifest_sha256: str | None = None
+    postgres_version: str | None = None
+    size_bytes: Int64 | None = None
+    """Before compression."""
+    database: str | None = None
+    """The largest database in it."""
+    owner: str | None = None
+
+
 class RestoreStatus(Status):
     """The restore as it was last seen."""
 
     backup_name: str | None = None
     """The backup that is restored, resolved to its file name."""
+    checked: CheckedBackup | None = None
     location: Annotated[str, Field(max_length=1024)] | None = None
     target_uid: str | None = None
     """uid of the DatabaseCluster that is restored into."""
