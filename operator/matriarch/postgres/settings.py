@@ -93,6 +93,7 @@ class ServerSettings:
     superuser_access: bool = False
     listen_addresses: str = "*"
     port: int = 5432
+    system_user: str = "postgres"  # the agent's, and PostgreSQL's, in the image
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,201 @@
+"""Configured, started, stopped: the server as a process.
+
+Whether it runs as a primary or a standby is decided by the caller at every start and by nothing that lies on the
+disk: the signal file, the upstream and the rule for commits are all written anew before the postmaster exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Literal
+
+from matriarch.agent.postgres import files, processes, streamkey, tools, walfiles
+from matriarch.agent.postgres.base import DISK
+from matriarch.agent.postgres.datadir import DataDirectory
+from matriarch.errors import Refused, Unavailable
+from matriarch.postgres.conninfo import SERVICE_FILE, Upstream, primary_conninfo
+from matriarch.postgres.controldata import ControlData
+from matriarch.postgres.hba import render_hba, render_ident
+from matriarch.postgres.settings import MAIN_FILE, ServerSettings, StreamSettings, include_main, render_main
+from matriarch.postgres.timeline import Switch, WalPosition, dead_branches
+from matriarch.postgres.version import check_version, parse_version
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+_AUTO_CONF = "# ALTER SYSTEM is switched off.\n"
+
+
+class Lifecycle(DataDirectory):
+    async def configure(self, settings: ServerSettings, *, timeout: float = 10.0) -> bool:
+        """Writes the files for `settings` and has a running server read them again; True if something changed.
+
+        While none runs it remembers them for the start, which cannot be without. `settings.standby_names` is what the
+        next start begins with; the rule that a running server follows is changed by set_standby_names() alone.
+        """
+        self._settings = settings
+        self._sessions.port = settings.port
+        if self.postmaster() is None:
+            return False
+        changed = await files.in_thread(timeout, self._write_files, await self._floors())
+        if changed:
+            await self.reload()
+        return changed
+
+    async def reload_tls(self) -> bool:
+        """Copies the mounted certificate where it differs, and reloads; True if so."""
+        changed = await files.in_thread(DISK, streamkey.copy_tls, self.paths)
+        if changed:
+            await self.reload()
+        return changed
+
+    async def start_primary(self, *, timeout: float = 60.0) -> None:
+        """Starts as a primary, with crash recovery if needed; returns when it accepts connections.
+
+        Refused for a copy that was never completed. Unavailable when it ended, or is not ready in time: then it
+        goes on starting.
+        """
+        await self._prepare(primary=True, timeout=timeout)
+        if await files.in_thread(DISK, (self.paths.pgdata / "backup_label").exists):
+            msg = "this copy has not replayed what makes it consistent and must not lead; let it follow a primary first"
+            raise Refused(msg, reason="NotConsistent")
+        await files.in_thread(DISK, self._write_signal, standby=False)
+        await self._change_stream(lambda s: StreamSettings(self._first_names(s)), key=False)
+        await self._launch(timeout)
+
+    async def start_standby(
+        self, upstream: Upstream | None, *, line: Sequence[Switch] = (), timeout: float = 60.0
+    ) -> None:
+        """Starts as a standby of `upstream` or of nobody; returns when it is consistent and accepts connections.
+
+        `line`: the line of the timeline to follow. Histories outside it that no WAL file here belongs to are removed:
+        they may be anybody's, and PostgreSQL would take the newest as its own target.
+        Unavailable when it ended, or is not ready in time: then it goes on starting.
+        """
+        await self._prepare(primary=False, timeout=timeout, line=line)
+        await files.in_thread(DISK, self._write_signal, standby=True)
+        await self._follow(upstream)
+        await self._launch(timeout)
+
+    async def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast", timeout: float = 60.0) -> bool:
+        """False: it still runs after `timeout` seconds. True also when none ran."""
+        await self._sessions.close()
+        if self.postmaster() is None:
+            return True
+        process = self._process
+        assert process is not None
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, _SIGNALS[mode])
+        return await self._wait_gone(process, timeout)
+
+    async def _prepare(self, *, primary: bool, timeout: float, line: Sequence[Switch] = ()) -> None:
+        if self._settings is None:
+            msg = "the settings of PostgreSQL are not known yet; call configure() first"
+            raise Refused(msg, reason="NotConfigured")
+        if not await files.in_thread(DISK, (self.paths.pgdata / "PG_VERSION").exists):
+            msg = f"there is no database in {self.paths.pgdata}"
+            raise Refused(msg, reason="NoDataDirectory")
+        if await files.in_thread(DISK, self._folder("rewinding").exists):
+            msg = "a rewind of this data directory did not finish, so it must never be started; clone it anew"
+            raise Refused(msg, reason="RewindUnfinished")
+        await self._assert_stopped("start another")
+        await self._check_version(timeout)
+        await self._sessions.close()
+        self._as_primary = primary
+        self._timeline = None
+        control = await self.control_data()
+        assert control is not None
+        await files.in_thread(DISK, self._forget_foreign_histories, control, tuple(line))
+        await self.prune_tombstones()
+        await files.in_thread(timeout, self._write_files, {} if primary else control.critical)
+        # Stale for certain: no process works here. In a container its pid may be anybody's by now.
+        await files.in_thread(DISK, files.remove_durably, self.paths.pgdata / "postmaster.pid")
+
+    async def _check_version(self, timeout: float) -> None:
+        if not self._version_checked:
+            check_version(parse_version((await tools.run([self._tool("postgres"), "--version"], timeout=timeout)).out))
+            self._version_checked = True
+
+    async def _floors(self) -> Mapping[str, int]:
+        """What the shared settings must reach at the next start of what runs now."""
+        control = None if self._as_primary else await self.control_data()
+        return {} if control is None else control.critical
+
+    def _forget_foreign_histories(self, control: ControlData, line: tuple[Switch, ...]) -> None:
+        newest = max(
+            control.timeline, control.minimum_recovery_timeline, walfiles.newest_segment_timeline(self._pg_wal)
+        )
+        dead = dead_branches(walfiles.histories(self._pg_wal), WalPosition(newest, 0), line)
+        if dead:
+            log.info("removed the histories of timelines %s, of which nothing is here", ", ".join(map(str, dead)))
+        walfiles.remove_histories(self._pg_wal, dead)
+
+    async def _launch(self, timeout: float) -> None:
+        environment = tools.ENVIRONMENT | {
+            "LC_ALL": "C.UTF-8",
+            "PGSERVICEFILE": str(self.paths.stream / SERVICE_FILE),
+        }
+        pid = await self._supervisor.start_postgres([self._tool("postgres"), "-D", str(self.paths.pgdata)], environment)
+        self._process = processes.look(pid)
+        end = asyncio.get_running_loop().time() + timeout
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            if self.postmaster() is None:
+                msg = "PostgreSQL ended while it started; its log says why"
+                raise Unavailable(msg)
+            try:
+                await self._sessions.fetch("is it up", "SELECT 1", timeout=left)
+            except Unavailable:
+                await asyncio.sleep(0.02)
+            else:
+                return
+        msg = f"PostgreSQL is still starting after {timeout:g} s"
+        raise Unavailable(msg)
+
+    async def _follow(self, upstream: Upstream | None) -> None:
+        if upstream is None:
+            await self._change_stream(lambda s: StreamSettings(self._first_names(s)), key=False)
+            return
+        await self._change_stream(
+            lambda s: StreamSettings(self._first_names(s), primary_conninfo(upstream), upstream.slot), key=True
+        )
+
+    def _first_names(self, present: StreamSettings) -> str:
+        """What an instance starts with is what its settings say, never what a crash or a copy left (I5)."""
+        return present.standby_names if self._settings is None else self._settings.standby_names
+
+    def _write_signal(self, *, standby: bool) -> None:
+        signal_file = self.paths.pgdata / "standby.signal"
+        files.remove_durably(self.paths.pgdata / "recovery.signal")
+        if standby:
+            files.write_durably(signal_file, "")
+        else:
+            files.remove_durably(signal_file)
+
+    def _write_files(self, floors: Mapping[str, int]) -> bool:
+        assert self._settings is not None
+        pgdata = self.paths.pgdata
+        self.paths.socket_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        streamkey.copy_tls(self.paths)
+        main = render_main(
+            self._settings,
+            instance=self.identity.instance,
+            socket_dir=str(self.paths.socket_dir),
+            tls_folder=str(self.paths.tls),
+            floors=floors,
+        )
+        changed = [
+            files.write_durably(pgdata / "pg_hba.conf", render_hba(superuser_access=self._settings.superuser_access)),
+            files.write_durably(
+                pgdata / "pg_ident.conf", render_ident(self.identity.cluster, self._settings.system_user)
+            ),
+            files.write_durably(pgdata / MAIN_FILE, main),
+            files.write_durably(pgdata / "postgresql.auto.conf", _AUTO_CONF),
+            # last: until it is here, nothing of the above is in force
+            files.write_durably(pgdata / "postgresql.conf", include_main((pgdata / "postgresql.conf").read_text())),
+        ]
+        return any(changed)

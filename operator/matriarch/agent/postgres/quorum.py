@@ -1,0 +1,146 @@
+"""The primary's side of replication: who must have flushed a commit, and whether that rule is really in force.
+
+What SHOW says is not what backends do: they look at a flag that the checkpointer sets, and every WAL sender counts by
+the rule it last read (S5, S6, measured). So a change is proved by what happens, not by what is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import asyncpg
+
+from matriarch.agent.postgres import files, processes
+from matriarch.agent.postgres.facts import WalSender
+from matriarch.agent.postgres.looking import Looking
+from matriarch.errors import Refused, Unavailable
+from matriarch.postgres.lsn import format_lsn
+
+_POLL = 0.005
+
+_RECORD = "SELECT (pg_logical_emit_message(false, 'matriarch', '', true) - '0/0')::bigint AS lsn"
+
+_WAITS = "SELECT wait_event = 'SyncRep' AS waits FROM pg_stat_activity WHERE pid = $1"
+
+
+class Quorum(Looking):
+    async def set_standby_names(self, value: str, *, timeout: float = 5.0) -> None:
+        """Writes `value`, and waits until a new session shows it: then every later child has it.
+
+        Other processes may still follow the old rule; barrier() and probe_sync_rep() end that. Where no server runs,
+        it is what the next start begins with.
+        """
+        await self._change_stream(lambda s: replace(s, standby_names=value))
+        if self._settings is not None:
+            self._settings = replace(self._settings, standby_names=value)
+        if self.postmaster() is None:
+            return
+        await self.reload()
+        await self._await_shown(value, timeout)
+
+    async def barrier(self, voters: Sequence[str], k: int, *, also: Sequence[str] = (), timeout: float = 10.0) -> None:
+        """Returns when no commit can be acknowledged by an older rule than the one last set (S6).
+
+        `voters` are the application names of the new rule, of which `k` must take part; `also` those of the old one.
+        Two records are flushed by k voters, one after the other, so that each of their WAL senders went round its loop
+        and read the rule; every other sender of those names is ended, and must be gone. Unavailable otherwise: the
+        change must not be relied upon.
+        """
+        if k > len(set(voters)):
+            msg = f"{k} of {len(set(voters))} voters can never pass a barrier"
+            raise Refused(msg, reason="InvalidQuorum")
+        value = (await self._stream_settings()).standby_names
+        async with files.ends_within(timeout, "the new rule for commits was not in force everywhere"):
+            await self._await_shown(value, timeout)
+            named = set(voters) | set(also)
+            passed = {s.pid for s in await self.replication(timeout=timeout)}
+            for _ in range(2):
+                lsn = await self.write_record(timeout=timeout)
+                await self.confirm_flushed(lsn, voters, k, timeout=timeout)
+                senders = await self.replication(timeout=timeout)
+                passed &= {s.pid for s in senders if s.application_name in named and s.flush_lsn >= lsn}
+            await self._end_senders([s for s in senders if s.application_name in named and s.pid not in passed])
+
+    async def probe_sync_rep(self, *, timeout: float = 5.0) -> bool:
+        """Whether a commit waits for standbys: tried again until one was seen waiting, for `timeout` seconds.
+
+        Meant for a rule that nobody can satisfy. False: commits are acknowledged by nobody, the rule is not in force.
+        """
+        end = asyncio.get_running_loop().time() + timeout
+        while (left := end - asyncio.get_running_loop().time()) > 0:
+            if await self._one_probe(left):
+                return True
+            await asyncio.sleep(0.02)
+        return False
+
+    async def write_record(self, *, timeout: float = 2.0) -> int:
+        """The end of a WAL record that is flushed here. Needs no transaction and waits for no standby."""
+        row = await self._sessions.fetchrow("write a record", _RECORD, timeout=timeout)
+        return int(row["lsn"])
+
+    async def confirm_flushed(self, lsn: int, voters: Sequence[str], k: int, *, timeout: float = 10.0) -> list[str]:
+        """The voters, at least `k`, that have flushed `lsn`. Unavailable when fewer have in time."""
+        end = asyncio.get_running_loop().time() + timeout
+        while True:
+            names = await self.flushed_by(lsn, voters, timeout=timeout)
+            if len(names) >= k:
+                return names
+            if asyncio.get_running_loop().time() >= end:
+                msg = f"{len(names)} of the {k} voters needed have {format_lsn(lsn)} after {timeout:g} s"
+                raise Unavailable(msg)
+            await asyncio.sleep(_POLL)
+
+    async def flushed_by(self, lsn: int, voters: Collection[str], *, timeout: float = 1.0) -> list[str]:
+        """Which of them have flushed `lsn` now."""
+        senders = await self.replication(timeout=timeout)
+        return sorted({s.application_name for s in senders if s.application_name in voters and s.flush_lsn >= lsn})
+
+    async def checkpoint(self, *, timeout: float = 300.0) -> None:
+        """As before a planned stop. It goes on in the server when the time is over."""
+        async with self._sessions.new("checkpoint", timeout) as session:
+            await session.execute("CHECKPOINT")
+
+    async def _await_shown(self, value: str, timeout: float) -> None:
+        end = asyncio.get_running_loop().time() + timeout
+        while True:
+            async with self._sessions.new("the rule for commits", timeout) as session:
+                if await session.fetchval("SELECT current_setting('synchronous_standby_names')") == value:
+                    return
+            if asyncio.get_running_loop().time() >= end:
+                msg = f"new sessions do not follow the rule {value!r} after {timeout:g} s"
+                raise Unavailable(msg)
+            await asyncio.sleep(_POLL)
+
+    async def _end_senders(self, senders: Sequence[WalSender]) -> None:
+        """Ends them and waits until each is gone, for as long as the caller's time limit lasts."""
+        found = [p for s in senders if (p := processes.look(s.pid)) is not None]
+        for sender in senders:
+            await self._sessions.fetch("end a sender", "SELECT pg_terminate_backend($1)", sender.pid, timeout=2.0)
+        while any(processes.alive(p) for p in found):  # noqa: ASYNC110 - processes raise no event
+            await asyncio.sleep(_POLL)
+
+    async def _one_probe(self, timeout: float) -> bool:
+        async with self._sessions.new("probe", timeout, synchronous_commit="on") as session:
+            pid = session.get_server_pid()
+            commit = asyncio.create_task(_commit(session))
+            try:
+                while not commit.done():
+                    rows = await self._sessions.fetch("probe", _WAITS, pid, timeout=timeout)
+                    if rows and rows[0]["waits"]:
+                        return True
+                    await asyncio.sleep(_POLL)
+                return False
+            finally:
+                # the commit is local already; ending its session only ends the wait
+                with suppress(Unavailable):
+                    await self._sessions.fetch("probe", "SELECT pg_terminate_backend($1)", pid, timeout=1.0)
+                session.terminate()
+                commit.cancel()
+                await asyncio.gather(commit, return_exceptions=True)
+
+
+async def _commit(session: asyncpg.Connection[asyncpg.Record]) -> None:
+    await session.fetch("SELECT pg_logical_emit_message(true, 'matriarch', 'probe')")

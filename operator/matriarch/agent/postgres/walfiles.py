@@ -1,0 +1,112 @@
+"""What lies in pg_wal: history files, tombstones, and which timeline the last byte of WAL belongs to.
+
+SQL cannot say the last on a standby: pg_control knows the last restartpoint's timeline, the receiver's view the
+requested one, and both are wrong just after a change (I4). Functions here block on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+from matriarch.agent.postgres.files import fsync_folder
+from matriarch.errors import Unavailable
+from matriarch.postgres.lsn import PAGE_SIZE, SEGMENT_SIZE, format_lsn, segment_name
+from matriarch.postgres.timeline import (
+    TOMBSTONE,
+    Switch,
+    WalPosition,
+    canonical,
+    history_file,
+    history_number,
+    parse_history,
+    tombstones_needed,
+    tombstones_to_prune,
+)
+
+# XLogPageHeaderData: magic, info, timeline, address of the page
+_PAGE_HEADER = struct.Struct("=HHIQ")
+
+
+def histories(pg_wal: Path) -> dict[int, bool]:
+    """Each timeline number with a history file → whether it is real, that is, not a tombstone."""
+    numbers = (history_number(name) for name in os.listdir(pg_wal))  # noqa: PTH208 - names are all that is wanted
+    return {n: bool(line_of(pg_wal, n)) for n in numbers if n is not None}
+
+
+def line_of(pg_wal: Path, timeline: int) -> tuple[Switch, ...]:
+    """The line of `timeline`, empty when there is no history or it is a tombstone or unreadable."""
+    try:
+        return parse_history(timeline, (pg_wal / history_file(timeline)).read_text())
+    except (FileNotFoundError, ValueError):
+        return ()
+
+
+def newest_line(pg_wal: Path) -> tuple[Switch, ...]:
+    """The line of the newest real history."""
+    newest = max((n for n, real in histories(pg_wal).items() if real), default=1)
+    return line_of(pg_wal, newest)
+
+
+def end_of_wal(pg_wal: Path, lsn: int) -> WalPosition:
+    """The canonical position of WAL that ends at `lsn`. Raises Unavailable when no file holds its last byte.
+
+    A segment of a younger timeline begins as a copy of its parent's, so the youngest file that holds the byte tells
+    the line, and the history tells which part of the line the byte belongs to.
+    """
+    last = max(lsn - 1, 0)
+    suffix = segment_name(0, last)[8:]
+    timelines = sorted(
+        (int(name[:8], 16) for name in os.listdir(pg_wal) if len(name) == 24 and name[8:] == suffix),  # noqa: PTH208 - the same
+        reverse=True,
+    )
+    for timeline in timelines:
+        if _page_address(pg_wal / segment_name(timeline, last), last) == last - last % PAGE_SIZE:
+            return canonical(WalPosition(timeline, lsn), line_of(pg_wal, timeline))
+    msg = f"no WAL file here ends at {format_lsn(lsn)}"
+    raise Unavailable(msg)
+
+
+def newest_segment_timeline(pg_wal: Path) -> int:
+    """The highest timeline that any WAL file here is named after; 0 without one."""
+    names = (name for name in os.listdir(pg_wal) if len(name) == 24)  # noqa: PTH208 - the same
+    return max((int(name[:8], 16) for name in names), default=0)
+
+
+def bury(pg_wal: Path, own: int, claim: int) -> None:
+    """Puts the tombstones that make a promotion from `own` take `claim`, and removes those at and above it."""
+    present = histories(pg_wal)
+    for number, real in present.items():
+        if number >= claim and not real:
+            (pg_wal / history_file(number)).unlink()
+    for number in tombstones_needed(own, claim, present):
+        (pg_wal / history_file(number)).write_text(TOMBSTONE)
+        (pg_wal / history_file(number)).chmod(0o600)
+    fsync_folder(pg_wal)
+
+
+def prune(pg_wal: Path, newest_real: int | None = None) -> tuple[int, ...]:
+    """Removes the tombstones above the newest real history; their numbers."""
+    return remove_histories(pg_wal, tombstones_to_prune(histories(pg_wal), newest_real))
+
+
+def remove_histories(pg_wal: Path, numbers: tuple[int, ...]) -> tuple[int, ...]:
+    for number in numbers:
+        (pg_wal / history_file(number)).unlink(missing_ok=True)
+        (pg_wal / "archive_status" / f"{history_file(number)}.ready").unlink(missing_ok=True)
+        (pg_wal / "archive_status" / f"{history_file(number)}.done").unlink(missing_ok=True)
+    if numbers:
+        fsync_folder(pg_wal)
+    return numbers
+
+
+def _page_address(file: Path, lsn: int) -> int | None:
+    offset = lsn % SEGMENT_SIZE
+    try:
+        with file.open("rb") as segment:
+            segment.seek(offset - offset % PAGE_SIZE)
+            header = segment.read(_PAGE_HEADER.size)
+    except FileNotFoundError:
+        return None
+    return _PAGE_HEADER.unpack(header)[3] if len(header) == _PAGE_HEADER.size else None
