@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 PREVOTE_WAIT = 0.4
 PROMISE_WAIT = 4.0
+HEIR_FIRST = 1_500_000_000
+"""Others leave the heir of a switchover this long (ns), and the holder a moment to reclaim, before they stand."""
 BACK_OFF = 0.15  # s, times the rank, doubled with each failed attempt up to 2 s
 
 
@@ -77,6 +79,9 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
         return Answer(yes=False, why="not a voter")
     if voter.unable:
         return Answer(yes=False, why=voter.unable)
+    left = instance.leases.renewal_seen + HEIR_FIRST - boottime()
+    if voter.lease.heir is not None and left > 0:
+        return Answer(yes=False, why=f"{voter.lease.heir.instance} is the heir", wait=left)
     return may_stand(Candidate(voter, instance.leases.renewal_seen, others_answering))
 
 

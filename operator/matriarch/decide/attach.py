@@ -6,7 +6,7 @@ is; whoever wrote past the fork holds WAL that nobody acknowledged, and has to b
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from matriarch.decide.lease import LeaseState
@@ -24,6 +24,11 @@ class Facts:
     promised: int
     confirmed: tuple[Member, ...] | None = None
     rewind_failed: bool = False
+
+
+def replaced(facts: Facts, *, confirmed: tuple[Member, ...] | None) -> Facts:
+    """The same facts after the holder was asked."""
+    return replace(facts, confirmed=confirmed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,327 @@
+"""The holder's duties while it leads one epoch: voters, names, slots, the door, and where clients go.
+
+Renewals have a task of their own (`agent/renewals.py`): nothing here that waits may end a lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.instance import Instance
+from matriarch.agent.leases import Lost
+from matriarch.agent.postgres.facts import WalSender
+from matriarch.agent.routing import endpoints
+from matriarch.decide import lease as transitions
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+from matriarch.decide.voters import STEPS, Change, Stream, next_change, standby_names
+from matriarch.errors import MatriarchError, Unavailable
+from matriarch.postgres.conninfo import STREAM_ROLE, slot_name
+from matriarch.postgres.standbynames import NOBODY, render_names
+
+log = logging.getLogger(__name__)
+
+TICK = 0.2
+
+
+@dataclass
+class Leadership:
+    """One epoch of leading, from the moment at which PostgreSQL runs as primary.
+
+    `record`: LSN of a record of this timeline, written after the start; the door opens when k voters hold it.
+    `door_not_before`: boot-time instant before which a deposed holder might still serve reads.
+    """
+
+    instance: Instance
+    record: int
+    door_not_before: int = 0
+    names: str | None = None  # what PostgreSQL was last told
+    bootstrapped: bool = False
+
+    def __post_init__(self) -> None:
+        self._away: dict[Member, int] = {}
+        self._next: dict[str, int] = {}
+        self._routed: tuple[frozenset[str], frozenset[str]] | None = None
+        self._addresses: dict[str, str] = {}
+        self.instance.confirmed = ()
+        self.instance.door, self.instance.door_reason = "closed", "PostgreSQL has just become primary"
+
+    def _due(self, what: str, every: float) -> bool:
+        now = boottime()
+        if self._next.get(what, 0) > now:
+            return False
+        self._next[what] = now + int(every * SECOND)
+        return True
+
+    async def tick(self) -> float:
+        """One round of all duties; seconds until the next. What fails is a warning, and tried again."""
+        instance = self.instance
+        lease, config = instance.lease, instance.config
+        if lease is None or config is None:
+            return TICK
+        instance.state, instance.reason = "running", ""
+        if self._due("look", 1.0):
+            await instance.look()
+        await self._attempt("history", self._record_history())
+        senders = await self._senders()
+        if senders is not None:
+            await self._attempt("voters", self._voters(senders))
+            await self._attempt("door", self.door())
+            await self._attempt("routing", self._route(senders))
+            await self._attempt("streams", self._foreign(senders))
+        if self._due("slots", 5.0):
+            await self._attempt("slots", self._slots())
+        if self._due("labels", 30.0):
+            instance.routing.forget_labels()
+        if not self.bootstrapped:
+            await self._attempt("bootstrap", self._bootstrap())
+        return TICK
+
+    async def _attempt(self, duty: str, work: Awaitable[None]) -> None:
+        try:
+            await work
+        except (MatriarchError, OSError) as e:
+            if self.instance.warnings.get(duty) != str(e):
+                log.warning("%s: %s", duty, e)
+            self.instance.warnings[duty] = str(e)
+        else:
+            self.instance.warnings.pop(duty, None)
+
+    async def _senders(self) -> list[WalSender] | None:
+        try:
+            return await self.instance.server.replication()
+        except Unavailable as e:
+            self.instance.warnings["replication"] = str(e)
+            return None
+
+    # --- after a promotion ------------------------------------------------------------------------------------
+
+    async def _record_history(self) -> None:
+        lease = self.instance.lease
+        if lease is None or lease.promoting is None or not self.instance.is_holder:
+            return
+        line = await self.instance.server.history()
+        if not line or line[-1].timeline != lease.promoting.timeline:
+            return
+        await self._change(lambda s: transitions.history_recorded(s, line))
+
+    async def _bootstrap(self) -> None:
+        """Roles, database and owner; again at each start, which takes in a changed password."""
+        instance, lease, config = self.instance, self.instance.lease, self.instance.config
+        assert lease is not None
+        assert config is not None
+        if lease.opened and instance.door != "open":
+            return  # clients first
+        password = _secret("app")
+        if password is None:
+            raise Unavailable("the application's password is not mounted yet")
+        superuser = _secret("superuser") if config.superuser_access else None
+        await instance.server.bootstrap_sql(config.database, config.owner, password, superuser)
+        self.bootstrapped = True
+
+    # --- voters -----------------------------------------------------------------------------------------------
+
+    async def _voters(self, senders: list[WalSender]) -> None:
+        instance, lease, config = self.instance, self.instance.lease, self.instance.config
+        assert lease is not None
+        assert config is not None
+        flushed = instance.status.flushed_lsn if instance.status else 0
+        streams = [
+            Stream(member, s.state == "streaming", max(0, flushed - s.flush_lsn))
+            for s in senders
+            if s.role == STREAM_ROLE and (member := Member.parse(s.application_name)) is not None
+        ]
+        now = boottime()
+        streaming = {s.member for s in streams if s.streaming}
+        self._away = {v: self._away.get(v, now) for v in lease.voters if v not in streaming}
+        change = next_change(lease, config.wish, streams, {v: now - since for v, since in self._away.items()})
+        if change is not None:
+            await self._carry_out(lease, change)
+        elif self.names != (wanted := standby_names(lease, config.wish)):
+            async with instance.control:
+                await self._name(wanted)
+
+    async def _carry_out(self, lease: LeaseState, change: Change) -> None:
+        """The row's steps in order. Broken off anywhere, the next look finds the rest: each side alone is safe."""
+        instance = self.instance
+        log.info("voters: %s (%s): %s, k %d", change.kind, change.why, [str(v) for v in change.voters], change.k)
+        async with instance.control:
+            if instance.lease != lease or not instance.is_holder:
+                return
+            old, new = list(map(str, lease.voters)), list(map(str, change.voters))
+            for step in STEPS[change.kind]:
+                match step:
+                    case "probe":
+                        await self._name(NOBODY)
+                        if not await instance.server.probe_sync_rep():
+                            raise Unavailable("no commit was seen to wait under the new names")
+                    case "postgres":
+                        await self._name(
+                            render_names(change.k, new) if change.mode == "quorum" else self._alone_names()
+                        )
+                    case "barrier":
+                        await instance.server.barrier(new, change.k, also=old)
+                    case "lease":
+                        await self._change(
+                            lambda s: (
+                                transitions.voters_set(s, change.mode, change.voters, change.k)
+                                if (s.voters, s.k, s.mode) == (lease.voters, lease.k, lease.mode)
+                                else s
+                            )
+                        )
+            if change.kind == "to-quorum":
+                await instance.arm()
+            elif change.kind == "to-alone":
+                await instance.disarm()
+            await instance.sync_beats()
+
+    def _alone_names(self) -> str:
+        lease, config = self.instance.lease, self.instance.config
+        assert lease is not None
+        assert config is not None
+        return standby_names(lease, config.wish)
+
+    async def _name(self, value: str) -> None:
+        if self.names == value:
+            return
+        self.names = None
+        await self.instance.server.set_standby_names(value)
+        self.names = value
+
+    async def _change(self, derive: Callable[[LeaseState], LeaseState]) -> None:
+        """A change of the Lease at the same epoch. Raises Unavailable when this instance no longer leads it."""
+        instance = self.instance
+        epoch = instance.lease.epoch if instance.lease else 0
+
+        def checked(state: LeaseState) -> LeaseState:
+            if state.epoch != epoch or state.holder != instance.me:
+                raise Lost(f"epoch {state.epoch} is held by {state.holder}")
+            return derive(state)
+
+        try:
+            await instance.leases.change(checked)
+        except Lost as e:
+            instance.nudge()
+            raise Unavailable(str(e)) from e
+
+    async def _slots(self) -> None:
+        config, instance = self.instance.config, self.instance
+        assert config is not None
+        others = [i for i in config.instances if i != instance.env.instance]
+        await instance.server.ensure_slots({slot_name(i): None for i in others})
+
+    async def _foreign(self, senders: list[WalSender]) -> None:
+        """Nobody but the cluster's own pods may count as a voter (S7)."""
+        if not senders or not self._due("foreign", 2.0):
+            return
+        allowed = {}
+        for s in senders:
+            member = Member.parse(s.application_name)
+            if member is not None and member.instance in self.instance.addresses:
+                allowed[s.application_name] = self.instance.addresses[member.instance]
+        ended = await self.instance.server.terminate_foreign_walsenders(allowed)
+        for s in ended:
+            log.warning("ended a stream that is no member's: %s from %s", s.application_name, s.address)
+
+    # --- door and routing -------------------------------------------------------------------------------------
+
+    async def door(self) -> None:
+        """Open when nothing that a client could read may still be lost, and nobody else serves reads."""
+        instance, lease, config = self.instance, self.instance.lease, self.instance.config
+        assert lease is not None
+        assert config is not None
+        if lease.mode == "quorum":
+            names = {str(v): v for v in lease.voters}
+            if instance.door != "open" or len(instance.confirmed) < len(names):
+                held = await instance.server.flushed_by(self.record, list(names))
+                instance.confirmed = tuple(names[h] for h in held if h in names)
+            closed = len(instance.confirmed) < lease.k and f"{len(instance.confirmed)} of {lease.k} voters confirmed"
+        else:
+            closed = config.number > 0 and config.required and not lease.opened and "no replica streams yet"
+        if instance.door == "open":
+            return
+        left = self.door_not_before - boottime()
+        if closed or left > 0:
+            instance.door_reason = closed or "the predecessor's lease runs out"
+            return
+        if not lease.opened:
+            if not self.bootstrapped:
+                await self._bootstrap()
+            await self._change(transitions.opened_set)
+        await self._write_slices(await instance.server.replication())
+        instance.door, instance.door_reason = "open", ""
+        log.info("open for clients at epoch %d", lease.epoch)
+
+    async def hurry(self, *, seconds: float = 3.0) -> None:
+        """Right after a promotion: look at the door every few milliseconds, within a bound."""
+        until = boottime() + int(seconds * SECOND)
+        pause = 0.005
+        while boottime() < until:
+            try:
+                await self.door()
+            except (MatriarchError, OSError) as e:
+                log.info("door: %s", e)
+            if self.instance.door == "open":
+                return
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.3, 0.05)
+
+    async def _route(self, senders: list[WalSender]) -> None:
+        if self.instance.door != "open":
+            return
+        moved = [i for i, a in self.instance.addresses.items() if self._addresses.get(i) != a]
+        if moved:
+            self._addresses = dict(self.instance.addresses)
+            self.instance.routing.forget_labels(moved)
+        wanted = self._readers(senders)
+        emptied = not self.instance.routing.leads_to("rw", self.instance.env.instance)
+        if wanted != self._routed or emptied or moved:
+            await self._write_slices(senders)
+        await self._label()
+
+    def _readers(self, senders: list[WalSender]) -> tuple[frozenset[str], frozenset[str]]:
+        config = self.instance.config
+        assert config is not None
+        replicas = frozenset(
+            m.instance
+            for s in senders
+            if s.role == STREAM_ROLE
+            and s.state == "streaming"
+            and (m := Member.parse(s.application_name)) is not None
+            and m.instance in config.instances
+        )
+        return replicas, replicas | {self.instance.env.instance}
+
+    async def _write_slices(self, senders: list[WalSender]) -> None:
+        instance = self.instance
+        lease = instance.lease
+        assert lease is not None
+        addresses = {**instance.addresses, instance.env.instance: instance.env.pod_ip}
+        replicas, everybody = self._readers(senders)
+        await instance.routing.write(
+            lease.epoch,
+            {
+                "rw": endpoints([instance.env.instance], addresses),
+                "ro": endpoints(replicas, addresses),
+                "r": endpoints(everybody, addresses),
+            },
+        )
+        self._routed = (replicas, everybody)
+
+    async def _label(self) -> None:
+        config = self.instance.config
+        assert config is not None
+        own = self.instance.env.instance
+        roles = {i: "primary" if i == own else "replica" for i in config.instances}
+        await self.instance.routing.label(roles)
+
+
+def _secret(name: str) -> str | None:
+    """The password in the mounted Secret, None while it is not there."""
+    path = Path(f"/etc/matriarch/{name}/password")
+    return path.read_text().strip() if path.exists() else None

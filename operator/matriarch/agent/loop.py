@@ -1,0 +1,289 @@
+"""The agent's loop: local facts, one decision, one act, again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from matriarch.agent import stepdown
+from matriarch.agent.candidate import Won
+from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.follow import Follower
+from matriarch.agent.instance import Instance
+from matriarch.agent.lead import Leadership
+from matriarch.agent.leases import Lost, new_nonce
+from matriarch.agent.voting import keep_promise
+from matriarch.decide import lease as transitions
+from matriarch.decide import role
+from matriarch.decide.election import next_epoch
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+from matriarch.decide.voters import standby_names
+from matriarch.errors import MatriarchError, Unavailable
+from matriarch.postgres.settings import ServerSettings
+from matriarch.postgres.standbynames import NOBODY
+
+log = logging.getLogger(__name__)
+
+START_WAIT = 60.0
+MAX_PAUSE = 10.0
+
+
+class Loop:
+    """`won` is what the last won election says about the door; `settings` renders what PostgreSQL runs with."""
+
+    def __init__(self, instance: Instance, settings: Callable[[Instance, str], ServerSettings]) -> None:
+        self._instance = instance
+        self._settings = settings
+        self._follower = Follower(instance)
+        self._leadership: Leadership | None = None
+        self._failures = 0
+        self._last = ""
+        self.won: Won | None = None
+
+    async def run(self) -> None:
+        """Until cancelled. Every failure is logged, waited for a little longer each time, and looked at anew."""
+        instance = self._instance
+        while True:
+            instance.wake.clear()
+            try:
+                pause = await self._once()
+                self._failures = 0
+            except asyncio.CancelledError:
+                raise
+            except (MatriarchError, OSError) as e:
+                pause = self._pause_after(str(e))
+            except Exception as e:
+                log.exception("unexpected")
+                pause = self._pause_after(repr(e))
+            try:
+                async with asyncio.timeout(pause):
+                    await instance.wake.wait()
+            except TimeoutError:
+                pass
+            else:
+                await asyncio.sleep(0.02 if self._failures else 0)  # a nudge never turns a failure into a spin
+
+    def _pause_after(self, what: str) -> float:
+        self._failures += 1
+        self._instance.reason = what
+        log.warning("%s", what)
+        return min(0.1 * 2 ** min(self._failures, 8), MAX_PAUSE)
+
+    async def _once(self) -> float:
+        instance = self._instance
+        if instance.config is None:
+            instance.state, instance.reason = "starting", "the configuration is not known yet"
+            return 0.5
+        facts = await self._facts()
+        step = role.next_step(facts)
+        if (said := f"{step.kind} {step.why}") != self._last:
+            self._last = said
+            log.info("%s%s", step.kind, f": {step.why}" if step.why else "")
+        if step.kind != "lead":
+            self._leadership = None if instance.server_role != "primary" else self._leadership
+        if step.kind == "wait":
+            instance.state = "waiting" if instance.state != "fenced" else "fenced"
+            instance.reason = step.why
+            return (step.again_in or SECOND // 2) / SECOND
+        acts: dict[str, Callable[[], Awaitable[float]]] = {
+            "initialize": self._initialize,
+            "record-bootstrap": self._record_bootstrap,
+            "clone": self._clone,
+            "reclaim": self._reclaim,
+            "start-primary": self._start_primary,
+            "start-standby": self._start_standby,
+            "promote": self._promote,
+            "lead": self._lead,
+            "follow": self._follower.step,
+            "depose": self._depose,
+            "inherit": self._inherit,
+        }
+        return await acts[step.kind]()
+
+    async def _facts(self) -> role.Facts:
+        instance = self._instance
+        if instance.server_role != "stopped" and instance.server.postmaster() is None:
+            instance.server_role = "stopped"
+        if instance.server_role == "starting":
+            await instance.look()
+        data: role.Data
+        if instance.server_role in ("primary", "standby"):
+            data = instance.server_role  # type: ignore[assignment]  # the two words are the same
+        else:
+            data = await self._data()
+        config = instance.config
+        return role.Facts(
+            instance=instance.env.instance,
+            me=instance.me,
+            data=data,
+            server=instance.server_role,
+            lease=instance.lease,
+            lease_fresh=instance.leases.fresh,
+            system_identifier=instance.system_identifier,
+            authority=instance.leases.authority,
+            promised=instance.promised,
+            promise_heard=instance.promise_heard,
+            fenced=instance.fenced,
+            single=config is not None and config.single,
+            now=boottime(),
+            quiet_since=instance.quiet_since,
+        )
+
+    async def _data(self) -> role.Data:
+        instance = self._instance
+        control = await instance.server.control_data()
+        if control is None:
+            return "none"
+        instance.system_identifier = control.system_identifier
+        return await instance.server.kind()
+
+    # --- a new cluster, a new member --------------------------------------------------------------------------
+
+    async def _initialize(self) -> float:
+        instance = self._instance
+        instance.busy = instance.state = "initializing"
+        try:
+            made = instance.files.renew_incarnation(instance.env.claim_uid)
+            instance.me = Member(instance.env.instance, made.id)
+            instance.system_identifier = await instance.server.initdb()
+        finally:
+            instance.busy = ""
+        return 0.0
+
+    async def _record_bootstrap(self) -> float:
+        instance = self._instance
+        me, identifier = instance.me, instance.system_identifier
+        assert me is not None
+        await instance.leases.change(lambda s: transitions.bootstrapped(s, me, identifier, new_nonce()))
+        return 0.0
+
+    async def _clone(self) -> float:
+        instance = self._instance
+        lease = instance.lease
+        assert lease is not None
+        assert lease.holder is not None
+        await self._follower.clone(lease, lease.holder)
+        return 0.0
+
+    # --- leading ----------------------------------------------------------------------------------------------
+
+    async def _reclaim(self) -> float:
+        instance = self._instance
+        heard = [instance.promised, instance.promise_heard]
+
+        def again(state: LeaseState) -> LeaseState:
+            if state.holder != instance.me:
+                raise Lost(f"epoch {state.epoch} is held by {state.holder}")
+            return transitions.reclaimed(state, heard, new_nonce())
+
+        async with instance.control:
+            try:
+                state = await instance.leases.change(again)
+            except Lost as e:
+                raise Unavailable(str(e)) from e
+            await keep_promise(instance, state.epoch)  # nobody may win this member for the epoch it leads
+        log.info("reclaimed: epoch %d", state.epoch)
+        return 0.0
+
+    async def _start_primary(self) -> float:
+        instance = self._instance
+        lease, config = instance.lease, instance.config
+        assert lease is not None
+        assert config is not None
+        async with instance.control:
+            if not instance.is_holder:
+                return 0.0
+            names = standby_names(lease, config.wish)
+            await instance.server.configure(self._settings(instance, names))
+            if lease.mode == "quorum":
+                await instance.arm()
+            instance.server_role = "starting"
+            instance.state, instance.reason = "starting", "recovers"
+            await instance.server.start_primary(timeout=START_WAIT)
+            instance.server_role = "primary"
+        return await self._lead()
+
+    async def _promote(self) -> float:
+        instance = self._instance
+        async with instance.control:
+            lease, config = instance.lease, instance.config
+            assert config is not None
+            if lease is None or lease.promoting is None or not instance.is_holder:
+                return 0.0
+            names = standby_names(lease, config.wish)
+            if lease.mode == "quorum":
+                await asyncio.gather(instance.arm(), instance.server.set_standby_names(names))
+            else:
+                await instance.server.set_standby_names(names)
+            await instance.server.end_client_sessions()
+            promotion = await instance.server.promote(lease.promoting.timeline)
+            instance.server_role = "primary"
+            instance.following = None
+        log.info("promoted to timeline %d at %X", promotion.timeline, promotion.switch_lsn)
+        self._leadership = Leadership(instance, promotion.lsn, self._door_not_before(lease), names)
+        await self._leadership.hurry()
+        return 0.0
+
+    def _door_not_before(self, lease: LeaseState) -> int:
+        return self.won.door_not_before if self.won is not None and self.won.epoch == lease.epoch else 0
+
+    async def _lead(self) -> float:
+        instance = self._instance
+        if self._leadership is None:
+            lease = instance.lease
+            assert lease is not None
+            await instance.look()
+            record = await instance.server.write_record()
+            self._leadership = Leadership(instance, record, self._door_not_before(lease))
+            if lease.mode == "quorum":
+                await instance.arm()
+        await instance.sync_beats()
+        return await self._leadership.tick()
+
+    async def _inherit(self) -> float:
+        """A clean stop's heir: no promises are needed, for the one who could acknowledge is final."""
+        instance = self._instance
+        if not await stepdown.inherit_ready(instance):
+            return 0.01
+        base = await instance.leases.read(wait=1.0)
+        if base.state.heir != instance.me:
+            return 0.05
+        epoch = next_epoch(base.state, instance.promised, instance.promise_heard)
+        async with instance.control:
+            await keep_promise(instance, epoch)
+            position = await instance.position()
+            wanted = transitions.heir_takes(base.state, epoch, position, new_nonce())
+            try:
+                await instance.leases.swap(base, wanted)
+            except Lost as e:
+                raise Unavailable(str(e)) from e
+            await instance.server.cut_stream()
+        self.won = Won(epoch, 0)
+        return 0.0
+
+    async def _depose(self) -> float:
+        await stepdown.depose(self._instance)
+        self._leadership = None
+        return 0.0
+
+    # --- standing by ------------------------------------------------------------------------------------------
+
+    async def _start_standby(self) -> float:
+        instance = self._instance
+        lease = instance.lease
+        assert lease is not None
+        async with instance.control:
+            await instance.server.configure(self._settings(instance, NOBODY))
+            instance.server_role = "starting"
+            instance.state, instance.reason = "starting", ""
+            upstream = self._follower.first_upstream(lease)
+            line = lease.lineage if lease.promoting is None else ()
+            await instance.server.start_standby(upstream, line=line, timeout=START_WAIT)
+            instance.server_role = "standby"
+            if upstream is not None and lease.holder is not None:
+                instance.following = (lease.holder, upstream.address)
+            await instance.look()
+        await instance.sync_beats()
+        return 0.0

@@ -1,0 +1,375 @@
+"""The agent's process: `python -m matriarch.agent.main`, started and restarted by the supervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+
+from matriarch.agent import candidate, stepdown
+from matriarch.agent.api import Api
+from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.config import ClusterConfig, Environment
+from matriarch.agent.heartbeat_client import HeartbeatClient
+from matriarch.agent.instance import Instance
+from matriarch.agent.leases import Leases
+from matriarch.agent.loop import Loop
+from matriarch.agent.memberfiles import MemberFiles
+from matriarch.agent.peers import Peers
+from matriarch.agent.postgres.facts import Identity, Paths
+from matriarch.agent.postgres.server import Server
+from matriarch.agent.renewals import keep_renewing
+from matriarch.agent.routing import Routing
+from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
+from matriarch.agent.tls import Tls
+from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
+from matriarch.decide import lease as transitions
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.kube.client import Kube
+from matriarch.postgres.settings import ServerSettings
+
+log = logging.getLogger("matriarch.agent")
+
+CANARY_EVERY, CANARY_DEADLINE, CANARY_MISSES = 0.5, 2.0, 2
+SHORT_GRACE = 5 * SECOND
+
+
+class Agent:
+    """Wires the parts and runs their tasks."""
+
+    def __init__(self, instance: Instance, tls: Tls) -> None:
+        self.instance = instance
+        self.tls = tls
+        self.loop = Loop(instance, settings)
+        self.elect_now = asyncio.Event()
+        self.work: set[asyncio.Task[None]] = set()
+        self.api = Api(
+            instance,
+            tls,
+            elect=self.elect_now.set,
+            won=self._won,
+            switchover=lambda heir: self._spawn(self._switchover(heir)),
+            restart=lambda: self._spawn(self._restart()),
+        )
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self.work.add(task)
+        task.add_done_callback(self.work.discard)
+
+    def _won(self, won: candidate.Won) -> None:
+        self.loop.won = won
+        self.instance.nudge()
+
+    async def run(self) -> None:
+        """Until the supervisor wants the pod to end."""
+        instance = self.instance
+        await self.api.start()
+        loop = asyncio.create_task(self.loop.run())
+        jobs = {
+            "watch of the Lease": lambda: watch_lease(instance),
+            "watch of the configuration": lambda: watch_config(instance),
+            "watch of the slices": lambda: watch_slices(instance),
+            "reads of the Lease": lambda: read_lease_sometimes(instance),
+            "renewals": lambda: keep_renewing(instance),
+            "own address": self._announce,
+            "candidacy": self._candidacy,
+            "guard": self._guard,
+            "canary": self._canary,
+            "certificates": self._certificates,
+        }
+        tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
+        try:
+            await self._events()
+        finally:
+            instance.terminating = True
+            loop.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loop
+            with contextlib.suppress(MatriarchError):
+                await self._step_down()
+            for task in (*tasks, *self.work):
+                task.cancel()
+            await self.api.close()
+
+    async def _events(self) -> None:
+        """What PID 1 reports. Returns when the pod is to end."""
+        while True:
+            event = await self.instance.supervisor.events.get()
+            match event:
+                case TerminationRequested():
+                    log.info("asked to end, %.1f s left", (event.deadline - boottime()) / SECOND)
+                    return
+                case ProcessExit():
+                    try:
+                        await self._postgres_ended(event)
+                    except MatriarchError as e:
+                        log.error("after PostgreSQL's end: %s", e)
+                    self.instance.nudge()
+
+    async def _postgres_ended(self, event: ProcessExit) -> None:
+        """A wanted stop is somebody else's. After a crash: an election if one can be had, else a local restart."""
+        instance = self.instance
+        if instance.stopping_server:
+            return
+        log.warning("PostgreSQL ended with status %d", event.status)
+        led = instance.server_role == "primary" and instance.is_holder
+        instance.leases.authority = 0
+        lease = instance.lease
+        if led and lease is not None and lease.mode == "quorum":
+            if _enough(instance):
+                await stepdown.fence(instance, f"PostgreSQL ended with status {event.status}")
+                return
+            instance.door, instance.door_reason = "closed", "PostgreSQL is started again"
+        await stepdown.end_postgres(instance)
+        if led:
+            await instance.disarm()
+
+    async def _guard(self) -> None:
+        """Ends a deposed PostgreSQL at once, whatever the loop waits for."""
+        instance = self.instance
+        while True:
+            await instance.leases.changed.wait()
+            instance.leases.changed.clear()
+            lease = instance.lease
+            if lease is not None and not instance.is_holder and instance.server_role == "primary" and lease.epoch:
+                log.warning("%s holds epoch %d: this instance is deposed", lease.holder, lease.epoch)
+                with contextlib.suppress(MatriarchError):
+                    await stepdown.depose(instance)
+            await instance.sync_beats()
+            instance.nudge()
+
+    async def _candidacy(self) -> None:
+        """Look for a lost holder at every beat."""
+        instance, failures = self.instance, 0
+        while True:
+            await instance.heartbeat.next_view(0.1)
+            self.elect_now.clear()
+            if instance.terminating or not candidate.suspicion(instance, others_answering=1).yes:
+                failures = 0
+                continue
+            pause = 0.0
+            try:
+                won = await candidate.stand(instance)
+                if won is not None:
+                    self._won(won)
+                    failures = 0
+                    continue
+                pause = 0.3
+            except candidate.NotNow as e:
+                log.info("no election now: %s", e)
+                pause = e.wait
+            except (Unavailable, MatriarchError) as e:
+                log.info("election broken off: %s", e)
+                pause = 0.2
+            failures += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(max(pause, 0.02) + 0.02 * failures, 2.0)):
+                    await self.elect_now.wait()
+
+    async def _canary(self) -> None:
+        """A new connection that commits, twice a second. Two that miss their deadline: alive, but useless."""
+        instance, misses = self.instance, 0
+        while True:
+            await asyncio.sleep(CANARY_EVERY)
+            lease = instance.lease
+            if instance.server_role != "primary" or not instance.is_holder or instance.door != "open":
+                misses = 0
+                continue
+            if await instance.server.canary(CANARY_DEADLINE) or instance.server_role != "primary":
+                misses = 0
+                instance.warnings.pop("canary", None)
+                continue
+            misses += 1
+            instance.warnings["canary"] = f"a commit did not end within {CANARY_DEADLINE:g} s"
+            voters = (
+                lease is not None and lease.mode == "quorum" and instance.answering(SECOND) >= lease.election_quorum
+            )
+            if misses >= CANARY_MISSES and voters:
+                with contextlib.suppress(MatriarchError):
+                    await stepdown.fence(instance, "PostgreSQL does not commit any more")
+                misses = 0
+
+    async def _announce(self) -> None:
+        while True:
+            await self.instance.routing.announce()
+            await asyncio.sleep(5.0)
+
+    async def _certificates(self) -> None:
+        while True:
+            await asyncio.sleep(10.0)
+            if self.tls.refresh():
+                log.info("new certificate")
+            await self.instance.server.reload_tls()
+
+    async def _switchover(self, heir: Member) -> None:
+        try:
+            await stepdown.switchover(self.instance, heir)
+        except MatriarchError as e:
+            log.warning("switchover to %s: %s", heir.instance, e)
+
+    async def _restart(self) -> None:
+        """A clean stop; the loop starts it again by its own rules."""
+        instance = self.instance
+        instance.busy = "restarting"
+        try:
+            async with instance.control:
+                instance.stopping_server = True
+                led = instance.server_role == "primary"
+                if led:
+                    instance.leases.authority = 0
+                    instance.door, instance.door_reason = "closed", "restarting"
+                if not await instance.server.stop("fast", timeout=60.0):
+                    await instance.supervisor.end_others(5.0)
+                instance.server_role, instance.status, instance.following = "stopped", None, None
+                if led:
+                    await instance.disarm()
+        except MatriarchError as e:
+            log.warning("restart: %s", e)
+        finally:
+            instance.busy = ""
+            instance.stopping_server = False
+            instance.nudge()
+
+    async def _step_down(self) -> None:
+        """The pod ends: hand over if there is time, fence if there is not, and stop what runs."""
+        instance = self.instance
+        lease = instance.lease
+        if instance.server_role == "primary" and instance.is_holder and lease is not None and lease.mode == "quorum":
+            if await self._short_grace():
+                await stepdown.fence(instance, "the pod is ended without grace")
+                return
+            for voter in lease.voters:
+                try:
+                    heir = await stepdown.check_heir(instance, voter.instance)
+                except MatriarchError:
+                    continue
+                await stepdown.switchover(instance, heir)
+                return
+        instance.stopping_server = True
+        if not await instance.server.stop("fast", timeout=45.0):
+            await stepdown.end_postgres(instance)
+
+    async def _short_grace(self) -> bool:
+        """Whether the pod is to be gone within 5 s, or is gone from the API already. No answer counts as short."""
+        env = self.instance.env
+        try:
+            pod = await self.instance.kube.get("Pod", env.namespace, env.instance, timeout=0.5)
+        except MatriarchError:
+            return True
+        if pod is None or pod["metadata"]["uid"] != env.pod_uid:
+            return True
+        return int(pod["metadata"].get("deletionGracePeriodSeconds") or 60) * SECOND < SHORT_GRACE
+
+
+def _enough(instance: Instance) -> bool:
+    """Whether the voters that answer could elect a successor."""
+    lease = instance.lease
+    return lease is not None and instance.answering(SECOND) >= lease.election_quorum
+
+
+def settings(instance: Instance, names: str) -> ServerSettings:
+    """What PostgreSQL runs with, from the cluster's configuration and the container's limits."""
+    config = instance.config
+    assert config is not None
+    return ServerSettings(
+        parameters=config.parameters,
+        standby_names=names,
+        preload=config.preload,
+        memory=_memory_limit(),
+        volume=_volume_size(),
+        superuser_access=config.superuser_access,
+    )
+
+
+def _memory_limit() -> int:
+    """Bytes that the container may use; 0 when there is no limit."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limit = int(open(path).read())  # noqa: SIM115, PTH123 - a kernel file, closed at once
+            return limit if limit < 1 << 50 else 0
+    return 0
+
+
+def _volume_size() -> int:
+    with contextlib.suppress(OSError):
+        found = os.statvfs("/var/lib/matriarch")
+        return found.f_blocks * found.f_frsize
+    return 0
+
+
+async def connect(env: Environment) -> tuple[Instance, Tls]:
+    """Everything that the agent stands on. Raises MatriarchError when the pod lacks something."""
+    files = await asyncio.to_thread(MemberFiles)
+    supervisor = await SupervisorClient.connect()
+    heartbeat = await HeartbeatClient.connect()
+    kube = Kube.connect(timeout=5.0, manager="matriarch-agent")
+    tls = Tls()
+    writer = ThreadPoolExecutor(1, thread_name_prefix="lease")  # one: copies are written in the order seen
+
+    def keep(state: LeaseState) -> None:
+        writer.submit(files.write_lease, {"state": transitions.encode(state)})
+
+    leases = Leases(kube, env.cluster, env.namespace, env.labels, keep=keep)
+    addresses: dict[str, str] = {}
+    peers = Peers(tls, address=addresses.get, hostname=env.hostname)
+    known = await asyncio.to_thread(files.incarnation)
+    identity = Identity(env.cluster, env.namespace, env.instance, known.id if known else "", env.pod_ip)
+    server = Server(Paths(), identity, supervisor)
+    instance = Instance(
+        env, files, kube, leases, supervisor, heartbeat, server, Routing(kube, env), peers, addresses=addresses
+    )
+    await server.settle()
+    if await server.control_data() is not None:
+        known = await asyncio.to_thread(files.ensure_incarnation, env.claim_uid)
+    instance.me = Member(env.instance, known.id) if known else None
+    instance.promised = await asyncio.to_thread(files.promise)
+    instance.fenced = await asyncio.to_thread(files.fenced)
+    _recall(instance)
+    if server.postmaster() is not None:  # the agent restarted, PostgreSQL did not
+        instance.server_role = "starting"
+        await instance.look(timeout=2.0)
+    return instance, tls
+
+
+def _recall(instance: Instance) -> None:
+    """The copies on the volume, until the API server has answered."""
+    kept = instance.files.lease()
+    if kept is not None:
+        with contextlib.suppress(ValueError, KeyError):
+            state: LeaseState = transitions.decode(kept["state"])
+            instance.leases.state = state
+    config = instance.files.config()
+    if config is not None:
+        with contextlib.suppress(ValueError):
+            instance.config = ClusterConfig.parse(config)
+
+
+async def amain() -> int:
+    try:
+        env = Environment.read()
+        instance, tls = await connect(env)
+    except (Refused, Unavailable) as e:
+        log.error("%s", e)
+        return 1
+    await Agent(instance, tls).run()
+    return 0
+
+
+def main() -> None:
+    logging.basicConfig(
+        level=os.environ.get("MATRIARCH_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    sys.exit(asyncio.run(amain()))
+
+
+if __name__ == "__main__":
+    main()

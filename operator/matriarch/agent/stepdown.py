@@ -1,0 +1,170 @@
+"""How a holder stops leading: planned (switchover), at once (fence), or because somebody else leads (depose).
+
+"Fenced" is final: it is on the disk first, and said only when no process of PostgreSQL is left (S11).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from matriarch.agent.clock import boottime
+from matriarch.agent.instance import Instance
+from matriarch.agent.leases import Lost
+from matriarch.decide import lease as transitions
+from matriarch.decide.lease import CleanStop
+from matriarch.decide.member import Member
+from matriarch.decide.voters import SEGMENT
+from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.postgres.conninfo import STREAM_ROLE
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_WAIT = 60.0
+STOP_WAIT = 15.0
+"""A fast stop waits for its walsenders; one that hangs must not hold up the switchover for longer."""
+
+
+async def end_postgres(instance: Instance) -> bool:
+    """SIGKILL everything of PostgreSQL and see it gone. False: processes are left (they wait for the disk)."""
+    instance.stopping_server = True
+    try:
+        gone = await instance.supervisor.end_others(5.0)
+    except Unavailable:
+        gone = False
+    finally:
+        instance.stopping_server = False
+    if gone:
+        instance.server_role = "stopped"
+        instance.status = None
+        instance.following = None
+    return gone
+
+
+async def depose(instance: Instance) -> None:
+    """Another holds the Lease: end everything at once, whatever is under way. The door is the successor's."""
+    instance.door, instance.door_reason = "closed", "another instance leads"
+    instance.leases.authority = 0
+    if not await end_postgres(instance):
+        raise MatriarchError("PostgreSQL does not end; its processes wait for the disk, and this volume stays out")
+    async with instance.control:
+        await instance.disarm()
+
+
+async def fence(instance: Instance, why: str) -> None:
+    """Stop being able to acknowledge, then say so: voters need not wait for any lease after that.
+
+    If it can't be written within 0.5 s nothing is said: beats stop, and the deadline ends all.
+    """
+    lease = instance.lease
+    assert lease is not None
+    log.warning("fencing at epoch %d: %s", lease.epoch, why)
+    await end_postgres(instance)  # before the lock: whoever holds it waits for this very server
+    async with instance.control:
+        await _persist_fence(instance, lease.epoch)
+        await _say_fenced(instance)
+        instance.state, instance.reason = "fenced", why
+
+
+async def _persist_fence(instance: Instance, epoch: int) -> None:
+    instance.leases.authority = 0
+    instance.door, instance.door_reason = "closed", "fenced"
+    if not await end_postgres(instance):
+        raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
+    try:
+        async with asyncio.timeout(0.5):
+            await asyncio.to_thread(instance.files.write_fenced, epoch)
+    except (TimeoutError, OSError) as e:
+        raise MatriarchError("the volume does not take the fence; nothing is said, voters wait the lease out") from e
+    instance.fenced = epoch
+    instance.quiet_since = boottime()
+
+
+async def _say_fenced(instance: Instance) -> None:
+    await instance.sync_beats(fence=False)
+    await instance.supervisor.disarm()
+
+
+async def check_heir(instance: Instance, to: str) -> Member:
+    """The voter that may inherit, or Refused: before anything changes."""
+    lease, me = instance.lease, instance.me
+    if lease is None or not instance.is_holder or instance.server_role != "primary":
+        raise Refused(f"{instance.env.instance} is not the primary; ask the one that is", reason="NotPrimary")
+    if me is not None and to == me.instance:
+        raise Refused(f"{to} is the primary already", reason="AlreadyPrimary")
+    heir = next((v for v in lease.voters if v.instance == to), None)
+    if heir is None:
+        raise Refused(f"{to} is not a voter yet; wait until it streams", reason="NotAVoter")
+    if to in lease.leaving:
+        raise Refused(f"{to} is being removed; choose another instance", reason="Leaving")
+    status = await instance.look()
+    senders = await instance.server.replication()
+    sender = next((s for s in senders if s.application_name == str(heir) and s.role == STREAM_ROLE), None)
+    if sender is None or sender.state != "streaming":
+        raise Refused(f"{to} does not stream now; wait until it does", reason="NotStreaming")
+    lag = (status.flushed_lsn if status else sender.sent_lsn) - sender.flush_lsn
+    if lag > SEGMENT:
+        raise Refused(f"{to} is {lag >> 20} MiB behind; wait until it caught up", reason="Behind")
+    return heir
+
+
+async def switchover(instance: Instance, heir: Member) -> None:
+    """Checkpoint, stop cleanly, name the heir. The heir takes the Lease; if it does not, this instance reclaims it.
+
+    Raises MatriarchError when it could not be done; whatever is left heals by an election or a reclaim.
+    """
+    lease = instance.lease
+    assert lease is not None
+    instance.switchover = {"to": heir.instance, "state": "running", "message": ""}
+    try:
+        # Most of the shutdown's checkpoint is done while clients still work.
+        await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
+        async with instance.control:
+            if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
+                raise Unavailable("the Lease changed meanwhile")
+            clean = await _clean_stop(instance)
+            await _persist_fence(instance, lease.epoch)
+            try:
+                if clean is not None:
+                    await instance.leases.change(
+                        lambda s: transitions.heir_named(s, heir, clean) if s.epoch == lease.epoch else s, wait=1.0
+                    )
+            finally:
+                await _say_fenced(instance)  # after the heir is named: an election would only come in its way
+        instance.switchover["state"] = "done"
+    except Lost as e:
+        instance.switchover |= {"state": "aborted", "message": str(e)}
+        raise Unavailable(str(e)) from e
+    except MatriarchError as e:
+        instance.switchover |= {"state": "aborted", "message": str(e)}
+        raise
+    finally:
+        instance.nudge()
+
+
+async def _clean_stop(instance: Instance) -> CleanStop | None:
+    """A fast stop within a bound; None when it was not clean: then an election decides."""
+    instance.stopping_server = True
+    instance.door, instance.door_reason = "closed", "switchover"
+    try:
+        if not await instance.server.stop("fast", timeout=STOP_WAIT):
+            return None
+    finally:
+        instance.stopping_server = False
+    control = await instance.server.control_data()
+    if control is None or control.state != "shut down":
+        return None
+    return CleanStop(control.timeline, control.checkpoint)
+
+
+async def inherit_ready(instance: Instance) -> bool:
+    """Heir's side: whether the record that ended the holder's WAL is replayed here."""
+    lease = instance.lease
+    if lease is None or lease.clean_stop is None:
+        return False
+    status = await instance.look()
+    if status is None or not status.in_recovery or status.replayed_lsn <= lease.clean_stop.lsn:
+        return False
+    position = await instance.position()
+    # A clean stop's checkpoint record is in WAL of its own timeline: nobody beyond it can be on another.
+    return position.timeline == lease.clean_stop.timeline
