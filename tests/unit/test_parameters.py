@@ -99,8 +99,8 @@ BAD = [
         {"max_connections": "10"},
         "InvalidParameter",
         (
-            "parameter max_connections: 10 is too little, because the operator and the superuser need some of them: write"
-            " 20 or more"
+            "parameter max_connections: 10 is too little, because the operator and the superuser need some of them:"
+            " write 20 or more"
         ),
     ),
     (
@@ -120,8 +120,8 @@ BAD = [
         {"max_connections": "262143"},
         "InvalidParameter",
         (
-            "parameter max_connections: with autovacuum_max_workers, max_worker_processes and max_wal_senders it comes to"
-            " 262186 processes, and PostgreSQL starts with at most 262142: lower them"
+            "parameter max_connections: with autovacuum_max_workers, max_worker_processes and max_wal_senders it comes"
+            " to 262186 processes, and PostgreSQL starts with at most 262142: lower them"
         ),
     ),
     (
