@@ -1,0 +1,228 @@
+"""The Job of one backup, check, restore or retention pass: the postgres image with the engine as its command.
+
+A pod that was killed or found a store away is replaced a few times; what a person has to mend ends the Job at once
+(the engine's exit codes 20 and 30). A pod starts only after the one before it is gone, so that two never work on the
+same thing. The task holds no secret; secrets are files, mounted where `backup/jobspec.py` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from matriarch.resources import names
+from matriarch.resources.pod import USER
+
+Object = dict[str, Any]
+
+TLS_PATH = "/etc/matriarch/tls"
+KEY_PATH = "/etc/matriarch/key"
+STORE_PATH = "/etc/matriarch/store"
+LOCAL_PATH = "/var/lib/matriarch-backups"
+"""Where the volume of a local store is mounted."""
+
+COMMAND = ("python", "-m", "matriarch.backup.job")
+RETRIES = 3
+"""Pods that may fail before the Job does; pods that a drain evicted do not count."""
+DEADLINE = 24 * 3600
+"""Seconds that all attempts of one Job may take together."""
+FINISHED_KEPT = 3600
+"""Seconds that a finished Job and its log stay; its result is in a status long before."""
+GRACE = 60
+"""Seconds for the engine to abort its upload."""
+MEMORY = "256Mi"
+FINAL_EXIT_CODES = (20, 30)
+"""Refused, corrupt: `backup/jobspec.py`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFiles:
+    """Keys of a Secret as files: `files` maps the Secret's key to the file's name."""
+
+    secret: str
+    files: Mapping[str, str]
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobWish:
+    """All that tells one Job from another."""
+
+    name: str
+    namespace: str
+    cluster: str
+    """For the labels: Jobs are found by it and their owners are told of their end."""
+    owner: Mapping[str, Any]
+    """The Backup, BackupSchedule or Restore that it works for, as a manifest."""
+    image: str
+    task: str
+    """JSON of a JobSpec."""
+    purpose: str
+    """`backup`, `verify`, `restore` or `retain`, as a label."""
+    account: str | None = None
+    """ServiceAccount that may report progress; None: no access to the API."""
+    pull_secrets: tuple[str, ...] = ()
+    tls: str | None = None
+    """Secret with the client certificate."""
+    key: SecretFiles | None = None
+    store: tuple[SecretFiles, ...] = ()
+    claim: str | None = None
+    """Claim of a local store."""
+    password: str | None = None
+    """Secret whose `password` the server wants besides the certificate."""
+    node_selector: Mapping[str, str] = field(default_factory=dict)
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    suspended: bool = False
+    keep: bool = False
+    """Stays until its owner goes; else it is removed an hour after its end."""
+
+
+def job(wish: JobWish) -> Object:
+    """The Job as it is created. Nothing of it is changed later but `suspend`."""
+    spec: Object = {
+        "backoffLimit": RETRIES,
+        "activeDeadlineSeconds": DEADLINE,
+        "completions": 1,
+        "parallelism": 1,
+        "suspend": wish.suspended,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [
+                {
+                    "action": "FailJob",
+                    "onExitCodes": {
+                        "containerName": "backup",
+                        "operator": "In",
+                        "values": list(FINAL_EXIT_CODES),
+                    },
+                },
+                {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+            ]
+        },
+        "template": {
+            "metadata": {"labels": _labels(wish)},
+            "spec": _pod(wish),
+        },
+    }
+    if not wish.keep:
+        spec["ttlSecondsAfterFinished"] = FINISHED_KEPT
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": wish.name,
+            "namespace": wish.namespace,
+            "labels": _labels(wish),
+            "ownerReferences": [_owner(wish.owner)],
+        },
+        "spec": spec,
+    }
+
+
+def job_name(cluster: str, purpose: str, uid: str, attempt: int) -> str:
+    """`orders-backup-1a2b3c4d5e-1`: at most 63 characters for a cluster's name of 40."""
+    return f"{cluster}-{purpose}-{uid.replace('-', '')[:10]}-{attempt}"
+
+
+def _labels(wish: JobWish) -> dict[str, str]:
+    # Not the database's component: the Services' and the disruption budget's selectors must never match a Job's pod.
+    return names.labels(wish.cluster) | {
+        "app.kubernetes.io/component": "backup",
+        "matriarch.dev/job": wish.purpose,
+    }
+
+
+def _owner(owner: Mapping[str, Any]) -> Object:
+    metadata = owner["metadata"]
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+
+
+def _pod(wish: JobWish) -> Object:
+    pod: Object = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE,
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": wish.account is not None,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [_container(wish)],
+        "volumes": _volumes(wish),
+    }
+    if wish.account is not None:
+        pod["serviceAccountName"] = wish.account
+    if wish.pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in wish.pull_secrets]
+    if wish.node_selector:
+        pod["nodeSelector"] = dict(wish.node_selector)
+    if wish.tolerations:
+        pod["tolerations"] = [dict(toleration) for toleration in wish.tolerations]
+    return pod
+
+
+def _container(wish: JobWish) -> Object:
+    env: list[Object] = [{"name": "MATRIARCH_JOB", "value": wish.task}, {"name": "HOME", "value": "/tmp"}]  # noqa: S108 - an emptyDir of this pod alone
+    if wish.password is not None:
+        source = {"secretKeyRef": {"name": wish.password, "key": "password"}}
+        env.append({"name": "PGPASSWORD", "valueFrom": source})
+    mounts: list[Object] = [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - the same
+    if wish.tls is not None:
+        mounts.append({"name": "tls", "mountPath": TLS_PATH, "readOnly": True})
+    if wish.key is not None:
+        mounts.append({"name": "key", "mountPath": KEY_PATH, "readOnly": True})
+    if wish.store:
+        mounts.append({"name": "store", "mountPath": STORE_PATH, "readOnly": True})
+    if wish.claim is not None:
+        mounts.append({"name": "backups", "mountPath": LOCAL_PATH})
+    return {
+        "name": "backup",
+        "image": wish.image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(COMMAND),
+        "env": env,
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": MEMORY}},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "File",
+        "volumeMounts": mounts,
+    }
+
+
+def _volumes(wish: JobWish) -> list[Object]:
+    volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
+    if wish.tls is not None:
+        volumes.append({"name": "tls", "secret": {"secretName": wish.tls, "defaultMode": 0o440}})
+    if wish.key is not None:
+        volumes.append({"name": "key", "projected": {"defaultMode": 0o440, "sources": [_files(wish.key)]}})
+    if wish.store:
+        sources = [_files(files) for files in wish.store]
+        volumes.append({"name": "store", "projected": {"defaultMode": 0o440, "sources": sources}})
+    if wish.claim is not None:
+        volumes.append({"name": "backups", "persistentVolumeClaim": {"claimName": wish.claim}})
+    return volumes
+
+
+def _files(files: SecretFiles) -> Object:
+    source: Object = {
+        "name": files.secret,
+        "items": [{"key": key, "path": path} for key, path in sorted(files.files.items())],
+    }
+    if files.optional:
+        source["optional"] = True
+    return {"secret": source}
