@@ -7,11 +7,13 @@ import logging
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.postgres.facts import CloneProgress
+from matriarch.agent.settings import apply_config
 from matriarch.decide import attach
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import Upstream, slot_name
+from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,7 @@ class Follower:
         if instance.following == (lease.holder, address) and boottime() - self._streamed < SILENT_STREAM:
             instance.state, instance.reason = "running", ""
             self._made_from = None
+            await apply_config(instance, NOBODY)
             return 1.0
         return await self._decide(lease, me, lease.holder, address)
 

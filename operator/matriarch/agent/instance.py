@@ -66,6 +66,7 @@ class Instance:
     door_reason: str = ""
     confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
     switchover: dict[str, str] = field(default_factory=dict)
+    applied: ClusterConfig | None = None  # the configuration that PostgreSQL runs with
     warnings: dict[str, str] = field(default_factory=dict)
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
     control: asyncio.Lock = field(default_factory=asyncio.Lock)

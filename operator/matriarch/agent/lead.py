@@ -16,6 +16,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.routing import endpoints
+from matriarch.agent.settings import apply_config
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
@@ -68,6 +69,7 @@ class Leadership:
         if self._due("look", 1.0):
             await instance.look()
         await self._attempt("history", self._record_history())
+        await self._attempt("configuration", apply_config(instance, standby_names(lease, config.wish)))
         senders = await self._senders()
         if senders is not None:
             await self._attempt("voters", self._voters(senders))

@@ -13,6 +13,7 @@ from matriarch.agent.follow import Follower
 from matriarch.agent.instance import Instance
 from matriarch.agent.lead import Leadership
 from matriarch.agent.leases import Lost, new_nonce
+from matriarch.agent.settings import server_settings
 from matriarch.agent.voting import keep_promise
 from matriarch.decide import lease as transitions
 from matriarch.decide import role
@@ -21,7 +22,6 @@ from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.voters import standby_names
 from matriarch.errors import MatriarchError, Unavailable
-from matriarch.postgres.settings import ServerSettings
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -31,11 +31,10 @@ MAX_PAUSE = 10.0
 
 
 class Loop:
-    """`won` is what the last won election says about the door; `settings` renders what PostgreSQL runs with."""
+    """`won` is what the last won election says about the door."""
 
-    def __init__(self, instance: Instance, settings: Callable[[Instance, str], ServerSettings]) -> None:
+    def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._settings = settings
         self._follower = Follower(instance)
         self._leadership: Leadership | None = None
         self._failures = 0
@@ -87,7 +86,7 @@ class Loop:
             instance.state = "waiting" if instance.state != "fenced" else "fenced"
             instance.reason = step.why
             return (step.again_in or SECOND // 2) / SECOND
-        acts: dict[str, Callable[[], Awaitable[float]]] = {
+        acts: dict[str, Callable[[], Awaitable[float]]] = {  # every kind of Step but `wait`
             "initialize": self._initialize,
             "record-bootstrap": self._record_bootstrap,
             "clone": self._clone,
@@ -109,10 +108,11 @@ class Loop:
         if instance.server_role == "starting":
             await instance.look()
         data: role.Data
-        if instance.server_role in ("primary", "standby"):
-            data = instance.server_role  # type: ignore[assignment]  # the two words are the same
-        else:
-            data = await self._data()
+        match instance.server_role:
+            case "primary" | "standby" as running:
+                data = running
+            case _:
+                data = await self._data()
         config = instance.config
         return role.Facts(
             instance=instance.env.instance,
@@ -196,7 +196,7 @@ class Loop:
             if not instance.is_holder:
                 return 0.0
             names = standby_names(lease, config.wish)
-            await instance.server.configure(self._settings(instance, names))
+            await self._configure(names)
             if lease.mode == "quorum":
                 await instance.arm()
             instance.server_role = "starting"
@@ -204,6 +204,11 @@ class Loop:
             await instance.server.start_primary(timeout=START_WAIT)
             instance.server_role = "primary"
         return await self._lead()
+
+    async def _configure(self, names: str) -> None:
+        instance = self._instance
+        await instance.server.configure(server_settings(instance, names))
+        instance.applied = instance.config
 
     async def _promote(self) -> float:
         instance = self._instance
@@ -275,7 +280,7 @@ class Loop:
         lease = instance.lease
         assert lease is not None
         async with instance.control:
-            await instance.server.configure(self._settings(instance, NOBODY))
+            await self._configure(NOBODY)
             instance.server_role = "starting"
             instance.state, instance.reason = "starting", ""
             upstream = self._follower.first_upstream(lease)

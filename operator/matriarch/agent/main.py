@@ -32,7 +32,6 @@ from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.kube.client import Kube
-from matriarch.postgres.settings import ServerSettings
 
 log = logging.getLogger("matriarch.agent")
 
@@ -46,7 +45,7 @@ class Agent:
     def __init__(self, instance: Instance, tls: Tls) -> None:
         self.instance = instance
         self.tls = tls
-        self.loop = Loop(instance, settings)
+        self.loop = Loop(instance)
         self.elect_now = asyncio.Event()
         self.work: set[asyncio.Task[None]] = set()
         self.api = Api(
@@ -272,36 +271,6 @@ def _enough(instance: Instance) -> bool:
     """Whether the voters that answer could elect a successor."""
     lease = instance.lease
     return lease is not None and instance.answering(SECOND) >= lease.election_quorum
-
-
-def settings(instance: Instance, names: str) -> ServerSettings:
-    """What PostgreSQL runs with, from the cluster's configuration and the container's limits."""
-    config = instance.config
-    assert config is not None
-    return ServerSettings(
-        parameters=config.parameters,
-        standby_names=names,
-        preload=config.preload,
-        memory=_memory_limit(),
-        volume=_volume_size(),
-        superuser_access=config.superuser_access,
-    )
-
-
-def _memory_limit() -> int:
-    """Bytes that the container may use; 0 when there is no limit."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            limit = int(open(path).read())  # noqa: SIM115, PTH123 - a kernel file, closed at once
-            return limit if limit < 1 << 50 else 0
-    return 0
-
-
-def _volume_size() -> int:
-    with contextlib.suppress(OSError):
-        found = os.statvfs("/var/lib/matriarch")
-        return found.f_blocks * found.f_frsize
-    return 0
 
 
 async def connect(env: Environment) -> tuple[Instance, Tls]:

@@ -134,7 +134,7 @@ def best(positions: Mapping[Member, WalPosition], priorities: Mapping[str, int])
     if not positions:
         raise ValueError("nobody promised")
     return max(
-        sorted(positions, reverse=True),
+        sorted(positions),
         key=lambda m: (positions[m].timeline, positions[m].lsn, priorities.get(m.instance, 0)),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Literal
 
 from matriarch.agent.postgres import files, processes, tools, walfiles
 from matriarch.agent.postgres.base import DISK, ServerBase
@@ -72,6 +73,18 @@ class DataDirectory(ServerBase):
             msg = f"the control file cannot be read: {done.complaint}"
             raise Corrupt(msg)
         return parse_controldata(done.out)
+
+    async def kind(self) -> Literal["none", "primary", "standby", "broken"]:
+        """What the directory would start as; `broken`: a rewind did not finish, it must be cloned anew."""
+        return await files.in_thread(DISK, self._kind)
+
+    def _kind(self) -> Literal["none", "primary", "standby", "broken"]:
+        if not (self.paths.pgdata / "PG_VERSION").exists():
+            return "none"
+        if self._folder("rewinding").exists():
+            return "broken"
+        signs = ("standby.signal", "backup_label")
+        return "standby" if any((self.paths.pgdata / s).exists() for s in signs) else "primary"
 
     async def history(self, *, timeout: float = 5.0) -> list[Switch]:
         """The line of the newest real timeline in pg_wal, oldest first; empty on timeline 1."""

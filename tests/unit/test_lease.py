@@ -1,0 +1,125 @@
+"""The Lease's changes: what every swap keeps, and the text form."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matriarch.decide import lease
+from matriarch.decide.lease import CleanStop, LeaseState, Promotion
+from matriarch.decide.member import Member
+from matriarch.postgres.timeline import Switch, WalPosition
+
+A, B, C = (Member(f"orders-{i}", f"{i}" * 12) for i in (1, 2, 3))
+QUORUM = LeaseState(
+    epoch=5, holder=A, bootstrap="orders-1", mode="quorum", voters=(B, C), k=1, nonce="x", system_identifier="7",
+    opened=True, lineage=(Switch(2, 1, 100),), claimed=2,
+)  # fmt: skip
+
+
+def test_a_takeover_writes_the_voters_of_the_lease_and_not_those_who_answered() -> None:
+    taken = lease.taken_over(QUORUM, B, 6, WalPosition(2, 500), "n")
+    assert taken.holder == B
+    assert taken.voters == (A, C)  # the dead holder is a voter: what only it and C acknowledged is found again (S2)
+    assert taken.k == 1
+    assert taken.promoting == Promotion(3, 2, 500)
+    assert taken.claimed == 3
+
+
+def test_a_timeline_number_is_never_claimed_twice() -> None:
+    first = lease.taken_over(QUORUM, B, 6, WalPosition(2, 500), "n")  # B dies before it promotes
+    second = lease.taken_over(first, C, 7, WalPosition(2, 400), "m")
+    assert second.promoting == Promotion(4, 2, 400)
+
+
+@pytest.mark.parametrize(
+    ("winner", "epoch", "state", "why"),
+    [
+        (B, 5, QUORUM, "not above"),
+        (Member("orders-2", "another"), 6, QUORUM, "no voter"),
+        (B, 6, LeaseState(epoch=5, holder=A, bootstrap="orders-1"), "mode alone"),
+    ],
+)
+def test_a_takeover_that_must_not_be(winner: Member, epoch: int, state: LeaseState, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        lease.taken_over(state, winner, epoch, WalPosition(1, 1), "n")
+
+
+def test_reclaim_goes_above_every_promise_and_changes_nothing_else() -> None:
+    state = lease.heir_named(QUORUM, B, CleanStop(2, 900))
+    again = lease.reclaimed(state, [9, 7], "n")
+    assert again.epoch == 10
+    assert (again.holder, again.voters, again.k, again.claimed) == (A, (B, C), 1, 2)
+    assert again.heir is None
+    assert again.clean_stop is None
+
+
+def test_preferred_winner_without_answers_leads_alone() -> None:
+    taken = lease.taken_over_alone(QUORUM, B, 6, WalPosition(2, 500), "n")
+    assert (taken.mode, taken.voters, taken.k) == ("alone", (), 0)
+
+
+def test_the_heir_takes_over_only_when_it_was_named() -> None:
+    with pytest.raises(ValueError, match="no heir"):
+        lease.heir_takes(QUORUM, 6, WalPosition(2, 1000), "n")
+    named = lease.heir_named(QUORUM, C, CleanStop(2, 900))
+    assert lease.heir_takes(named, 6, WalPosition(2, 1000), "n").holder == C
+
+
+def test_the_whole_line_replaces_the_lineage_so_that_a_dead_winner_is_remembered() -> None:
+    state = lease.taken_over(lease.taken_over(QUORUM, B, 6, WalPosition(2, 5), "n"), C, 7, WalPosition(3, 9), "m")
+    line = (Switch(2, 1, 100), Switch(3, 2, 500), Switch(4, 3, 900))
+    recorded = lease.history_recorded(state, line)
+    assert recorded.lineage == line
+    assert recorded.promoting is None
+    with pytest.raises(ValueError, match="never claimed"):
+        lease.history_recorded(state, (*line, Switch(5, 4, 1000)))
+
+
+def test_what_the_lease_names_may_not_be_deleted() -> None:
+    assert QUORUM.names(A)
+    assert QUORUM.names(B)
+    assert not QUORUM.names(Member("orders-2", "another"))
+    assert QUORUM.names_instance("orders-2")
+    assert not QUORUM.names_instance("orders-4")
+
+
+members = st.builds(Member, st.sampled_from(["a-1", "a-2", "a-3", "a-4", "a-5"]), st.sampled_from(["x1", "x2"]))
+states = st.builds(
+    LeaseState, epoch=st.integers(0, 9), holder=st.none() | members, bootstrap=st.just("a-1"),
+    mode=st.sampled_from(["alone", "quorum", "async"]), voters=st.lists(members, unique=True).map(tuple),
+    k=st.integers(0, 4), nonce=st.text("abc", max_size=3), system_identifier=st.just("7"), opened=st.booleans(),
+    lineage=st.lists(st.builds(Switch, st.integers(2, 9), st.integers(1, 8), st.integers(0, 99))).map(tuple),
+    claimed=st.integers(1, 9),
+    promoting=st.none() | st.builds(Promotion, st.integers(2, 9), st.integers(1, 8), st.integers(0, 99)),
+    heir=st.none() | members, clean_stop=st.none() | st.builds(CleanStop, st.integers(1, 9), st.integers(0, 99)),
+    leaving=st.lists(st.sampled_from(["a-4", "a-5"]), unique=True).map(tuple), no_voters=st.booleans(),
+)  # fmt: skip
+
+
+@given(states)
+def test_what_is_written_is_read_back(state: LeaseState) -> None:
+    assert lease.decode(lease.encode(state)) == state
+
+
+@given(states, st.data())
+def test_a_damaged_text_is_never_taken_for_a_state(state: LeaseState, data: st.DataObject) -> None:
+    doc = json.loads(lease.encode(state))
+    key = data.draw(st.sampled_from(sorted(doc)))
+    del doc[key]
+    with pytest.raises(ValueError, match="can't be read"):
+        lease.decode(json.dumps(doc))
+
+
+def test_the_object_keeps_the_holder_and_the_epoch_visible() -> None:
+    made = lease.to_manifest(
+        QUORUM, cluster="orders", namespace="prod", renew_time="2026-01-01T00:00:00.000000Z", labels={"a": "b"},
+        resource_version="17",
+    )  # fmt: skip
+    assert made["spec"]["holderIdentity"] == "orders-1"
+    assert made["spec"]["leaseTransitions"] == 5
+    assert made["metadata"]["resourceVersion"] == "17"
+    assert lease.from_manifest(made).state == QUORUM
