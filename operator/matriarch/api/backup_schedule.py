@@ -56,7 +56,7 @@ class BackupScheduleSpec(Model):
     """`Forbid` (if absent) skips a run while the one before is still at work."""
 
     starting_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
-    """A run that could not start in time is skipped after this long; 3600 if absent."""
+    """A run that could not start in time is skipped after this long; if absent, after half of the time to the next."""
 
     rules: ClassVar[tuple[Rule, ...]] = (*CRON, LOGICAL_ONLY)
 

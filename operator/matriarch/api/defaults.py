@@ -15,7 +15,6 @@ from matriarch.api.database_cluster import DatabaseClusterSpec
 DEFAULT_PRIORITY = 100
 RETENTION_DAYS = 30
 """Kept when a schedule says neither days nor count."""
-STARTING_DEADLINE_SECONDS = 3600
 HISTORY_SUCCESSFUL = 7
 HISTORY_FAILED = 3
 S3_REGION = "us-east-1"

@@ -85,6 +85,8 @@ class Need:
     """Keys that it has; None when there is no such object."""
     problem: str = ""
     """What is wrong with its content, as a sentence."""
+    reason: str = ""
+    """CamelCase word for `problem`; `InvalidSecret` if empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,7 +274,7 @@ def lacking(need: Need) -> Verdict | None:
             f"{'it' if len(missing) == 1 else 'them'}, or name other keys in the cluster's spec.backup.",
         )
     if need.problem:
-        return Verdict(Standing.WORKING, f"Invalid{need.kind}", need.problem)
+        return Verdict(Standing.WORKING, need.reason or f"Invalid{need.kind}", need.problem)
     return None
 
 
