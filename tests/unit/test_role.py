@@ -1,0 +1,130 @@
+"""What an agent does next, as a table of every state that a crash can leave, and what must never happen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matriarch.decide.lease import CleanStop, LeaseState, Promotion, initial
+from matriarch.decide.member import Member
+from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, Facts, next_step
+
+A, B, C = (Member(f"orders-{i}", f"{i}" * 12) for i in (1, 2, 3))
+HELD = LeaseState(
+    epoch=5, holder=A, bootstrap="orders-1", mode="quorum", voters=(B, C), k=1, system_identifier="7", opened=True
+)
+LATE = 100 * ELECTION_GRACE
+
+
+def facts(**given_: object) -> Facts:
+    base = Facts(
+        instance="orders-1", me=A, data="primary", server="primary", lease=HELD, lease_fresh=True,
+        system_identifier="7", authority=5, promised=5, now=LATE,
+    )  # fmt: skip
+    return replace(base, **given_)  # type: ignore[arg-type]
+
+
+NEW = initial("orders-1")
+ELECTED = replace(HELD, promoting=Promotion(2, 1, 100))
+HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 100))
+
+
+@pytest.mark.parametrize(
+    ("f", "kind"),
+    [
+        pytest.param(facts(lease=None, server="stopped"), "wait", id="no Lease"),
+        pytest.param(facts(lease=NEW, me=None, data="none", server="stopped"), "initialize", id="a new cluster"),
+        pytest.param(
+            facts(lease=NEW, server="stopped", system_identifier="7"), "record-bootstrap", id="initdb is done"
+        ),
+        pytest.param(
+            facts(lease=NEW, instance="orders-2", me=None, data="none", server="stopped"), "wait", id="another begins"
+        ),
+        pytest.param(
+            facts(lease=NEW, data="standby", server="stopped"), "wait", id="a standby's data, and a new Lease"
+        ),
+        pytest.param(facts(), "lead", id="leads"),
+        pytest.param(facts(authority=0), "lead", id="the agent restarted, PostgreSQL did not"),
+        pytest.param(facts(promise_heard=6), "reclaim", id="an election died half way"),
+        pytest.param(facts(server="stopped", authority=0), "reclaim", id="crashed, and no election was possible"),
+        pytest.param(
+            facts(server="stopped", authority=0, quiet_since=LATE - ELECTION_GRACE + 1), "wait", id="has just started"
+        ),
+        pytest.param(facts(server="stopped", fenced=5, quiet_since=LATE - 1), "wait", id="said fenced a moment ago"),
+        pytest.param(facts(server="stopped", fenced=5), "reclaim", id="said fenced, and nobody took over"),
+        pytest.param(facts(server="stopped", fenced=4), "start-primary", id="fenced in an older epoch"),
+        pytest.param(
+            facts(server="stopped", fenced=5, lease=replace(HELD, heir=B), quiet_since=LATE - HEIR_GRACE),
+            "reclaim",
+            id="the heir is silent",
+        ),
+        pytest.param(facts(server="stopped"), "start-primary", id="right after its own swap"),
+        pytest.param(facts(server="standby", data="standby", lease=ELECTED), "promote", id="elected"),
+        pytest.param(
+            facts(server="standby", data="standby", lease=ELECTED, authority=0), "reclaim", id="elected, crashed"
+        ),
+        pytest.param(facts(server="stopped", data="standby", lease=ELECTED), "start-standby", id="elected, stopped"),
+        pytest.param(facts(server="primary", lease=ELECTED), "lead", id="promoted, not recorded"),
+        pytest.param(facts(me=B, instance="orders-2"), "depose", id="another holds, and this one runs as primary"),
+        pytest.param(facts(me=B, instance="orders-2", server="starting"), "depose", id="and starts as primary"),
+        pytest.param(facts(me=B, instance="orders-2", server="stopped"), "start-standby", id="another holds"),
+        pytest.param(facts(me=None, instance="orders-2", data="none", server="stopped"), "clone", id="a new member"),
+        pytest.param(facts(me=B, instance="orders-2", data="broken", server="stopped"), "clone", id="a broken rewind"),
+        pytest.param(facts(me=B, instance="orders-2", data="standby", server="standby"), "follow", id="a standby"),
+        pytest.param(facts(data="standby", server="standby", lease=HEIR), "inherit", id="the heir"),
+        pytest.param(facts(system_identifier="8"), "wait", id="the volume is of another database"),
+        pytest.param(
+            facts(me=Member("orders-1", "other"), server="stopped", data="none"), "clone", id="the volume was lost"
+        ),
+        pytest.param(
+            facts(
+                single=True,
+                lease=replace(HELD, mode="alone", voters=(), k=0),
+                lease_fresh=False,
+                authority=0,
+                server="stopped",
+            ),
+            "start-primary",
+            id="a single instance needs no API server",
+        ),
+        pytest.param(
+            facts(single=True, lease=replace(HELD, mode="alone", voters=(), k=0), authority=0, server="stopped"),
+            "reclaim",
+            id="but takes it where it is",
+        ),
+    ],
+)
+def test_next_step(f: Facts, kind: str) -> None:
+    assert next_step(f).kind == kind, next_step(f)
+
+
+any_facts = st.builds(
+    Facts, instance=st.just("orders-1"), me=st.sampled_from([None, A, Member("orders-1", "other")]),
+    data=st.sampled_from(["none", "primary", "standby", "broken"]),
+    server=st.sampled_from(["stopped", "starting", "primary", "standby"]),
+    lease=st.sampled_from([None, NEW, HELD, ELECTED, HEIR, replace(HELD, holder=B, voters=(A, C))]),
+    lease_fresh=st.booleans(), system_identifier=st.sampled_from(["", "7", "8"]), authority=st.integers(0, 6),
+    promised=st.integers(0, 7), promise_heard=st.integers(0, 7), fenced=st.integers(0, 5), single=st.booleans(),
+    now=st.just(LATE), quiet_since=st.sampled_from([0, LATE]),
+)  # fmt: skip
+
+
+@given(any_facts)
+def test_nothing_starts_as_primary_but_what_the_lease_names_right_after_an_own_swap(f: Facts) -> None:
+    step = next_step(f)
+    if step.kind in ("start-primary", "promote"):
+        assert f.lease is not None
+        assert f.lease.holder == f.me
+        assert f.fenced < f.lease.epoch or (f.single and f.lease.mode == "alone")
+        assert f.authority == f.lease.epoch
+        assert max(f.promised, f.promise_heard) <= f.lease.epoch
+    if step.kind == "initialize":
+        assert f.data == "none"
+        assert f.lease == NEW
+    if step.kind == "clone":
+        assert f.data in ("none", "broken")  # what may hold data is rewound or asked about, never wiped here
+    if f.server == "primary" and f.lease is not None and f.lease.epoch and f.lease.holder != f.me:
+        assert step.kind in ("depose", "wait")
