@@ -33,6 +33,7 @@ PACKAGES = {
     "losetup": "mount",
     "mkfs.xfs": "xfsprogs",
     "mount": "mount",
+    "nft": "nftables",
     "nsenter": "util-linux",
     "runc": "runc",
     "sysctl": "procps",

@@ -1,7 +1,7 @@
 """How this machine reaches Debian's and Python's packages, handed to image builds as build secrets.
 
 A company's mirror, proxy or certificate authority is part of the machine, never of the project or of an image. A secret
-is mounted for one build step and leaves no trace in the layer. Where the machine has nothing special, nothing is handed over.
+is mounted for one build step and leaves no trace in the layer. A machine with nothing special hands nothing over.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _pip_settings() -> dict[str, str]:
 
 
 def _apt_settings() -> list[str]:
-    """What this machine's apt was told about dates and proxies (a mirror may lag behind); signatures are always checked."""
+    """What this machine's apt was told about dates and proxies (mirrors lag behind); signatures are always checked."""
     dump = run("apt-config", "dump", "--format", '%f "%v";%n') if shutil.which("apt-config") else ""
     wanted = re.compile(r"Acquire::(Check-Valid-Until|Check-Date|https?::Proxy)\b")
     return [line for line in dump.splitlines() if wanted.match(line) and not line.endswith('"";')]

@@ -11,6 +11,7 @@ whose tag exists is never built again, and a node that has a tag has exactly tha
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,12 +35,34 @@ KEPT = 4  # archives of each image that stay in the cache
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One image: its Containerfile, its lock, and the package that is copied in last."""
+    """One image: its Containerfile, its lock, and the package that is copied in last; `root` is where they are."""
 
     name: str
-    containerfile: Path
-    requirements: Path
-    package: Path
+    root: Path
+
+    @property
+    def containerfile(self) -> Path:
+        return self.root / "images" / self.name / "Containerfile"
+
+    @property
+    def requirements(self) -> Path:
+        return self.root / "requirements" / f"{self.name}.txt"
+
+    @property
+    def package(self) -> Path:
+        return self.root / "operator" / "matriarch"
+
+    def copied_to(self, root: Path) -> Recipe:
+        """The same with its files copied: what is hashed is then what is built, even while somebody edits the tree.
+
+        The copy holds exactly what the Containerfile may copy, so that nothing else of the tree can reach an image.
+        """
+        copy = Recipe(self.name, root)
+        for source, target in ((self.containerfile, copy.containerfile), (self.requirements, copy.requirements)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target)
+        shutil.copytree(self.package, copy.package, ignore=shutil.ignore_patterns("__pycache__"))
+        return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +73,7 @@ class Image:
     archive: Path
 
 
-RECIPES = {
-    name: Recipe(
-        name=name,
-        containerfile=PROJECT / "images" / name / "Containerfile",
-        requirements=PROJECT / "requirements" / f"{name}.txt",
-        package=PROJECT / "operator" / "matriarch",
-    )
-    for name in ("postgres", "operator")
-}
+RECIPES = {name: Recipe(name, PROJECT) for name in ("postgres", "operator")}
 
 
 def digest(parts: Iterable[tuple[str, bytes]]) -> str:
@@ -141,71 +156,67 @@ def _exists(name: str) -> bool:
 
 
 def _build(recipe: Recipe, target: str, name: str) -> None:
-    with tempfile.TemporaryDirectory(prefix="matriarch-build-") as folder:
-        secrets = write_secrets(Path(folder) / "secrets")
-        words = (
-            ["docker", "build"] if engine() == "docker" else ["buildah", "build", "--isolation", "chroot", "--layers"]
-        )
-        words += ["--network", "host", "--target", target, "--build-arg", f"BASE={_make_base()}", "--tag", name]
-        for key, path in secrets.items():
+    """`recipe` is a copy (see Recipe.copied_to): its root is the build's context."""
+    words = ["docker", "build"] if engine() == "docker" else ["buildah", "build", "--isolation", "chroot", "--layers"]
+    words += ["--network", "host", "--target", target, "--build-arg", f"BASE={_make_base()}", "--tag", name]
+    log = _folder(CACHE / "logs") / f"image-{recipe.name}-{target}.log"
+    with tempfile.TemporaryDirectory(prefix="matriarch-secrets-") as folder, log.open("w") as f:
+        for key, path in write_secrets(Path(folder)).items():
             words += ["--secret", f"id={key},src={path}"]
-        context = Path(folder) / "context"
-        _context(recipe, context)
-        log = _folder(CACHE / "logs") / f"image-{recipe.name}-{target}.log"
-        with log.open("w") as f:
-            done = subprocess.run(
-                [str(w) for w in (*words, "--file", recipe.containerfile, context)],
-                stdout=f,
-                stderr=f,
-                stdin=subprocess.DEVNULL,
-                timeout=3600,
-                check=False,
-                env={**os.environ, "DOCKER_BUILDKIT": "1"},
-            )
-        if done.returncode:
-            last = "\n".join(line[:300] for line in log.read_text(errors="replace").splitlines()[-25:])
-            raise DevError(f"building {name} failed (all of it in {log}); it ended so:\n{last}")
+        done = subprocess.run(
+            [*words, "--file", str(recipe.containerfile), str(recipe.root)],
+            stdout=f,
+            stderr=f,
+            stdin=subprocess.DEVNULL,
+            timeout=3600,
+            check=False,
+            env={**os.environ, "DOCKER_BUILDKIT": "1"},
+        )
+    if done.returncode:
+        last = "\n".join(line[:300] for line in log.read_text(errors="replace").splitlines()[-25:])
+        raise DevError(f"building {name} failed (all of it in {log}); it ended so:\n{last}")
 
 
-def _context(recipe: Recipe, folder: Path) -> None:
-    """Exactly what the Containerfile may copy, so that nothing else of the tree can reach an image."""
-    for path in (recipe.requirements, recipe.package):
-        target = folder / path.relative_to(PROJECT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(path, target)
+@contextlib.contextmanager
+def _copied(recipe: Recipe) -> Iterator[Recipe]:
+    with tempfile.TemporaryDirectory(prefix="matriarch-build-") as folder:
+        yield recipe.copied_to(Path(folder))
 
 
 def runtime(recipe: Recipe) -> str:
     """The name of the image without the project's code; built when it is not there."""
-    name = f"localhost/matriarch/{recipe.name}-runtime:{runtime_tag(recipe, base_image())}"
-    with lock(CACHE / f"build-{recipe.name}.lock"):
+    with _copied(recipe) as copy:
+        return _runtime(copy)
+
+
+def _runtime(copy: Recipe) -> str:
+    name = f"localhost/matriarch/{copy.name}-runtime:{runtime_tag(copy, base_image())}"
+    with lock(CACHE / f"build-{copy.name}.lock"):
         if not _exists(name):
             say(f"building {name}")
-            _build(recipe, "runtime", name)
+            _build(copy, "runtime", name)
     return name
 
 
 def image_name(recipe: Recipe) -> str:
-    """The name that the image of the present sources has."""
+    """The name that the image of these sources has."""
     return f"localhost/matriarch/{recipe.name}:{image_tag(recipe, base_image())}"
 
 
 def build(recipe: Recipe) -> Image:
     """The image of the present sources, built and exported when it is not there."""
-    image = archived(image_name(recipe))
-    if image.archive.exists():
-        os.utime(image.archive)
-        return image
-    runtime(recipe)
-    with lock(CACHE / f"build-{recipe.name}.lock"):
-        if not _exists(image.name):
-            say(f"building {image.name}")
-            _build(recipe, "image", image.name)
-        export(image)
-        _prune(recipe, keep=image)
+    with _copied(recipe) as copy:
+        image = archived(image_name(copy))
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(image.archive)  # the newest are kept
+            return image
+        _runtime(copy)
+        with lock(CACHE / f"build-{copy.name}.lock"):
+            if not _exists(image.name):
+                say(f"building {image.name}")
+                _build(copy, "image", image.name)
+            export(image)
+            _prune(copy, keep=image)
     return image
 
 
