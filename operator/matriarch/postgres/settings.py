@@ -52,8 +52,6 @@ _OWNED = {
     "ssl_min_protocol_version": "TLSv1.2",
     "password_encryption": "scram-sha-256",
     "unix_socket_permissions": "0700",
-    "hba_file": "pg_hba.conf",
-    "ident_file": "pg_ident.conf",
 }
 
 # What users may change.
