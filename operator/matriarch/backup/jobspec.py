@@ -41,6 +41,7 @@ class Reason(enum.StrEnum):
     STORE_UNAVAILABLE = "StoreUnavailable"  # no answer, 5xx, slow down; also in the middle of an upload
     SOURCE_UNAVAILABLE = "SourceUnavailable"  # no server accepts the connection
     SOURCE_CHANGED = "SourceChanged"  # promoted, restarted or cancelled a query in the middle of the dump
+    DUMP_FAILED = "DumpFailed"  # pg_dump, for a reason we do not know
     TARGET_UNAVAILABLE = "TargetUnavailable"
     STORE_FULL = "StoreFull"  # local volume or quota
     CANCELLED = "Cancelled"  # SIGTERM; nothing is left behind
@@ -62,7 +63,6 @@ class Reason(enum.StrEnum):
     MANIFEST_MISSING = "ManifestMissing"  # objects without a manifest are not a backup
     VERSION_UNSUPPORTED = "VersionUnsupported"  # of the format, the server or a tool
     PERMISSION_DENIED = "PermissionDenied"  # the role may not read something that belongs into the backup
-    DUMP_FAILED = "DumpFailed"
     TARGET_NOT_EMPTY = "TargetNotEmpty"
     TARGET_IS_REPLICA = "TargetIsReplica"
     LAST_GOOD_BACKUP = "LastGoodBackup"  # refused to delete it

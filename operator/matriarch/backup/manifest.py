@@ -100,7 +100,6 @@ class Section:
     database: str | None
     offset: int
     size: int
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
