@@ -77,7 +77,10 @@ class Connection:
         except ValueError as error:
             self._control.close(self, f"its message cannot be read: {error}")
             return
-        self._control.serve(self, message)
+        try:
+            self._control.serve(self, message)
+        except Exception as error:  # noqa: BLE001 - no request may end PID 1, whatever is in it
+            self._control.close(self, f"its message could not be served: {error!r}")
 
     def _flush(self) -> None:
         try:

@@ -373,8 +373,8 @@ class Supervisor:
                     fences=self._fences,
                     terminating=self._terminate_at is not None,
                 )
-            case {"op": "end-others"}:
-                self._end_others(connection, float(message.get("timeout", 5)), answer)
+            case {"op": "end-others", "timeout": int() | float() as seconds} if 0 < seconds <= 600:
+                self._end_others(connection, seconds, answer)
             case {"op": "arm"}:
                 self._read_deadlines()
                 if self._deadline is None:
@@ -400,7 +400,7 @@ class Supervisor:
             else:
                 answer("some processes do not end: they wait for a disk")
 
-        self._sweeps.append(Sweep(connection.pid, now + round(max(0.1, min(seconds, 600)) * SECOND), done))
+        self._sweeps.append(Sweep(connection.pid, now + round(seconds * SECOND), done))
         self._sweep_at = now
 
 
