@@ -1,0 +1,103 @@
+"""`make demo`: tells the story step by step, and leaves everything up to play with."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+from bench.outage_figures import TARGETS
+
+from dev.demo.display import Display
+from dev.demo.story import BACKUP, CLUSTER, COPY, NAMESPACE, Demo
+from dev.host import DevError
+
+STEPS = 12
+SWITCH = f'{{"spec":{{"primary":"{CLUSTER}-3"}}}}'
+
+
+def tell(display: Display, demo: Demo) -> None:
+    """All steps; the first one that fails ends it."""
+    with display.step("Kubernetes: three nodes on this machine") as step:
+        demo.kubernetes(step)
+    with display.step("Images of the operator and of PostgreSQL") as step:
+        demo.images(step)
+    with display.step("Operator: helm install") as step:
+        demo.operator(step)
+    with display.step("S3 server") as step:
+        demo.store(step)
+    with display.step("DatabaseCluster `orders`: three instances") as step:
+        demo.cluster(step)
+    with display.step("CodePal: schema and rows") as step:
+        demo.codepal(step)
+    with display.step("BackupSchedule to S3") as step:
+        demo.schedule(step)
+    # The load outlives its own step: it runs until the primary was killed and is whole again.
+    with display.step("Load through the write Service") as step:
+        loading = demo.load(step)
+        load = loading.__enter__()
+    try:
+        with display.step("Backup under this load") as step:
+            demo.backup(step, load)
+        with display.step("The primary's postmaster is killed with -9") as step:
+            demo.kill(step, load)
+    finally:
+        loading.__exit__(None, None, None)
+    with display.step("Restore of that backup into a second cluster") as step:
+        demo.restore(step)
+    with display.step("Comparison of every table with the backup's manifest") as step:
+        demo.comparison(step)
+
+
+def ending(display: Display, demo: Demo) -> None:
+    """The figures that matter, and what to try next."""
+    display.summary()
+    peer = TARGETS["postmaster"].peer
+    display.say(
+        f"\n  Writes paused for {demo.seen.gap.seconds:.2f} s when the primary was killed and none of"
+        f" {demo.seen.acknowledged:,} acknowledged ones is missing\n"
+        f"  (CloudNativePG 1.30, published for three such nodes: {peer} s)."
+    )
+    display.say(f"\n{display.paint('Everything is still up. Try:', '1')}\n")
+    kubectl = f"export KUBECONFIG={demo.target.kubectl.kubeconfig}"
+    for line in (
+        kubectl,
+        f"kubectl -n {NAMESPACE} get dbc,bak,bks,rst",
+        f"kubectl -n {NAMESPACE} get pods -L matriarch.dev/role -w",
+        f"kubectl -n {NAMESPACE} patch dbc {CLUSTER} --type merge -p '{SWITCH}'   # switchover",
+        f"kubectl -n {NAMESPACE} delete pod {CLUSTER}-1 --grace-period=0 --force   # failover",
+        f"kubectl -n {NAMESPACE} scale dbc {CLUSTER} --replicas=5",
+        f"kubectl -n {NAMESPACE} get bak {BACKUP} -o yaml",
+        f"kubectl -n {NAMESPACE} delete dbc {COPY}   # its volumes stay, and come back with a resource of that name",
+        "python -m bench.outage --fault pod-force --runs 3   # the outage bench",
+        "make cluster-down NAME=demo   # when you are done",
+    ):
+        display.say(f"  {line}")
+
+
+def main() -> int:
+    """Entry point; 0 when every step succeeded."""
+    display = Display(STEPS)
+    demo = Demo(Path(tempfile.mkdtemp(prefix="matriarch-demo-")))
+    try:
+        tell(display, demo)
+    except DevError as e:
+        display.say(f"\n{display.paint('The demo stopped:', '31;1')} {e}\n")
+        display.say(
+            "What is up stays up, to be looked at; `make demo` starts over. `make cluster-down NAME=demo` removes it."
+        )
+        return 1
+    except KeyboardInterrupt:
+        display.say("\nstopped; what is up stays up")
+        return 130
+    except Exception:  # noqa: BLE001 - the last line of defence of a program for people
+        traceback.print_exc()
+        display.say("\nThe demo stopped by an error of its own: please report the lines above.")
+        return 1
+    ending(display, demo)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
