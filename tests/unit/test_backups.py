@@ -353,6 +353,7 @@ def health(**given: Any) -> tuple[str, str]:
         ({"last_success": None}, ("False", "Overdue")),
         ({"last_success": None, "due": {"nightly": NOW - HOUR}}, ("Unknown", "NoBackupYet")),
         ({"last_success": None, "due": {}}, ("False", "NoBackup")),
+        ({"last_success": None, "due": {"weekly": None}}, ("Unknown", "NoBackupYet")),
     ],
 )
 def test_health_of_a_cluster_s_backups(given: Any, expected: tuple[str, str]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Literal
 
 from matriarch.decide.verdict import Standing, Verdict
 
@@ -340,8 +341,8 @@ class HealthFacts:
     last_failure: datetime | None
     last_failure_name: str = ""
     last_failure_message: str = ""
-    due: Mapping[str, datetime]
-    """The newest scheduled time of each schedule that is not suspended."""
+    due: Mapping[str, datetime | None]
+    """The newest scheduled time of each schedule that is not suspended; None: it has not come yet."""
 
 
 OVERDUE_AFTER = timedelta(hours=2)
@@ -349,7 +350,7 @@ OVERDUE_AFTER = timedelta(hours=2)
 somebody should look."""
 
 
-def backup_health(facts: HealthFacts) -> tuple[str, str, str]:
+def backup_health(facts: HealthFacts) -> tuple[Literal["True", "False", "Unknown"], str, str]:
     """Status, reason and message of the cluster's BackupHealthy condition."""
     if not facts.configured:
         return (
@@ -362,7 +363,9 @@ def backup_health(facts: HealthFacts) -> tuple[str, str, str]:
     late = sorted(
         (due, name)
         for name, due in facts.due.items()
-        if facts.now - due > OVERDUE_AFTER and (facts.last_success is None or facts.last_success < due)
+        if due is not None
+        and facts.now - due > OVERDUE_AFTER
+        and (facts.last_success is None or facts.last_success < due)
     )
     if late:
         due, name = late[0]
