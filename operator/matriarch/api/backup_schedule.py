@@ -94,6 +94,7 @@ class BackupSchedule(Resource):
         kind="BackupSchedule",
         plural="backupschedules",
         short="bks",
+        longest_name=48,  # its Backups are called `<schedule>-<14 digits>`
         columns=(
             READY,
             Column("Cluster", ".spec.cluster"),

@@ -90,7 +90,10 @@ def object_schema(model: type[Resource]) -> Schema:
             # Bounded, because rules look at the name; both names are needed, or the API server puts its own here.
             "metadata": {
                 "type": "object",
-                "properties": {"name": {"type": "string", "maxLength": 63}, "generateName": {"type": "string"}},
+                "properties": {
+                    "name": {"type": "string", "maxLength": model.about.longest_name},
+                    "generateName": {"type": "string"},
+                },
             },
             **parts,
         },
@@ -109,6 +112,8 @@ def structural(raw: Mapping[str, Any], shared: Mapping[str, Any], path: str) -> 
     for key, value in schema.items():
         if key in _KEPT or key.startswith(_SPECIAL):
             made[key] = value
+        elif key == "const":
+            made["enum"] = [value]
         elif key not in _DROPPED:
             raise Refused(f"{path}: {key!r} has no place in a structural schema: choose another type for this field")
     if schema.get("default") is not None and not path.startswith("status"):

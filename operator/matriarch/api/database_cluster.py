@@ -52,6 +52,7 @@ class Priority(Model):
     """How much an instance is wanted as primary, among those that hold the same data."""
 
     instance: InstanceName
+    """`<cluster>-N`."""
     priority: Annotated[int, Field(ge=0, le=1000)]
     """Higher wins; 100 if absent. Never outweighs data: the replica with the most data wins first."""
 
@@ -74,6 +75,7 @@ class Replication(Model):
     """`primary-replica` if absent; `master-slave` is its older name."""
     sync: Sync | None = None
     priorities: Annotated[list[Priority], Field(max_length=9, json_schema_extra=list_map("instance"))] | None = None
+    """Which instance is preferred as primary; all alike if absent."""
     health_check: HealthCheck | None = None
     sync_interval_milliseconds: Annotated[int, Field(ge=1000, le=3_600_000)] | None = None
     """How often each replica's progress is checked and reported; 30000 if absent. PostgreSQL streams all the time."""
@@ -99,6 +101,7 @@ class Resources(Model):
     """What each instance's container asks for, as in a Pod."""
 
     requests: Annotated[dict[str, Amount], Field(max_length=16)] | None = None
+    """What the scheduler keeps free, such as `cpu: 2` and `memory: 4Gi`."""
     limits: Annotated[dict[str, Amount], Field(max_length=16)] | None = None
     """A CPU limit is accepted with a warning: a throttled instance misses its heartbeats."""
 
@@ -109,10 +112,15 @@ class Toleration(Model):
     """A taint that instances put up with, as in a Pod."""
 
     key: Annotated[str, Field(max_length=316)] | None = None
+    """The taint's key; absent with `Exists`: every key."""
     operator: Literal["Exists", "Equal"] | None = None
+    """`Equal` if absent."""
     value: Annotated[str, Field(max_length=63)] | None = None
+    """The taint's value; absent with `Exists`."""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    """Every effect if absent."""
     toleration_seconds: Int64 | None = None
+    """How long a `NoExecute` taint is put up with; for ever if absent."""
 
 
 class Spread(Model):
@@ -128,10 +136,13 @@ class Scheduling(Model):
     """Where instances run."""
 
     node_selector: Annotated[dict[str, Annotated[str, Field(max_length=63)]], Field(max_length=16)] | None = None
+    """Labels that a node must have."""
     tolerations: Annotated[list[Toleration], Field(max_length=16, json_schema_extra=LIST_ATOMIC)] | None = None
+    """Taints that instances put up with."""
     spread: Annotated[list[Spread], Field(max_length=4, json_schema_extra=list_map("topologyKey"))] | None = None
     """If absent, instances prefer different nodes."""
     priority_class_name: ObjectName | None = None
+    """PriorityClass of the Pods."""
 
 
 class Bootstrap(Model):
@@ -147,6 +158,7 @@ class SecretName(Model):
     """A Secret in the same namespace."""
 
     name: ObjectName
+    """The Secret's name."""
 
 
 class DatabaseClusterSpec(Model):
@@ -179,6 +191,7 @@ class DatabaseClusterSpec(Model):
     image_pull_secrets: Annotated[list[SecretName], Field(max_length=8, json_schema_extra=list_map("name"))] | None = (
         None
     )
+    """Secrets for the registry of the image."""
 
     rules: ClassVar[tuple[Rule, ...]] = CLUSTER_SPEC
 
@@ -268,7 +281,18 @@ class SwitchoverStatus(Model):
     """running, done or aborted."""
     started_at: Time | None = None
     finished_at: Time | None = None
+    why: Annotated[str, Field(max_length=64)] | None = None
+    """Who asked: spec.primary, annotation, rolling update or scale down."""
     message: Annotated[str, Field(max_length=1024)] | None = None
+
+
+class Handled(Model):
+    """Wishes for another primary that were carried out or refused; each is looked at once."""
+
+    primary: str | None = None
+    """Value of `spec.primary`."""
+    switchover: Annotated[str, Field(max_length=256)] | None = None
+    """Value of the annotation `matriarch.dev/switchover`."""
 
 
 class LeadershipStatus(Model):
@@ -305,6 +329,9 @@ class DatabaseClusterStatus(Status):
     backup: ClusterBackupStatus | None = None
     last_failover_at: Time | None = None
     switchover: SwitchoverStatus | None = None
+    handled: Handled | None = None
+    reported_at: Time | None = None
+    """When LSN and lag of the instances were last brought up to date."""
     pending_restart: Annotated[list[str], Field(max_length=200, json_schema_extra=LIST_ATOMIC)] | None = None
     """Parameters that wait for a restart."""
 

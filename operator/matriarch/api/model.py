@@ -87,6 +87,8 @@ class Kind:
     short: str
     columns: tuple[Column, ...]
     scale: bool = False
+    longest_name: int = 63
+    """In characters. Names of other objects are built from it."""
 
 
 class Metadata(Model):
@@ -113,12 +115,13 @@ class Resource(Model):
 
 
 def refusals(part: Model, path: str = "") -> list[str]:
-    """Every rule with a twin that `part` or anything below it breaks, as `path: message`, outermost first."""
+    """Every rule with a twin that `part` or anything below it breaks, as `field: message`, outermost first."""
     found = []
     for rule in part.rules:
         verdict = rule.broken(part) if rule.broken else None
         if verdict:
-            found.append(f"{path or 'object'}: {verdict if isinstance(verdict, str) else rule.message}")
+            where = f"{path}{rule.field or ''}".lstrip(".")
+            found.append(f"{where}: {verdict if isinstance(verdict, str) else rule.message}")
     for name, child in _children(part):
         found.extend(refusals(child, f"{path}.{name}" if path else name))
     return found

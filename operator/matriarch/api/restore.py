@@ -34,6 +34,7 @@ class BackupRef(Model):
     """A Backup in the same namespace."""
 
     name: ObjectName
+    """The Backup's name; it must be complete."""
 
 
 class RestoreStore(Model):
@@ -77,7 +78,9 @@ class StorageOverride(Model):
     """The volumes of the new cluster."""
 
     size: Quantity | None = None
+    """At least what the data takes."""
     storage_class_name: ObjectName | None = None
+    """The Kubernetes cluster's default class if absent."""
 
     rules: ClassVar[tuple[Rule, ...]] = (SIZE,)
 
@@ -86,6 +89,7 @@ class Overrides(Model):
     """Where the new cluster differs from the backed-up one. Absent fields are taken from that one's spec."""
 
     instances: Annotated[int, Field(ge=1, le=9)] | None = None
+    """As many as the backed-up cluster had if absent."""
     storage: StorageOverride | None = None
     resources: Resources | None = None
     scheduling: Scheduling | None = None
@@ -94,6 +98,7 @@ class Overrides(Model):
     backup: BackupSettings | None = None
     """In place of the backed-up cluster's stores."""
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    """The backed-up cluster's own if absent."""
 
     rules: ClassVar[tuple[Rule, ...]] = (LOWER_CASE,)
 

@@ -108,12 +108,14 @@ CLUSTER_OBJECT: tuple[Rule, ...] = (
         cel=f"self.metadata.name.size() <= 40 && self.metadata.name.matches('{NAME}')",
         message="a cluster's name has at most 40 characters of a-z, 0-9 and -, and starts with a letter, because"
         " Services and Pods carry it: choose another name",
+        field=".metadata.name",
         broken=lambda c: len(c.metadata.name) > 40 or not re.fullmatch(NAME, c.metadata.name),
     ),
     Rule(
         cel="!self.metadata.name.endsWith('-backup')",
         message="a cluster's name cannot end in -backup, because another cluster's objects may be called so: choose"
         " another name",
+        field=".metadata.name",
         broken=lambda c: c.metadata.name.endswith("-backup"),
     ),
     Rule(

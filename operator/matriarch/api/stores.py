@@ -35,6 +35,7 @@ class S3Credentials(Model):
     """A Secret with an access key."""
 
     secret_name: ObjectName
+    """The Secret's name, in the same namespace."""
     access_key_id_key: SecretKey | None = None
     """Key within the Secret; `ACCESS_KEY_ID` if absent."""
     secret_access_key_key: SecretKey | None = None
@@ -45,6 +46,7 @@ class S3Ca(Model):
     """Certificates that the endpoint is checked against instead of the public ones."""
 
     secret_name: ObjectName
+    """The Secret's name, in the same namespace."""
     key: SecretKey | None = None
     """Key within the Secret; `ca.crt` if absent."""
 
@@ -53,6 +55,7 @@ class S3Store(Model):
     """A bucket of any S3 server."""
 
     bucket: Annotated[str, Field(min_length=3, max_length=63, pattern=r"^[a-z0-9][-.a-z0-9]*[a-z0-9]$")]
+    """An existing bucket."""
     prefix: Annotated[str, Field(max_length=256, pattern=r"^[-_.=a-zA-Z0-9/]*$")] | None = None
     """Path within the bucket. Every cluster has a folder of its own below it."""
     region: Annotated[str, Field(min_length=1, max_length=64)] | None = None
@@ -100,6 +103,7 @@ class BackupStore(Model):
     """A place for backups. Exactly one of `s3` and `local` is set."""
 
     name: StoreName
+    """What Backup and BackupSchedule call it."""
     s3: S3Store | None = None
     local: LocalStore | None = None
 
