@@ -53,6 +53,7 @@ class Leadership:
         self._give_up = give_up
         self._lease: Object | None = None
         self._renewed = float("-inf")  # monotonic, before the request that succeeded was sent
+        self.written = ""  # spec.renewTime of the last successful renewal
 
     @asynccontextmanager
     async def held(self) -> AsyncIterator[None]:
@@ -133,7 +134,7 @@ class Leadership:
                 self._lease = await self._kube.replace(changed, timeout=self._duration / 3)
         except Conflict:
             return False
-        self._renewed = started
+        self._renewed, self.written = started, now
         return True
 
     async def _renew_for_ever(self) -> None:
@@ -143,9 +144,10 @@ class Leadership:
             lease = self._lease
             assert lease is not None
             try:
-                wanted = {**lease, "spec": {**lease["spec"], "renewTime": _timestamp()}}
+                now = _timestamp()
+                wanted = {**lease, "spec": {**lease["spec"], "renewTime": now}}
                 self._lease = await self._kube.replace(wanted, timeout=self._duration / 5)
-                self._renewed = started
+                self._renewed, self.written = started, now
             except Conflict:
                 with suppress(ApiError, Unavailable):
                     await self._after_conflict()

@@ -1,0 +1,121 @@
+"""Kubernetes objects and agents' answers, turned into the facts that decisions are made from. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from matriarch.api.rules import quantity
+from matriarch.decide.facts import Agent, Claim, Memory, Pod, Stream, Switchover
+from matriarch.resources import names
+from matriarch.resources.claim import VERSION
+
+Object = Mapping[str, Any]
+
+_ROLES: dict[str, Literal["primary", "replica", "none"]] = {"primary": "primary", "replica": "replica"}
+_STATES: dict[str, Literal["running", "done", "aborted"]] = {"running": "running", "done": "done"}
+
+
+def pod(obj: Object) -> Pod:
+    """Of one Pod."""
+    metadata, status = obj["metadata"], obj.get("status") or {}
+    annotations = metadata.get("annotations") or {}
+    conditions = {c["type"]: c for c in status.get("conditions") or ()}
+    containers = status.get("containerStatuses") or ()
+    state = (containers[0].get("state") if containers else None) or {}
+    ready = conditions.get("Ready") or {}
+    return Pod(
+        uid=metadata["uid"],
+        hash=annotations.get(names.POD_HASH, ""),
+        restart=annotations.get(names.RESTART),
+        terminating="deletionTimestamp" in metadata,
+        finished=status.get("phase") in {"Failed", "Succeeded"},
+        running="running" in state,
+        ready=ready.get("status") == "True",
+        ready_changed=instant(ready.get("lastTransitionTime")),
+        node=obj["spec"].get("nodeName") or "",
+        ip=status.get("podIP") or "",
+        waiting=_waiting(state, conditions.get("PodScheduled") or {}),
+    )
+
+
+def _waiting(state: Object, scheduled: Object) -> str:
+    for key in ("waiting", "terminated"):
+        if found := state.get(key):
+            return ": ".join(t for t in (found.get("reason"), (found.get("message") or "")[:200]) if t)
+    return (scheduled.get("message") or "")[:300] if scheduled.get("status") == "False" else ""
+
+
+def claim(obj: Object) -> Claim:
+    """Of one PersistentVolumeClaim."""
+    metadata = obj["metadata"]
+    return Claim(
+        uid=metadata["uid"],
+        requested=int(quantity(obj["spec"]["resources"]["requests"]["storage"])),
+        version=(metadata.get("annotations") or {}).get(VERSION, ""),
+        terminating="deletionTimestamp" in metadata,
+    )
+
+
+def agent(answer: Object) -> Agent:
+    """Of an InstanceStatus (docs/architecture.md). What an older agent leaves out has its quiet value."""
+    told = answer.get("switchover") or {}
+    pending = answer.get("pending_restart") or {}
+    return Agent(
+        role=_ROLES.get(answer.get("role", ""), "none"),
+        state=str(answer.get("state") or "unknown"),
+        ready=bool(answer.get("ready")),
+        reason=str(answer.get("reason") or ""),
+        door_open=answer.get("door") == "open",
+        door_reason=str(answer.get("door_reason") or ""),
+        incarnation=str(answer.get("incarnation") or ""),
+        voter=bool(answer.get("voter")),
+        streaming=bool(answer.get("streaming")),
+        config_generation=int(answer.get("config_generation") or 0),
+        pending={str(k): (str(v.get("from", "")), str(v.get("to", ""))) for k, v in pending.items()},
+        streams=tuple(
+            Stream(str(s["instance"]), str(s.get("incarnation")), str(s.get("state")), s.get("lag_bytes"))
+            for s in answer.get("streams") or ()
+        ),
+        switchover=(str(told["to"]), str(told.get("state")), str(told.get("message") or ""))
+        if told.get("to")
+        else None,
+        warnings=tuple(map(str, answer.get("warnings") or ())),
+    )
+
+
+def memory(status: Object) -> Memory:
+    """What the last status remembers."""
+    handled, last = status.get("handled") or {}, status.get("switchover") or {}
+    ready: Object = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+    started = instant(last.get("startedAt"))
+    switchover = None
+    if last.get("to") and started is not None:
+        switchover = Switchover(
+            to=last["to"],
+            state=_STATES.get(last.get("state", ""), "aborted"),
+            started=started,
+            why=last.get("why") or "",
+            message=last.get("message") or "",
+            finished=instant(last.get("finishedAt")),
+        )
+    return Memory(
+        primary_handled=handled.get("primary"),
+        request_handled=handled.get("switchover"),
+        switchover=switchover,
+        system_identifier=status.get("systemIdentifier") or "",
+        holder=(status.get("leadership") or {}).get("holder"),
+        failed_over=instant(status.get("lastFailoverAt")),
+        not_ready_since=instant(ready.get("lastTransitionTime")) if ready.get("status") == "False" else None,
+    )
+
+
+def instant(text: str | None) -> datetime | None:
+    """RFC 3339, as Kubernetes writes it."""
+    return datetime.fromisoformat(text) if text else None
+
+
+def timestamp(at: datetime | None) -> str | None:
+    """The reverse, to the second."""
+    return f"{at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if at is not None else None

@@ -1,0 +1,430 @@
+"""Reads everything that a decision about one DatabaseCluster needs, once, and puts it side by side with what is wanted.
+
+All lists are consistent reads: a decision to delete or to initialise must not rest on something old. The agents are
+asked at the same time, each with the time limit that the spec gives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from matriarch.api.database_cluster import DatabaseCluster
+from matriarch.api.defaults import ClusterDefaults, fill
+from matriarch.api.model import refusals
+from matriarch.api.rules import quantity
+from matriarch.controller import facts_of, pki
+from matriarch.controller.agents import Door
+from matriarch.controller.env import Env
+from matriarch.controller.queue import Key
+from matriarch.decide.certificates import Authority, Leaf, plan_certificates
+from matriarch.decide.facts import Facts, Instance, Ref, Wish
+from matriarch.decide.lease import LeaseRead, from_manifest
+from matriarch.decide.rollout import STANDBY_NEEDS
+from matriarch.decide.topology import bootstrap
+from matriarch.errors import MatriarchError, Unavailable
+from matriarch.kube.client import Object
+from matriarch.kube.errors import NotFound
+from matriarch.postgres import parameters
+from matriarch.resources import names, secrets
+from matriarch.resources.access import access
+from matriarch.resources.blueprint import Blueprint
+from matriarch.resources.claim import claim_notes, disruption_budget
+from matriarch.resources.config import KEY, config
+from matriarch.resources.pod import pod_hash
+from matriarch.resources.services import services, slices
+
+LISTED = (
+    "Pod",
+    "PersistentVolumeClaim",
+    "Service",
+    "Secret",
+    "ConfigMap",
+    "EndpointSlice",
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "PodDisruptionBudget",
+)
+ERASING = "matriarch.dev/erasing"  # on the Lease: a deletion with its data has begun
+
+
+@dataclass(slots=True)
+class View:
+    """The facts, and the objects behind them for those who act. `existing` grows while actions are carried out."""
+
+    resource: Object
+    now: datetime
+    blueprint: Blueprint
+    facts: Facts
+    wanted: dict[Ref, Object]
+    existing: dict[Ref, Object]
+    lease: LeaseRead | None = None
+    answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def authority(self) -> Object | None:
+        """The Secret of the certificate authority, if there is one."""
+        return self.existing.get(Ref("Secret", names.authority(self.blueprint.name)))
+
+    @property
+    def door(self) -> Door | None:
+        """How to reach the agents, if the cluster has an authority yet."""
+        return door_of(self.blueprint.namespace, self.blueprint.name, self.authority)
+
+
+def door_of(namespace: str, cluster: str, authority: Object | None) -> Door | None:
+    """How to reach the agents of a cluster, given its authority's Secret."""
+    certificate, key = pki.text(authority, "tls.crt"), pki.text(authority, "tls.key")
+    if not certificate or not key:
+        return None
+    return Door(namespace, cluster, pki.Pair(certificate, key), pki.text(authority, "ca.crt") or certificate)
+
+
+async def resource_of(key: Key, env: Env) -> Object | None:
+    """The DatabaseCluster, or None when it is certain that there is none.
+
+    While the definition itself is missing or not served every single one seems to be gone: then nothing is known.
+    """
+    found = await env.kube.get("DatabaseCluster", key.namespace, key.name)
+    if found is not None:
+        return found
+    try:
+        others = await env.kube.list("DatabaseCluster", key.namespace)
+    except NotFound as e:
+        raise Unavailable("the API server does not serve DatabaseClusters now; is the definition installed?") from e
+    return next((o for o in others if o["metadata"]["name"] == key.name), None)
+
+
+async def owned(key: Key, env: Env) -> dict[Ref, Object]:
+    """Every labelled object of the cluster, and the Secrets of its credentials even if the label is missing."""
+    labels = {names.CLUSTER_LABEL: key.name}
+    lists = await asyncio.gather(*(env.kube.list(kind, key.namespace, labels) for kind in LISTED))
+    found = {Ref(o["kind"], o["metadata"]["name"]): o for objects in lists for o in objects}
+    for secret in (names.app_secret(key.name), names.authority(key.name)):
+        if (ref := Ref("Secret", secret)) not in found and (obj := await env.kube.get("Secret", key.namespace, secret)):
+            found[ref] = obj
+    return found
+
+
+async def gather(resource: Object, env: Env) -> View:
+    """The view of one cluster.
+
+    Raises:
+        Refused: the resource cannot even be read as one.
+        Unavailable: the API server did not answer.
+    """
+    metadata = resource["metadata"]
+    key = Key("DatabaseCluster", metadata["namespace"], metadata["name"])
+    now = env.now()
+    existing, lease = await asyncio.gather(owned(key, env), env.kube.get("Lease", key.namespace, key.name))
+    cluster = _parse(resource)
+    refused = refusals(cluster)
+    defaults = fill(key.name, cluster.spec)
+    image = cluster.spec.image or env.settings.postgres_images.get(defaults.version, "")
+    if not image:
+        known = ", ".join(sorted(env.settings.postgres_images))
+        refused.append(f"spec.version: this operator has no image for {defaults.version}; it has {known}")
+    refused += [f.message for f in _findings(defaults)]
+    blueprint = Blueprint(cluster, defaults, image, env.settings.slice_family)
+    facts = Facts(wish=_wish(blueprint), instances=(), memory=facts_of.memory(resource.get("status") or {}))
+    view = View(resource, now, blueprint, facts, {}, existing)
+    problem = ""
+    if lease is not None:
+        try:
+            view.lease = from_manifest(lease)
+        except ValueError as e:
+            problem = str(e)
+    view.answers = await _ask(view, env)
+    instances = _instances(view)
+    refused += _against_volumes(blueprint, instances)
+    wanted = _wanted(view, instances)
+    authority, leaves = certificates_of(view, now)
+    view.wanted = wanted
+    view.facts = replace(
+        facts,
+        instances=instances,
+        lease=view.lease.state if view.lease is not None else None,
+        lease_problem=problem,
+        erasing=lease is not None and ERASING in (lease["metadata"].get("annotations") or {}),
+        refusals=tuple(refused),
+        missing=tuple(ref for ref, obj in wanted.items() if not _is_there(obj, existing.get(ref))),
+        surplus=tuple(_surplus(view)),
+        certificates=plan_certificates(authority, leaves, now),
+        passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
+    )
+    return view
+
+
+def _parse(resource: Object) -> DatabaseCluster:
+    try:
+        return DatabaseCluster.model_validate(resource)
+    except ValidationError as e:
+        said = "; ".join(f"{'.'.join(map(str, d['loc']))}: {d['msg']}" for d in e.errors()[:5])
+        raise Unreadable(f"the resource cannot be read ({said}); correct it") from e
+
+
+class Unreadable(MatriarchError):  # noqa: N818 - reads as the outcome it is
+    """A stored resource that today's schema would not let in."""
+
+
+def _findings(defaults: ClusterDefaults) -> list[parameters.Finding]:
+    try:
+        return parameters.validate(defaults.parameters, defaults.version)
+    except MatriarchError:
+        return []  # an unknown version, which the rules have refused already
+
+
+def _wish(b: Blueprint) -> Wish:
+    d, spec, annotations = b.defaults, b.cluster.spec, b.cluster.metadata.annotations
+    return Wish(
+        cluster=b.name,
+        instances=b.instances,
+        number=d.sync.number,
+        required=d.sync.durability == "required",
+        primary=spec.primary,
+        request=annotations.get(names.SWITCHOVER),
+        restart=annotations.get(names.RESTART),
+        priorities=d.priorities,
+        storage=int(quantity(spec.storage.size)),
+        health_interval=d.health_interval_milliseconds / 1000,
+        advice=tuple(_advice(b)),
+    )
+
+
+def _advice(b: Blueprint) -> list[str]:
+    found = []
+    if len(b.instances) == 2 and b.defaults.sync.durability == "required":
+        found.append("With two instances and durability required, writes wait whenever either instance is away.")
+    if b.cluster.spec.resources is not None and "cpu" in (b.cluster.spec.resources.limits or {}):
+        found.append(
+            "A CPU limit stops an instance in the middle of its heartbeats and can cause failovers; remove it."
+        )
+    return found
+
+
+async def _ask(view: View, env: Env) -> dict[str, Mapping[str, Any]]:
+    """The answers of the agents that can be expected to answer."""
+    door = view.door
+    if door is None:
+        return {}
+    limit = view.blueprint.defaults.health_timeout_milliseconds / 1000
+    targets = {
+        name: pod.ip
+        for (kind, name), obj in view.existing.items()
+        if kind == "Pod" and (pod := facts_of.pod(obj)).ip and pod.running
+    }
+
+    async def one(instance: str, ip: str) -> Mapping[str, Any] | None:
+        try:
+            return await env.agents.status(door, instance, ip, limit=limit)
+        except MatriarchError:
+            return None  # not answering is a fact, too
+
+    answers = await asyncio.gather(*(one(i, ip) for i, ip in targets.items()))
+    return {i: a for i, a in zip(targets, answers, strict=True) if a is not None}
+
+
+def _instances(view: View) -> tuple[Instance, ...]:
+    """The wanted instances and those that are there."""
+    b = view.blueprint
+    known = {n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and _is_instance(b.name, n)}
+    found = []
+    for name in sorted({*b.instances, *known}, key=names.ordinal):
+        pod, claim = view.existing.get(Ref("Pod", name)), view.existing.get(Ref("PersistentVolumeClaim", name))
+        answer = view.answers.get(name)
+        found.append(
+            Instance(
+                name=name,
+                wanted_hash=pod_hash(b, name),
+                pod=facts_of.pod(pod) if pod is not None else None,
+                claim=facts_of.claim(claim) if claim is not None else None,
+                agent=facts_of.agent(answer) if answer is not None else None,
+            )
+        )
+    return tuple(found)
+
+
+def _is_instance(cluster: str, name: str) -> bool:
+    return name in names.instances(cluster, 9)
+
+
+def _against_volumes(b: Blueprint, instances: tuple[Instance, ...]) -> list[str]:
+    """What a spec may not ask of volumes that are there already (the schema guards only changes of one resource)."""
+    found = []
+    size = int(quantity(b.cluster.spec.storage.size))
+    larger = [i.name for i in instances if i.claim is not None and i.claim.requested > size]
+    if larger:
+        found.append(
+            f"spec.storage.size: the volumes of {', '.join(larger)} are larger than {b.cluster.spec.storage.size} "
+            "and cannot shrink; ask for at least their size"
+        )
+    other = {i.claim.version for i in instances if i.claim is not None and i.claim.version} - {b.defaults.version}
+    if other:
+        found.append(
+            f"spec.version: the volumes hold data of PostgreSQL {', '.join(sorted(other))}, "
+            f"which {b.defaults.version} cannot read; set that version"
+        )
+    return found
+
+
+def _credentials(b: Blueprint) -> list[str]:
+    found = [names.app_secret(b.name)]
+    if b.defaults.superuser_access:
+        found.append(names.superuser_secret(b.name))
+    return found
+
+
+def credentials(view: View, secret: str, password: str) -> Object:
+    """The Secret with its password in all forms."""
+    b = view.blueprint
+    superuser = secret == names.superuser_secret(b.name)
+    return secrets.credentials(
+        b,
+        secret,
+        user="postgres" if superuser else b.defaults.owner,
+        database="postgres" if superuser else b.defaults.database,
+        password=password,
+        authority=pki.text(view.authority, "ca.crt"),
+    )
+
+
+def _wanted(view: View, instances: tuple[Instance, ...]) -> dict[Ref, Object]:
+    """Everything that is written by apply, in the order to write it. Certificates are planned apart."""
+    b = view.blueprint
+    objects = [
+        *access(b, tuple(i.name for i in instances)),
+        config(_staged(view, instances), _config_bootstrap(view), _published(view)),
+        *services(b),
+        *slices(b),
+    ]
+    if (budget := disruption_budget(b)) is not None:
+        objects.append(budget)
+    passwords = {s: pki.text(view.existing.get(Ref("Secret", s)), "password") for s in _credentials(b)}
+    objects += [credentials(view, secret, password) for secret, password in passwords.items() if password]
+    objects += [claim_notes(b, i.name) for i in instances if i.claim is not None and i.name in b.instances]
+    return {Ref(o["kind"], o["metadata"]["name"]): o for o in objects}
+
+
+def _config_bootstrap(view: View) -> str:
+    return view.lease.state.bootstrap if view.lease is not None else bootstrap(view.facts.wish)
+
+
+def _published(view: View) -> Mapping[str, Any] | None:
+    found = view.existing.get(Ref("ConfigMap", names.config(view.blueprint.name)))
+    try:
+        document = json.loads(((found or {}).get("data") or {}).get(KEY) or "null")
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _staged(view: View, instances: tuple[Instance, ...]) -> Blueprint:
+    """Raised and lowered parameters of which standbys need the primary's value are published one after the other.
+
+    Raised ones go to the replicas first, lowered ones to the primary first, so both cannot be in one restart.
+    """
+    b = view.blueprint
+    published = _published(view)
+    if published is None or not isinstance(published.get("parameters"), dict):
+        return b
+    before: dict[str, str] = published["parameters"]
+    step = parameters.change(before, b.defaults.parameters, b.defaults.version)
+    raising = step.replicas_first or any(
+        i.agent is not None and _is_raising(i.agent.pending, i.agent.config_generation, published) for i in instances
+    )
+    if not step.primary_first or not raising:
+        return b
+    held = {k: v for k, v in b.defaults.parameters.items() if k not in step.primary_first}
+    held |= {k: before[k] for k in step.primary_first if k in before}
+    return replace(b, defaults=replace(b.defaults, parameters=held))
+
+
+def _is_raising(pending: Mapping[str, tuple[str, str]], generation: int, published: Mapping[str, Any]) -> bool:
+    """This agent has yet to see what is published, or to restart for a raised value."""
+    if generation < int(published.get("generation") or 0):
+        return True
+    return any(
+        old.isdigit() and new.isdigit() and int(new) > int(old)
+        for name, (old, new) in pending.items()
+        if name in STANDBY_NEEDS
+    )
+
+
+def _surplus(view: View) -> list[Ref]:
+    b = view.blueprint
+    found = []
+    for ref in (Ref("PodDisruptionBudget", b.name), Ref("Secret", names.superuser_secret(b.name))):
+        there = view.existing.get(ref)
+        kept = ref in view.wanted or (ref.kind == "Secret" and b.defaults.superuser_access)
+        if there is not None and not kept and "deletionTimestamp" not in there["metadata"]:
+            found.append(ref)
+    return [*found, *(ref for ref, obj in view.existing.items() if _is_left_over(ref, obj, view))]
+
+
+def _is_left_over(ref: Ref, obj: Object, view: View) -> bool:
+    """Slice and certificate of an instance of which neither Pod nor volume is left."""
+    instance = (obj["metadata"].get("labels") or {}).get(names.INSTANCE_LABEL)
+    if ref.kind not in {"EndpointSlice", "Secret"} or instance is None or instance in view.blueprint.instances:
+        return False
+    return Ref("Pod", instance) not in view.existing and Ref("PersistentVolumeClaim", instance) not in view.existing
+
+
+def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[Leaf]]:
+    """What there is of the authority, and every certificate that is wanted."""
+    b, secret = view.blueprint, view.authority
+    heartbeat = pki.text(secret, "heartbeat.key")
+    authority = None
+    if secret is not None:
+        current = pki.describe(pki.text(secret, "tls.crt"))
+        authority = Authority(
+            current=current,
+            usable=pki.belongs(pki.Pair(pki.text(secret, "tls.crt"), pki.text(secret, "tls.key"))),
+            next=pki.describe(pki.text(secret, "next.crt")),
+            previous=pki.describe(pki.text(secret, "previous.crt")),
+            heartbeat=bool(heartbeat),
+        )
+    kept = {n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and _is_instance(b.name, n)}
+    leaves = []
+    for name in (*sorted({*b.instances, *kept}), None):
+        leaf = names.instance_tls(name) if name is not None else names.backup_tls(b.name)
+        found = view.existing.get(Ref("Secret", leaf))
+        wanted_heartbeat = heartbeat if name is not None else ""
+        owners = (found or {}).get("metadata", {}).get("ownerReferences") or ()
+        leaves.append(
+            Leaf(
+                secret=leaf,
+                hosts=secrets.hosts(b, name) if name is not None else frozenset(),
+                certificate=pki.describe(pki.text(found, "tls.crt")),
+                bundle=pki.fingerprints(pki.text(found, "ca.crt")),
+                whole=pki.text(found, "heartbeat.key") == wanted_heartbeat
+                and bool(pki.text(found, "tls.key"))
+                and any(o.get("uid") == b.cluster.metadata.uid for o in owners),
+            )
+        )
+    return authority, leaves
+
+
+def _is_there(wanted: Any, found: Any) -> bool:
+    """Whether everything that is wanted is so; what others or the API server added does not matter."""
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and all(
+            _some(v, found.get(k)) if k == "ownerReferences" else _is_there(v, found.get(k)) for k, v in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(found, list)
+            and len(wanted) == len(found)
+            and all(_is_there(w, f) for w, f in zip(wanted, found, strict=True))
+        )
+    return bool(wanted == found)
+
+
+def _some(wanted: list[Any], found: Any) -> bool:
+    return isinstance(found, list) and all(any(_is_there(w, f) for f in found) for w in wanted)

@@ -1,0 +1,164 @@
+"""The controller process: `python -m matriarch.controller.main`.
+
+Starts health and leader election at once and everything that acts only once it is the active one. Kopf is embedded: it
+lists and watches, no more. SIGTERM ends the watches and the workers, lets go of the Lease, and leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import kopf
+
+import matriarch.controller.databasecluster
+import matriarch.controller.elect  # noqa: F401 - registers its reconciler
+from matriarch.controller import settings as operator_settings
+from matriarch.controller.agents import Agents
+from matriarch.controller.env import MANAGER, Env
+from matriarch.controller.health import Health
+from matriarch.controller.logs import configure_logging
+from matriarch.controller.queue import WorkQueue
+from matriarch.controller.reconcile import RECONCILERS, resync, work
+from matriarch.controller.settings import Settings
+from matriarch.controller.watches import Feed, Watched
+from matriarch.errors import MatriarchError
+from matriarch.kube.client import Kube
+from matriarch.kube.events import Recorder
+from matriarch.kube.kinds import KINDS
+from matriarch.kube.lease import Leadership
+
+LOCK = "matriarch-controller"
+_LABELS = {"app.kubernetes.io/name": "matriarch", "app.kubernetes.io/managed-by": "matriarch"}
+
+log = logging.getLogger(__name__)
+
+
+async def run(env: Env, stop: asyncio.Event, *, health: Health | None = None) -> None:
+    """Be a controller until `stop` is set; returns after a clean hand-over.
+
+    Raises whatever ended a part that must not end: the process is to be restarted.
+    """
+    health = health or Health(env.queue)
+    namespace = env.settings.lock_namespace
+    leadership = Leadership(env.kube, namespace, LOCK, env.settings.pod_name, labels=_LABELS)
+    stopping = asyncio.create_task(stop.wait())
+    waiting = asyncio.create_task(_act(env, leadership, stop, health))
+    try:
+        await asyncio.wait({stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done() and not health.active:
+            waiting.cancel()  # it stood by
+        with suppress(asyncio.CancelledError):
+            await waiting
+    finally:
+        stopping.cancel()
+        waiting.cancel()
+
+
+async def _act(env: Env, leadership: Leadership, stop: asyncio.Event, health: Health) -> None:
+    async with leadership.held():
+        registry, kopf_settings = kopf.OperatorRegistry(), _kopf_settings()
+        kopf.on.login(registry=registry)(_login)
+        roots = [k for k in RECONCILERS if k in KINDS]
+        feed = Feed(env.queue, roots, (env.settings.lock_namespace, LOCK))
+        feed.register(registry, kopf_settings)
+        health.echo = _echo(leadership, feed.watched)
+        health.active = True
+        namespace = env.settings.watch_namespace
+        parts = [
+            asyncio.create_task(
+                kopf.operator(
+                    registry=registry,
+                    settings=kopf_settings,
+                    standalone=True,
+                    clusterwide=not namespace,
+                    namespaces=[namespace] if namespace else (),
+                    stop_flag=stop,
+                ),
+                name="kopf",
+            ),
+            asyncio.create_task(resync(env), name="resync"),
+            *(asyncio.create_task(work(env), name=f"worker-{i}") for i in range(env.settings.workers)),
+        ]
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            for part in done - {stopping}:
+                part.result()  # its error, if it has one, ends the process
+            if not stop.is_set() and parts[0] not in done:
+                raise RuntimeError("a worker ended")  # Kopf ends by itself at SIGTERM: it puts its handler over ours
+        finally:
+            health.active = False
+            for part in parts[1:]:
+                part.cancel()  # before Kopf, so that nothing acts any more when the Lease is let go
+            await asyncio.gather(*parts[1:], return_exceptions=True)
+            stopping.cancel()
+            stop.set()
+            with suppress(asyncio.CancelledError, TimeoutError):
+                await asyncio.wait_for(asyncio.shield(parts[0]), 10.0)
+            parts[0].cancel()
+
+
+def _echo(leadership: Leadership, watched: Watched) -> Callable[[], float]:
+    def seconds() -> float:
+        """For how long the newest renewal that we wrote has not come back."""
+        if watched.own_renewal >= leadership.written:
+            return 0.0
+        return time.monotonic() - watched.seen_at
+
+    return seconds
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    s = kopf.OperatorSettings()
+    s.peering.standalone = True  # we hold our own Lease
+    s.scanning.disabled = True  # the CRDs come with the operator; no rights to watch all namespaces are needed
+    s.posting.enabled = False  # events are recorded by kube/events.py
+    s.watching.server_timeout, s.watching.client_timeout = 290, 300
+    s.watching.connect_timeout, s.watching.chunk_size = 10, 500
+    s.watching.inactivity_timeout = 90.0  # bookmarks come every 60 s with up to a quarter of jitter
+    s.networking.request_timeout = 30
+    s.process.ultimate_exiting_timeout = 25  # below the Deployment's grace period
+    s.persistence.finalizer = "matriarch.dev/operator"  # never set; named so that Kopf's default never appears
+    return s
+
+
+async def _login(settings: kopf.OperatorSettings, **_: object) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(settings=settings) or kopf.login_with_kubeconfig(settings=settings)
+
+
+async def _main(settings: Settings) -> None:
+    kube = Kube.connect(manager=MANAGER)
+    queue, agents, stop = WorkQueue(), Agents(), asyncio.Event()
+    env = Env(kube, agents, Recorder(kube, MANAGER), queue, settings)
+    health = Health(queue)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await health.serve(settings.probe_port)
+    try:
+        await run(env, stop, health=health)
+    finally:
+        await health.close()
+        await agents.close()
+        await kube.close()
+
+
+def main() -> int:
+    """Exit code 0 after SIGTERM, 1 when something that is needed is missing, 75 when the Lease was lost."""
+    configure_logging()
+    try:
+        asyncio.run(_main(operator_settings.from_environment()))
+    except MatriarchError as e:
+        log.error("%s", e)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,32 @@
+"""The controller's own figures, in the text format that Prometheus reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Counts since the process started."""
+
+    reconciles: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By kind and result (ok, conflict, unavailable, error)."""
+    events: Counter[str] = field(default_factory=Counter)
+    """Watch events seen, by kind."""
+
+    def text(self, gauges: dict[str, float]) -> str:
+        """All figures; `gauges` are values of this moment by full name."""
+        lines = ["# TYPE matriarch_controller_reconciles_total counter"]
+        lines += [
+            f'matriarch_controller_reconciles_total{{kind="{kind}",result="{result}"}} {count}'
+            for (kind, result), count in sorted(self.reconciles.items())
+        ]
+        lines.append("# TYPE matriarch_controller_events_total counter")
+        lines += [f'matriarch_controller_events_total{{kind="{k}"}} {n}' for k, n in sorted(self.events.items())]
+        for name, value in sorted(gauges.items()):
+            lines += [f"# TYPE {name} gauge", f"{name} {value:g}"]
+        return "\n".join(lines) + "\n"
+
+
+METRICS = Metrics()

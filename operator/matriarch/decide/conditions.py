@@ -1,0 +1,175 @@
+"""How a cluster stands, and conditions from it.
+
+The contract that kstatus (Flux, Helm), Argo CD and `kubectl wait` read alike: Ready True when all is as wished;
+Reconciling True while waiting is right; Stalled True when only a person can help; the last two exclude each other.
+`observedGeneration` is in every condition and moves on failures too; `lastTransitionTime` moves only on a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from matriarch.decide.facts import Facts, Instance, Memory
+from matriarch.decide.verdict import Standing, Verdict
+
+HOPELESS_AFTER = timedelta(minutes=10)
+"""A cluster that lost its quorum for so long is reported as needing a person; it goes on trying all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One wanted condition."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str = ""
+
+
+def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetime) -> Verdict:
+    """How the cluster stands. `under_way` is what the plan is doing to a cluster that serves."""
+    lease, wish = facts.lease, facts.wish
+    if lease is None or not lease.opened:
+        return Verdict(Standing.WORKING, "Creating", _creating(facts))
+    if not facts.serving:
+        if under_way is not None and under_way.reason == "SwitchingOver":
+            return under_way
+        return _not_serving(facts, memory, now)
+    if under_way is not None:
+        return under_way
+    left = [i.name for i in facts.instances if i.name not in wish.instances and (i.pod or i.claim)]
+    if left:
+        return Verdict(Standing.WORKING, "Scaling", f"Removing {', '.join(left)}.")
+    behind = [i for i in facts.instances if i.name in wish.instances and not _fine(i)]
+    if behind:
+        said = "; ".join(f"{i.name}: {describe(i)}" for i in behind)
+        return Verdict(Standing.WORKING, "InstancesNotReady", said)
+    return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
+
+
+def _replicas(facts: Facts) -> str:
+    count = len(facts.wish.instances) - 1
+    if count == 0:
+        return "it is the only instance"
+    return "1 replica is ready" if count == 1 else f"{count} replicas are ready"
+
+
+def _fine(i: Instance) -> bool:
+    return i.pod is not None and i.pod.ready and not i.pod.terminating and i.agent is not None and i.agent.ready
+
+
+def describe(i: Instance) -> str:
+    """What keeps an instance from being ready, for people."""
+    if i.claim is not None and i.claim.terminating:
+        return "its volume is being deleted; delete its Pod to have it built anew"
+    if i.pod is None:
+        return "its Pod is being created"
+    if i.pod.terminating:
+        return "its Pod is stopping"
+    if not i.pod.node:
+        return f"its Pod has no node ({i.pod.waiting})" if i.pod.waiting else "its Pod waits for a node"
+    if not i.pod.running:
+        return f"its container does not run ({i.pod.waiting})" if i.pod.waiting else "its container starts"
+    if i.agent is None:
+        return "its agent does not answer"
+    return i.agent.reason or i.agent.state
+
+
+def _creating(facts: Facts) -> str:
+    said = [f"{i.name}: {describe(i)}" for i in facts.instances if not _fine(i)]
+    return "; ".join(said) or "Waiting for the first primary to let clients in."
+
+
+def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
+    lease = facts.lease
+    assert lease is not None
+    holder = facts.get(facts.holder) if facts.holder else None
+    state = describe(holder) if holder is not None else "it does not exist"
+    if holder is not None and holder.agent is not None and holder.agent.role == "primary":
+        why = holder.agent.door_reason or state
+        return Verdict(Standing.WORKING, "DoorClosed", f"{facts.holder} is primary but lets nobody in yet: {why}")
+    voters = [i for i in facts.instances if i.agent is not None and i.name in {v.instance for v in lease.voters}]
+    if lease.mode == "quorum" and len(voters) < lease.election_quorum:
+        message = (
+            f"The primary {facts.holder} is gone ({state}) and only {len(voters)} of {lease.election_quorum} voters "
+            "needed for an election answer. Bring their nodes or volumes back; no data is given up by itself."
+        )
+        long = memory.not_ready_since is not None and now - memory.not_ready_since >= HOPELESS_AFTER
+        return Verdict(Standing.STALLED if long else Standing.WORKING, "QuorumLost", message)
+    if len(facts.wish.instances) == 1 or lease.mode == "alone":
+        return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
+    return Verdict(Standing.WORKING, "FailingOver", f"{facts.holder} does not serve ({state}); its replicas elect.")
+
+
+def standing(verdict: Verdict) -> list[Condition]:
+    """Ready, Reconciling and Stalled, as the contract wants them."""
+    conditions = [
+        Condition("Ready", "True" if verdict.standing is Standing.READY else "False", verdict.reason, verdict.message)
+    ]
+    if verdict.standing is Standing.WORKING:
+        conditions.append(Condition("Reconciling", "True", verdict.reason, verdict.message))
+    elif verdict.standing is Standing.STALLED:
+        conditions.append(Condition("Stalled", "True", verdict.reason, verdict.message))
+    return conditions
+
+
+def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
+    """All conditions of a DatabaseCluster but those of other writers (BackupHealthy)."""
+    found = standing(verdict)
+    if facts.serving:
+        found.append(Condition("Available", "True", "PrimaryServes", f"{facts.holder} takes writes."))
+    else:
+        found.append(Condition("Available", "False", verdict.reason, verdict.message))
+    lease = facts.lease
+    if lease is not None and lease.opened and len(facts.wish.instances) > 1:
+        found.append(_synchronous(facts))
+    if facts.wish.advice:
+        found.append(Condition("Advice", "True", "ReviewSpec", " ".join(facts.wish.advice)))
+    warnings = [f"{i.name}: {w}" for i in facts.instances if i.agent is not None for w in i.agent.warnings]
+    if warnings:
+        found.append(Condition("InstanceWarnings", "True", "SeeMessage", "; ".join(warnings)[:1024]))
+    return found
+
+
+def _synchronous(facts: Facts) -> Condition:
+    """Whether a commit is on as many replicas as the spec asks before it is acknowledged."""
+    lease = facts.lease
+    assert lease is not None
+    if lease.mode == "alone":
+        message = (
+            f"{facts.holder} acknowledges writes alone, so a failure of it could lose them. "
+            "It goes back to waiting for replicas as soon as one has caught up."
+        )
+        return Condition("SyncDegraded", "True", "Alone", message)
+    streaming = len(facts.streaming_voters)
+    if facts.serving and streaming < lease.k:
+        message = f"{streaming} of {lease.k} needed replicas stream; writes wait for the others."
+        return Condition("SyncDegraded", "True", "TooFewReplicas", message)
+    return Condition(
+        "SyncDegraded", "False", "Synchronous", f"Commits wait for {lease.k} of {len(lease.voters)} replicas."
+    )
+
+
+def conditions(
+    previous: Iterable[Mapping[str, Any]], wanted: Iterable[Condition], generation: int, now: str
+) -> list[dict[str, Any]]:
+    """Conditions as the status holds them. `now` is RFC 3339; a condition that keeps its status keeps its time."""
+    before = {c.get("type"): c for c in previous}
+    made = []
+    for c in wanted:
+        old = before.get(c.type)
+        since = old["lastTransitionTime"] if old is not None and old.get("status") == c.status else now
+        made.append(
+            {
+                "type": c.type,
+                "status": c.status,
+                "observedGeneration": generation,
+                "lastTransitionTime": since,
+                "reason": c.reason,
+                "message": c.message[:4096],
+            }
+        )
+    return made

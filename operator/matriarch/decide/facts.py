@@ -1,0 +1,173 @@
+"""What the controller knows of one DatabaseCluster when it decides: a snapshot, taken once, with nothing behind it.
+
+Times are UTC datetimes, sizes bytes. Absence is None, never a special value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from matriarch.decide.certificates import CertificatePlan
+from matriarch.decide.lease import LeaseState
+
+
+class Ref(NamedTuple):
+    """One object of the cluster's namespace."""
+
+    kind: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """The effective spec, as far as decisions need it. `instances` are in order of their numbers."""
+
+    cluster: str
+    instances: tuple[str, ...]
+    number: int = 0  # replicas that must have a commit; 0 for a single instance
+    required: bool = True
+    primary: str | None = None
+    request: str | None = None  # the switchover annotation
+    restart: str | None = None  # the restart annotation
+    priorities: Mapping[str, int] = field(default_factory=dict)
+    storage: int = 0
+    health_interval: float = 10.0  # seconds
+    advice: tuple[str, ...] = ()  # what is accepted but not advised
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """`running`: its container runs, whatever it does; `waiting`: why not, in the kubelet's words."""
+
+    uid: str
+    hash: str
+    restart: str | None = None
+    terminating: bool = False
+    finished: bool = False  # Failed or Succeeded: it will never run again
+    running: bool = False
+    ready: bool = False
+    ready_changed: datetime | None = None
+    node: str = ""
+    ip: str = ""
+    waiting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The volume; `requested` is what its claim asks for."""
+
+    uid: str
+    requested: int
+    version: str = ""
+    terminating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One walsender of the holder, by the name that the voter's stream carries."""
+
+    instance: str
+    incarnation: str
+    state: str
+    lag_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """The agent's own account (`GET /v1/status`), as far as decisions need it."""
+
+    role: Literal["primary", "replica", "none"]
+    state: str
+    ready: bool
+    reason: str = ""
+    door_open: bool = False
+    door_reason: str = ""
+    incarnation: str = ""
+    voter: bool = False
+    streaming: bool = False
+    config_generation: int = 0
+    pending: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # parameter → (in force, wanted)
+    streams: tuple[Stream, ...] = ()
+    switchover: tuple[str, str, str] | None = None  # to, state, message
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One instance, wanted or left over. `agent` is None when it did not answer."""
+
+    name: str
+    wanted_hash: str = ""
+    pod: Pod | None = None
+    claim: Claim | None = None
+    agent: Agent | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Switchover:
+    """The latest planned change of the primary."""
+
+    to: str
+    state: Literal["running", "done", "aborted"]
+    started: datetime
+    why: str = ""
+    message: str = ""
+    finished: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the status remembers from one look to the next, and nothing else does."""
+
+    primary_handled: str | None = None  # the value of spec.primary that was carried out
+    request_handled: str | None = None  # the value of the switchover annotation that was
+    switchover: Switchover | None = None
+    system_identifier: str = ""
+    holder: str | None = None
+    failed_over: datetime | None = None  # when the primary last changed without being asked to
+    not_ready_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything about one cluster. `lease` is None when there is none; `lease_problem` when it can't be read."""
+
+    wish: Wish
+    instances: tuple[Instance, ...]
+    lease: LeaseState | None = None
+    lease_problem: str = ""
+    erasing: bool = False  # a deletion with its data had begun when the resource came back
+    refusals: tuple[str, ...] = ()
+    missing: tuple[Ref, ...] = ()  # wanted objects that are absent or differ, in the order to write them
+    surplus: tuple[Ref, ...] = ()  # objects that are no longer wanted
+    certificates: CertificatePlan = field(default_factory=CertificatePlan)
+    passwords: tuple[str, ...] = ()  # credentials Secrets without a password
+    memory: Memory = field(default_factory=Memory)
+
+    def get(self, name: str) -> Instance | None:
+        """The instance of that name."""
+        return next((i for i in self.instances if i.name == name), None)
+
+    @property
+    def holder(self) -> str | None:
+        """The instance that the Lease names."""
+        return self.lease.holder.instance if self.lease is not None and self.lease.holder is not None else None
+
+    @property
+    def serving(self) -> bool:
+        """The holder's agent says that it lets clients write."""
+        found = self.get(self.holder) if self.holder is not None else None
+        agent = found.agent if found is not None else None
+        return agent is not None and agent.role == "primary" and agent.door_open
+
+    @property
+    def streaming_voters(self) -> frozenset[str]:
+        """Instances whose present incarnation votes and streams, as the holder sees it."""
+        found = self.get(self.holder) if self.holder is not None else None
+        if self.lease is None or found is None or found.agent is None:
+            return frozenset()
+        streams = {(s.instance, s.incarnation) for s in found.agent.streams if s.state == "streaming"}
+        return frozenset(v.instance for v in self.lease.voters if (v.instance, v.incarnation) in streams)

@@ -1,0 +1,225 @@
+"""What a DatabaseCluster needs next: its objects, volumes and Pods, what leaves, and who should lead.
+
+Rules that the rest leans on:
+- nothing is initialised while anything shows that data existed (the Lease is made before any volume, and never after);
+- no incarnation that the Lease names is deleted; an instance is deleted only after the Lease says that it is leaving;
+- all Pods are made at once: agents find their order by themselves;
+- at most one step that takes a working instance away is in a plan, and none while another is under way.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from matriarch.decide import rollout, switchover
+from matriarch.decide.actions import (
+    Action,
+    Announce,
+    Apply,
+    BeginSwitchover,
+    Certify,
+    CreateClaim,
+    CreateLease,
+    CreatePod,
+    DeleteClaim,
+    DeletePod,
+    FinishErasure,
+    ForgetErasure,
+    GrowClaim,
+    MakePassword,
+    Plan,
+    Remove,
+    SetLeaving,
+)
+from matriarch.decide.conditions import assess
+from matriarch.decide.facts import Facts, Instance, Memory, Wish
+from matriarch.decide.verdict import Standing, Verdict
+
+SOON = 1.0  # seconds until the next look while something is under way that no event will tell
+
+
+def decide(facts: Facts, now: datetime) -> Plan:
+    """The next steps. Carrying out any prefix of them and deciding again leads to the same end."""
+    memory = switchover.remember(facts, now)
+    news = switchover.news(facts.memory, memory)
+    if blocked := _blocked(facts):
+        return Plan(tuple(news), blocked, memory, facts.wish.health_interval)
+    if facts.erasing:
+        return _after_erasure(facts, memory)
+    actions: list[Action] = [*news, *_children(facts)]
+    if facts.lease is None:
+        actions.append(CreateLease(bootstrap(facts.wish)))
+    actions += _volumes_and_pods(facts)
+    leaving = _leaving(facts)
+    actions += leaving
+    disruption, memory, note = _one_disruption(facts, memory, now, busy=any(isinstance(a, DeletePod) for a in leaving))
+    actions += disruption
+    verdict = assess(facts, memory, note, now)
+    if verdict.standing is Standing.READY and not actions:
+        return Plan((), verdict, memory, facts.wish.health_interval)
+    return Plan(tuple(actions), verdict, memory, SOON if verdict.standing is Standing.WORKING else SOON * 2)
+
+
+def _blocked(facts: Facts) -> Verdict | None:
+    """Reasons to change nothing at all."""
+    if facts.refusals:
+        return Verdict(Standing.STALLED, "InvalidSpec", "; ".join(facts.refusals))
+    if facts.lease_problem:
+        return Verdict(
+            Standing.STALLED,
+            "LeaseUnreadable",
+            f"The Lease {facts.wish.cluster} cannot be read ({facts.lease_problem}); nobody may lead by it. "
+            "Restore it from a copy on a volume or from a backup of etcd.",
+        )
+    claims = [i for i in facts.instances if i.claim is not None]
+    if facts.lease is None and (claims or facts.memory.system_identifier):
+        seen = f"the volume {claims[0].name}" if claims else f"database {facts.memory.system_identifier} in the status"
+        return Verdict(
+            Standing.STALLED,
+            "LeaseLost",
+            f"The Lease {facts.wish.cluster} is gone but {seen} shows that data existed, so nothing is initialised. "
+            "Restore the Lease, or delete the volumes (and the resource) to begin with an empty database.",
+        )
+    if facts.certificates.broken:
+        return Verdict(Standing.STALLED, "CertificatesUnreadable", f"{facts.certificates.broken}: restore it")
+    return _data_gone(facts) if not facts.erasing else None
+
+
+def _data_gone(facts: Facts) -> Verdict | None:
+    """The Lease names members, and not one of their volumes is left: empty ones would only wait for ever."""
+    lease = facts.lease
+    if lease is None or lease.epoch == 0 or lease.holder is None:
+        return None
+    named = sorted({m.instance for m in (lease.holder, *lease.voters)})
+    if any(i.claim is not None for i in facts.instances if i.name in named):
+        return None
+    return Verdict(
+        Standing.STALLED,
+        "DataMissing",
+        f"The Lease {facts.wish.cluster} says that {', '.join(named)} hold database {lease.system_identifier}, "
+        "but none of their volumes exists. Bring a volume back, or restore a backup into a new cluster; "
+        f"to begin with an empty database, delete this resource and that Lease, and create it again.",
+    )
+
+
+def _after_erasure(facts: Facts, memory: Memory) -> Plan:
+    """The resource came back while its data was being deleted on request."""
+    claims = [i.claim for i in facts.instances if i.claim is not None]
+    memory = replace(memory, system_identifier="", holder=None)
+    if any(not c.terminating for c in claims):
+        verdict = Verdict(Standing.WORKING, "Adopting", "Taking over the volumes that are still there.")
+        return Plan((ForgetErasure(),), verdict, memory, SOON)
+    if claims:
+        verdict = Verdict(Standing.WORKING, "Erasing", "Waiting until the former volumes are deleted.")
+        return Plan((), verdict, memory, SOON)
+    verdict = Verdict(Standing.WORKING, "Creating", "The former data is deleted; a new cluster begins.")
+    return Plan((FinishErasure(),), verdict, memory, 0.1)
+
+
+def bootstrap(wish: Wish) -> str:
+    """Who may run initdb: the wanted primary, if it is one of the instances."""
+    return wish.primary if wish.primary in wish.instances else wish.instances[0]
+
+
+def _children(facts: Facts) -> list[Action]:
+    plan = facts.certificates
+    actions: list[Action] = []
+    if plan.authority or plan.issue or plan.refresh:
+        actions.append(Certify(plan))
+    for secret in facts.passwords:
+        actions.append(MakePassword(secret))
+        if facts.lease is not None and facts.lease.epoch > 0:
+            message = f"Secret {secret} had no password; a new one was made and clients must read it again."
+            actions.append(Announce("PasswordMade", message, warning=True))
+    actions += [Apply(ref) for ref in facts.missing]
+    actions += [Remove(ref) for ref in facts.surplus]
+    return actions
+
+
+def _must_run(facts: Facts, instance: Instance) -> bool:
+    """Wanted, or still named by the Lease: what leaves must be up to hand over what it holds."""
+    if instance.name in facts.wish.instances:
+        return True
+    return facts.lease is not None and facts.lease.names_instance(instance.name) and instance.claim is not None
+
+
+def _volumes_and_pods(facts: Facts) -> list[Action]:
+    claims: list[Action] = []
+    pods: list[Action] = []
+    for i in facts.instances:
+        if i.pod is not None and i.pod.finished and not i.pod.terminating:
+            pods.append(DeletePod(i.name, i.pod.uid, "its Pod ended and will not run again"))
+            continue
+        if not _must_run(facts, i):
+            continue
+        if i.claim is None:
+            claims.append(CreateClaim(i.name))
+        elif i.claim.terminating:
+            continue  # a new Pod would keep a volume alive that somebody wants gone
+        elif i.claim.requested < facts.wish.storage:
+            claims.append(GrowClaim(i.name))
+        if i.pod is None:
+            pods.append(CreatePod(i.name))
+    return [*claims, *pods]
+
+
+def _leaving(facts: Facts) -> list[Action]:
+    """Scale down: mark, wait for the holder to let go, then the Pod, then the volume."""
+    lease = facts.lease
+    if lease is None:
+        return []
+    gone = [i for i in facts.instances if i.name not in facts.wish.instances]
+    marked = {i.name for i in gone if i.pod is not None or i.claim is not None}
+    marked |= {m.instance for m in lease.voters if m.instance not in facts.wish.instances}
+    marked.discard(facts.holder or "")
+    actions: list[Action] = []
+    if tuple(sorted(marked)) != lease.leaving:
+        actions.append(SetLeaving(tuple(sorted(marked))))
+    for i in gone:
+        may_initialise = lease.epoch == 0 and lease.bootstrap == i.name
+        if i.name not in lease.leaving or lease.names_instance(i.name) or may_initialise:
+            continue  # only what this very Lease says counts, not what the swap above will make it say
+        if i.pod is not None:
+            if not i.pod.terminating:
+                actions.append(DeletePod(i.name, i.pod.uid, "scaled down"))
+        elif i.claim is not None and not i.claim.terminating:
+            actions.append(DeleteClaim(i.name, i.claim.uid))
+    return actions
+
+
+def _one_disruption(
+    facts: Facts, memory: Memory, now: datetime, *, busy: bool
+) -> tuple[list[Action], Memory, Verdict | None]:
+    """At most one step that takes something away from clients, by urgency. Returns what to say about it as well."""
+    if facts.lease is None or facts.holder is None:
+        return [], memory, None
+    if memory.switchover is not None and memory.switchover.state == "running":
+        return [], memory, Verdict(Standing.WORKING, "SwitchingOver", f"Switching over to {memory.switchover.to}.")
+    if broken := rollout.broken(facts, now):
+        return list(broken), memory, Verdict(Standing.WORKING, "RollingUpdate", "Replacing Pods that could not start.")
+    if facts.holder not in facts.wish.instances:
+        return _hand_over_leaving(facts, memory, now)
+    asked, memory, note = switchover.asked_for(facts, memory, now)
+    if asked or busy:
+        return asked, memory, note
+    steps, rolling = rollout.step(facts)
+    for step in steps:
+        if isinstance(step, BeginSwitchover):
+            if switchover.too_soon(memory, now):
+                return [], memory, rolling
+            memory = switchover.begun(memory, step, now)
+    return list(steps), memory, rolling or note
+
+
+def _hand_over_leaving(facts: Facts, memory: Memory, now: datetime) -> tuple[list[Action], Memory, Verdict | None]:
+    assert facts.holder is not None
+    target = switchover.best_target(facts, among=frozenset(facts.wish.instances))
+    if target is None:
+        message = f"{facts.holder} is primary and leaves; waiting for an instance that stays to stream."
+        return [], memory, Verdict(Standing.WORKING, "Scaling", message)
+    note = Verdict(Standing.WORKING, "Scaling", f"{facts.holder} leaves: switching over to {target}.")
+    if switchover.too_soon(memory, now):
+        return [], memory, note
+    action = BeginSwitchover(facts.holder, target, "scale down")
+    return [action], switchover.begun(memory, action, now), note

@@ -1,0 +1,51 @@
+"""The ConfigMap by which agents learn what the spec wants, with every default filled in (docs/architecture.md)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from matriarch.resources import names
+from matriarch.resources.blueprint import Blueprint, Object
+
+KEY = "cluster.json"
+PRELOAD = ("pg_stat_statements",)
+
+
+def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = None) -> Object:
+    """`bootstrap` is the instance that the Lease was created for; `published` is the document as it is now.
+
+    Its generation is the resource's, or one more than the published one where that says something else: agents can
+    tell two documents apart although the resource did not change between them.
+    """
+    d, meta = b.defaults, b.cluster.metadata
+    document: Object = {
+        "cluster": b.name,
+        "namespace": b.namespace,
+        "uid": meta.uid,
+        "version": d.version,
+        "instances": list(b.instances),
+        "sync": {"mode": d.sync.mode, "number": d.sync.number, "durability": d.sync.durability},
+        "priorities": d.priorities,
+        "reads": d.reads,
+        "parameters": d.parameters,
+        "extensions_preload": list(PRELOAD),
+        "database": d.database,
+        "owner": d.owner,
+        "superuser_access": d.superuser_access,
+        "bootstrap": bootstrap,
+    }
+    document["generation"] = meta.generation
+    if published is not None and published.get("uid") == meta.uid:
+        last = int(published.get("generation") or 0)
+        unchanged = {k: v for k, v in published.items() if k != "generation"} == {
+            k: v for k, v in document.items() if k != "generation"
+        }
+        document["generation"] = last if unchanged else max(meta.generation, last + 1)
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": b.metadata(names.config(b.name)),
+        "data": {KEY: json.dumps(document, sort_keys=True, indent=1)},
+    }
