@@ -16,7 +16,7 @@ from matriarch.controller.env import Env
 from matriarch.decide.backups import Phase
 from matriarch.kube.client import Object
 from matriarch.kube.errors import Conflict
-from matriarch.resources import names
+from matriarch.resources.job import labels
 
 OF_CLUSTER = "ClusterBackups"
 """Kind of the queue's keys for all Backups of one cluster."""
@@ -91,7 +91,7 @@ def cluster_place(around: Around, wanted: str | None) -> Place | None:
 async def prepare(env: Env, around: Around, place: Place) -> None:
     """Make what is the operator's to make: the key, and the claim of a local store."""
     await backup_key.ensure(env.kube, around.namespace, around.name, place, around.backups)
-    wanted = backup_store.wanted_claim(place, around.namespace, names.labels(around.name))
+    wanted = backup_store.wanted_claim(place, around.namespace, labels(around.name, "store"))
     if wanted is not None and await env.kube.get(wanted["kind"], around.namespace, wanted["metadata"]["name"]) is None:
         try:
             await env.kube.create(wanted)

@@ -16,7 +16,7 @@ from matriarch.controller.backup_store import KEY, Place, key_id
 from matriarch.decide.backups import Need
 from matriarch.kube.client import Kube, Object
 from matriarch.kube.errors import Conflict
-from matriarch.resources import names
+from matriarch.resources.job import labels
 
 KEY_ID = "matriarch.dev/key-id"
 SAVED = "matriarch.dev/saved"
@@ -56,7 +56,7 @@ async def ensure(kube: Kube, namespace: str, cluster: str, place: Place, backups
                 "metadata": {
                     "name": place.key.name,
                     "namespace": namespace,
-                    "labels": names.labels(cluster),
+                    "labels": labels(cluster, "key"),
                     "annotations": {KEY_ID: key.id},
                 },
                 "data": {KEY: base64.b64encode(text).decode()},

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from matriarch.resources import names
 from matriarch.resources.pod import USER
 
 Object = dict[str, Any]
@@ -101,7 +100,7 @@ def job(wish: JobWish) -> Object:
             ]
         },
         "template": {
-            "metadata": {"labels": _labels(wish)},
+            "metadata": {"labels": labels(wish.cluster, wish.purpose)},
             "spec": _pod(wish),
         },
     }
@@ -113,7 +112,7 @@ def job(wish: JobWish) -> Object:
         "metadata": {
             "name": wish.name,
             "namespace": wish.namespace,
-            "labels": _labels(wish),
+            "labels": labels(wish.cluster, wish.purpose),
             "ownerReferences": [_owner(wish.owner)],
         },
         "spec": spec,
@@ -125,11 +124,19 @@ def job_name(cluster: str, purpose: str, uid: str, attempt: int) -> str:
     return f"{cluster}-{purpose}-{uid.replace('-', '')[:10]}-{attempt}"
 
 
-def _labels(wish: JobWish) -> dict[str, str]:
-    # Not the database's component: the Services' and the disruption budget's selectors must never match a Job's pod.
-    return names.labels(wish.cluster) | {
+def labels(cluster: str, purpose: str) -> dict[str, str]:
+    """On Jobs, their pods, and what is kept for backups.
+
+    Not the cluster's own labels: what selects the cluster's pods, asks them for their status, or erases what belongs to
+    a cluster must never meet a Job or a volume of backups.
+    """
+    return {
+        "app.kubernetes.io/name": "postgresql",
+        "app.kubernetes.io/instance": cluster,
+        "app.kubernetes.io/managed-by": "matriarch",
         "app.kubernetes.io/component": "backup",
-        "matriarch.dev/job": wish.purpose,
+        "matriarch.dev/backup-of": cluster,
+        "matriarch.dev/job": purpose,
     }
 
 
