@@ -55,7 +55,7 @@ class Rootfs:
     ) -> list[str]:
         """The command line that runs `argv` inside as PID 1; give it to subprocess or asyncio.
 
-        `data` becomes /var/lib/matriarch and `run_folder` /run/matriarch (PostgreSQL's socket folder is in it); both are
+        `data` becomes /var/lib/matriarch and `run_folder` /run/matriarch (with PostgreSQL's sockets); both are
         made and given to uid 999. Without them these are memory file systems that end with the program. `binds` and
         `read_only` mount more (inside -> outside); new mount points work below /run, /tmp and /etc/matriarch.
         `netns` is a path such as /run/netns/x; empty means the caller's network.

@@ -1,4 +1,4 @@
-"""A few calls to a local cluster's API server, for the building of the cluster itself: no client library, no kubectl."""
+"""A few calls to a local cluster's API server, for building the cluster itself: no client library, no kubectl."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ The gateway is a network namespace with nothing but a kube-proxy in it. The mach
 there, so Services can be reached from the machine whichever node is lost. It is a namespace of its own because two
 kube-proxies in one namespace would take each other's rules away, and several clusters share the machine.
 
-Cables are cut with nftables on the bridge: frames vanish, nobody is told, exactly as when a switch dies. Taking the link
+Cables are cut with nftables on the bridge: frames vanish, nobody is told, as when a switch dies. Taking the link
 down instead would tell the node's kernel.
 """
 

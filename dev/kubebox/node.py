@@ -105,7 +105,7 @@ def _kubelet(node: Node) -> dict[str, object]:
         "podLogsDir": str(root / "podlogs"),
         "resolvConf": str(node.cluster.folder / "resolv.conf"),
         "serializeImagePulls": False,
-        # The machine's disk is shared by all nodes and by the person who works on it: evict only when it is really full.
+        # The machine's disk is shared by all nodes and the person who works on it: evict only when it is really full.
         "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         "imageGCHighThresholdPercent": 100,
         "volumePluginDir": str(root / "volumeplugins"),

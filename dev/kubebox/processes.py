@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,13 @@ class Processes:
     def log(self, name: str) -> Path:
         return self.folder / "logs" / f"{name}.log"
 
-    def start(self, name: str, argv: Sequence[object], *, netns: Path | None = None) -> None:
-        """Start a program, unless it runs. `netns` is the network namespace it lives in."""
+    def start(
+        self, name: str, argv: Sequence[object], *, netns: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start a program, unless it runs. `netns` is the network namespace it lives in, `env` comes on top of ours.
+
+        Secrets belong into `env`: everybody on the machine can read a command line.
+        """
         if self.pid(name) is not None:
             return
         words = [str(a) for a in argv]
@@ -50,9 +55,17 @@ class Processes:
         for folder in (self._file(name).parent, self.log(name).parent):
             folder.mkdir(parents=True, exist_ok=True)
         with self.log(name).open("ab") as log:
-            child = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
-        entry = {"argv": words, "pid": child.pid, "started": started_at(child.pid)}
+            child = subprocess.Popen(
+                words,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, **(env or {})},
+            )
+        entry = {"argv": words, "env": dict(env or {}), "pid": child.pid, "started": started_at(child.pid)}
         half = self._file(name).with_suffix(".half")
+        half.touch(mode=0o600)
         half.write_text(json.dumps(entry))
         half.rename(self._file(name))
         # It is not ours to wait for: it outlives this process. (Without this, Python warns about it at exit.)
@@ -64,9 +77,10 @@ class Processes:
             entry = self._entry(name)
             if entry is None:
                 raise DevError(f"{name} was never started here")
-            argv = entry["argv"]
+            argv, env = entry["argv"], entry["env"]
             assert isinstance(argv, list)
-            self.start(name, argv)
+            assert isinstance(env, dict)
+            self.start(name, argv, env=env)
 
     def _entry(self, name: str) -> dict[str, object] | None:
         try:
