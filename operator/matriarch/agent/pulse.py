@@ -26,6 +26,7 @@ _REPEATS = (0, 20 * MILLISECOND, 60 * MILLISECOND)
 """News that ends a reign is sent three times at once: a lost packet would cost a beat."""
 _MISSED = (BEAT + 100 * MILLISECOND, SUSPECT)
 """Ages of the last packet at which the agent is told: one beat missed, five beats missed."""
+_NONE = bytes(SESSION_BYTES)
 _REMEMBERED = 64  # beats per peer whose answer is still known; 12 s, far beyond T_fence
 _CHALLENGE = 20 * MILLISECOND  # at most so often is an unknown session answered
 
@@ -36,7 +37,7 @@ class Peer:
 
     instance: str
     address: str = ""
-    session: bytes = bytes(SESSION_BYTES)
+    session: bytes = b""  # before the first accepted one: equal to none
     number: int = 0
     accepted_at: int = 0  # own packet number when the session was accepted
     challenged: int = 0
@@ -267,7 +268,7 @@ class Pulse:
         echo: tuple[bytes, int] | None = None,
     ) -> Packet:
         self._number += 1
-        echo_session, echo_number = echo if echo is not None else (peer.session, peer.number)
+        echo_session, echo_number = echo if echo is not None else (peer.session or _NONE, peer.number)
         return Packet(
             kind=kind,
             sender=state.me.instance,
