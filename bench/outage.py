@@ -12,21 +12,28 @@ figures in the table were published for the same faults on three such nodes, and
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import platform
 import sys
-from dataclasses import dataclass, field
+import tempfile
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dev import cluster as ground
 from dev.host import DevError
-from dev.kubectl import wait
+from dev.install import NAMESPACE, active_operator
+from dev.kubectl import Kubectl, Object, condition, wait
 from dev.product import Cluster
 
-from bench.outage_faults import Fault, Nodes, Victim, struck
-from bench.outage_figures import Figures
+from bench.outage_faults import FAULTS, Fault, Nodes, Victim, struck
+from bench.outage_figures import Figures, table
 from bench.outage_load import Load
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Sequence
 
 BACK = 90.0  # seconds after which writes that have not come back count as gone for good
 WHOLE = 300.0  # seconds for the cluster to be whole again without a hand
@@ -107,3 +114,114 @@ def _sentence(seen: Figures) -> str:
     gap = f"{seen.gap.seconds:.2f} s without a write" + (", and they never came back" if seen.gap.open_end else "")
     counts = f"{seen.acknowledged:,} acknowledged, {seen.unknown} unknown, {len(seen.lost)} lost"
     return f"{gap} (slowest client {seen.slowest_client:.2f} s; before the fault {seen.gap_before:.2f} s); {counts}"
+
+
+def place_operator(kubectl: Kubectl, node: str, *, there: bool, namespace: str = NAMESPACE) -> None:
+    """Makes the operator act on this node, or anywhere but on it; leaves all nodes open again.
+
+    Its pods are deleted while the wrong nodes are closed to new ones, so the scheduler has no choice.
+    """
+    names = [n["metadata"]["name"] for n in kubectl.list("node")]
+    closed = [n for n in names if (n != node) == there]
+
+    def placed() -> bool | None:
+        pods = {p["metadata"]["name"]: p for p in kubectl.list("pod", namespace)}
+        active = active_operator(kubectl, namespace)
+        at = pods.get(active, {}).get("spec", {}).get("nodeName")
+        ready = all(holds_ready(p) for p in pods.values())
+        return (ready and bool(active) and (at == node) == there) or None
+
+    if placed():
+        return
+    for name in closed:
+        kubectl.run("cordon", name)
+    try:
+        for pod in kubectl.list("pod", namespace):
+            if pod["spec"].get("nodeName") in closed:
+                kubectl.run("delete", "pod", pod["metadata"]["name"], "-n", namespace, "--wait=false")
+        wait(f"the operator {'on' if there else 'off'} {node}", placed, timeout=120)
+    finally:
+        for name in closed:
+            kubectl.run("uncordon", name)
+
+
+def holds_ready(pod: Object) -> bool:
+    """Whether a Pod is Ready and stays."""
+    return condition(pod, "Ready").get("status") == "True" and not pod["metadata"].get("deletionTimestamp")
+
+
+def ensure_cluster(kubectl: Kubectl, namespace: str, name: str) -> Cluster:
+    """The cluster to strike: the one that is there, or a new one of three instances."""
+    cluster = Cluster(kubectl, namespace, name)
+    if cluster.get() is None:
+        if kubectl.get("namespace", namespace) is None:
+            kubectl.run("create", "namespace", namespace)
+        cluster.apply()
+    cluster.wait_ready(timeout=WHOLE)
+    return cluster
+
+
+def _places(args: argparse.Namespace, cluster: Cluster) -> list[tuple[str | None, bool | None]]:
+    """Where the primary shall be, and whether the operator shall be there too; None leaves it as it is."""
+    wishes: dict[str, list[bool | None]] = {"with": [True], "without": [False], "both": [True, False], "any": [None]}
+    operator = wishes[args.operator]
+    nodes: list[str | None] = [None]
+    if args.each_node:
+        nodes = [*sorted({cluster.node_of(s["name"]) for s in cluster.status()["instanceStatuses"]})]
+    elif operator != [None]:
+        nodes = [cluster.node_of(cluster.primary)]
+    return [(node, there) for node in nodes for there in operator]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.outage",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="faults:\n" + "\n".join(f"  {f.name:<11} {f.about}" for f in FAULTS.values()),
+    )
+    parser.add_argument("--fault", action="append", choices=[*FAULTS, "all"], help="may be given several times")
+    parser.add_argument("--runs", type=int, default=10, help="of each fault, on each place")
+    parser.add_argument("--each-node", action="store_true", help="with the primary on each node in turn")
+    parser.add_argument(
+        "--operator",
+        choices=["any", "with", "without", "both"],
+        default="any",
+        help="whether the operator acts on the struck node",
+    )
+    parser.add_argument("--name", default=os.environ.get("NAME") or "demo", help="the local Kubernetes (default: demo)")
+    parser.add_argument("--namespace", default="bench")
+    parser.add_argument("--cluster", default="outage", help="a DatabaseCluster; made when it is not there")
+    parser.add_argument("--json", type=Path, help="writes every run's figures here too")
+    args = parser.parse_args(arguments)
+    faults = list(FAULTS) if "all" in (args.fault or ["all"]) else args.fault
+    try:
+        found = ground.find(args.name)
+        kubectl = Kubectl(found.kubeconfig)
+        cluster = ensure_cluster(kubectl, args.namespace, args.cluster)
+        bench = Bench(cluster, found.nodes, Path(tempfile.mkdtemp(prefix="outage-")))
+        try:
+            for node, there in _places(args, cluster):
+                for name in faults:
+                    for _ in range(args.runs):
+                        if node and there is not None:
+                            place_operator(kubectl, node, there=there)
+                        bench.run(FAULTS[name], place=node)
+        finally:
+            if bench.results:
+                print(f"\n{platform.platform()}\n\n{table(bench.results)}")
+            if args.json:
+                args.json.parent.mkdir(parents=True, exist_ok=True)
+                plain = {name: [asdict(run) for run in runs] for name, runs in bench.results.items()}
+                args.json.write_text(json.dumps(plain, indent=1))
+    except DevError as e:
+        print(f"outage: {e}", file=sys.stderr)
+        return 1
+    lost = sum(len(run.lost) for runs in bench.results.values() for run in runs)
+    never = sum(run.gap.open_end for runs in bench.results.values() for run in runs)
+    return 1 if lost or never else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

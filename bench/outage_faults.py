@@ -157,8 +157,11 @@ def _kill_node(victim: Victim) -> Callable[[], None]:
 
 
 def _switchover(victim: Victim) -> Callable[[], None]:
-    names = [s["name"] for s in victim.cluster.status()["instanceStatuses"] if s["name"] != victim.instance]
-    return lambda: victim.cluster.patch({"primary": names[0]})
+    found = victim.cluster.get() or {}
+    names = [s["name"] for s in found["status"]["instanceStatuses"] if s["name"] != victim.instance]
+    # A wish that stands in the spec already, from before a failover, is no new wish.
+    wanted = next(name for name in names if name != found["spec"].get("primary"))
+    return lambda: victim.cluster.patch({"primary": wanted})
 
 
 FAULTS: Mapping[str, Fault] = {

@@ -37,6 +37,11 @@ class Helm:
         )
 
 
+def values(images: Mapping[str, str]) -> dict[str, Any]:
+    """The chart's values for images that lie on the nodes, by the names that `Ground.load_images` gives."""
+    return {"image": {"name": images["operator"]}, "postgres": {"images": {"17": images["postgres"]}}}
+
+
 def active_operator(kubectl: Kubectl, namespace: str = NAMESPACE) -> str:
     """The pod that holds the operator's Lease, "" when none does."""
     leases = kubectl.list("lease", namespace)

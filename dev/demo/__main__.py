@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.outage_figures import TARGETS
 
 from dev.demo.display import Display
-from dev.demo.story import BACKUP, CLUSTER, COPY, NAMESPACE, Demo
+from dev.demo.story import BACKUP, CLUSTER, COPY, NAME, NAMESPACE, Demo
 from dev.host import DevError
 
 STEPS = 12
@@ -60,7 +60,7 @@ def ending(display: Display, demo: Demo) -> None:
         f"  (CloudNativePG 1.30, published for three such nodes: {peer} s)."
     )
     display.say(f"\n{display.paint('Everything is still up. Try:', '1')}\n")
-    kubectl = f"export KUBECONFIG={demo.target.kubectl.kubeconfig}"
+    kubectl = f"export KUBECONFIG={demo.kubectl.kubeconfig}"
     for line in (
         kubectl,
         f"kubectl -n {NAMESPACE} get dbc,bak,bks,rst",
@@ -71,7 +71,7 @@ def ending(display: Display, demo: Demo) -> None:
         f"kubectl -n {NAMESPACE} get bak {BACKUP} -o yaml",
         f"kubectl -n {NAMESPACE} delete dbc {COPY}   # its volumes stay, and come back with a resource of that name",
         "python -m bench.outage --fault pod-force --runs 3   # the outage bench",
-        "make cluster-down NAME=demo   # when you are done",
+        f"make cluster-down NAME={NAME}   # when you are done",
     ):
         display.say(f"  {line}")
 
@@ -85,7 +85,7 @@ def main() -> int:
     except DevError as e:
         display.say(f"\n{display.paint('The demo stopped:', '31;1')} {e}\n")
         display.say(
-            "What is up stays up, to be looked at; `make demo` starts over. `make cluster-down NAME=demo` removes it."
+            "What is up stays up, to be looked at; `make demo` starts over. `make cluster-down NAME={NAME}` removes it."
         )
         return 1
     except KeyboardInterrupt:

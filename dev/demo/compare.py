@@ -10,16 +10,18 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dev.host import DevError
 from dev.product import Database
-from dev.target import S3
 from matriarch.backup import fingerprint
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest, Opened
 from matriarch.backup.manifest import Table as Wanted
 from matriarch.backup.server import Server
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +42,23 @@ class Compared:
         return f"{self.table} {found}; the manifest says {self.rows} rows, hash {self.hash}"
 
 
-def find_manifest(s3: S3, status: Mapping[str, Any]) -> Manifest:
+def find_manifest(client: S3Client, bucket: str, status: Mapping[str, Any]) -> Manifest:
     """The manifest that a Backup's status names, by its own SHA-256."""
-    client = s3.client()
     seen = []
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=s3.bucket):
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for entry in page.get("Contents", []):
             if "/manifests/" not in f"/{entry['Key']}":
                 continue
             seen.append(entry["Key"])
-            raw = client.get_object(Bucket=s3.bucket, Key=entry["Key"])["Body"].read()
+            raw = client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
             if hashlib.sha256(raw).hexdigest() == status["manifestSha256"]:
                 return Manifest.parse(raw, where=entry["Key"])
-    raise DevError(f"no manifest in bucket {s3.bucket} has the SHA-256 that the Backup's status names; seen: {seen}")
+    raise DevError(f"no manifest in bucket {bucket} has the SHA-256 that the Backup's status names; seen: {seen}")
 
 
-def compare(s3: S3, status: Mapping[str, Any], key: str, restored: Database) -> list[Compared]:
+def compare(client: S3Client, bucket: str, status: Mapping[str, Any], key: str, restored: Database) -> list[Compared]:
     """Every table of the backup's only application database, in the manifest's order."""
-    opened: Opened = find_manifest(s3, status).open(
+    opened: Opened = find_manifest(client, bucket, status).open(
         [Kek.parse(key.encode(), origin="the Secret with the backup's key")]
     )
     name = restored.uri.rpartition("/")[2]

@@ -16,15 +16,16 @@ from bench.outage_faults import FAULTS, Victim, struck
 from bench.outage_figures import Figures
 from bench.outage_load import Load
 
-from dev import install
+from dev import cluster, install
 from dev.codepal import data, schema
 from dev.demo.compare import Compared, compare
 from dev.demo.display import Step
 from dev.host import DevError
-from dev.kubectl import Object, wait
+from dev.kubectl import Kubectl, Object, wait
 from dev.product import Cluster, one_shot, resource, s3_store
-from dev.target import S3, Target, start
+from dev.s3 import S3Server
 
+NAME = "demo"
 NAMESPACE = "prod"
 STORE = "offsite"
 CREDENTIALS = "s3-credentials"
@@ -39,33 +40,37 @@ class Demo:
     """What the steps hand on to each other."""
 
     folder: Path
-    target: Target = field(init=False)
-    s3: S3 = field(init=False)
+    ground: cluster.Ground = field(init=False)
+    kubectl: Kubectl = field(init=False)
+    image_names: dict[str, str] = field(init=False)
+    s3: S3Server = field(init=False)
     seen: Figures = field(init=False)
 
     @property
     def orders(self) -> Cluster:
-        return Cluster(self.target.kubectl, NAMESPACE, CLUSTER)
+        return Cluster(self.kubectl, NAMESPACE, CLUSTER)
 
     @property
     def copy(self) -> Cluster:
-        return Cluster(self.target.kubectl, NAMESPACE, COPY)
+        return Cluster(self.kubectl, NAMESPACE, COPY)
 
     def kubernetes(self, step: Step) -> None:
         """A Kubernetes of three nodes: the one that is up, or a new one."""
-        self.target = start("demo", note=lambda text: setattr(step, "note", text))
-        nodes = self.target.kubectl.list("node")
+        self.ground = cluster.up(NAME)
+        self.kubectl = Kubectl(self.ground.kubeconfig)
+        nodes = self.kubectl.list("node")
         version = nodes[0]["status"]["nodeInfo"]["kubeletVersion"]
         step.result = f"{len(nodes)} nodes, Kubernetes {version}"
 
     def images(self, step: Step) -> None:
         """The two images, built when they changed, on every node."""
-        step.result = self.target.load_images(note=lambda text: setattr(step, "note", text))
+        self.image_names = self.ground.load_images()
+        step.result = ", ".join(self.image_names.values())
 
     def operator(self, step: Step) -> None:
         """The operator by its chart; what an earlier demo left in the namespace goes first."""
-        kubectl = self.target.kubectl
-        install.Helm(kubectl.kubeconfig).install(self.target.values())
+        kubectl = self.kubectl
+        install.Helm(kubectl.kubeconfig).install(install.values(self.image_names))
         step.note = "removing what an earlier demo left"
         if kubectl.get("namespace", NAMESPACE):
             kubectl.run(
@@ -76,12 +81,13 @@ class Demo:
         step.result = f"release {install.RELEASE} in namespace {install.NAMESPACE}; active: {self._active()}"
 
     def _active(self) -> str:
-        return wait("an active operator", lambda: install.active_operator(self.target.kubectl) or None, timeout=60)
+        return wait("an active operator", lambda: install.active_operator(self.kubectl) or None, timeout=60)
 
     def store(self, step: Step) -> None:
         """A real S3 server with an empty bucket, and a Secret with its keys."""
-        self.s3 = self.target.s3(BUCKET)
-        self.target.kubectl.apply(
+        self.s3 = self.ground.s3()
+        self.s3.make_bucket(BUCKET)
+        self.kubectl.apply(
             {
                 "apiVersion": "v1",
                 "kind": "Secret",
@@ -122,7 +128,7 @@ class Demo:
 
     def schedule(self, step: Step) -> None:
         """A schedule that backs up to S3 every night and keeps 30 days."""
-        kubectl = self.target.kubectl
+        kubectl = self.kubectl
         spec = {"cluster": CLUSTER, "cron": "0 2 * * *", "timeZone": "Europe/Berlin", "retention": {"days": 30}}
         kubectl.apply(resource("BackupSchedule", "nightly", spec), namespace=NAMESPACE)
 
@@ -145,9 +151,7 @@ class Demo:
         """A backup while the clients write."""
         before = load.acknowledged()
         manifest = resource("Backup", BACKUP, {"cluster": CLUSTER})
-        found = one_shot(
-            self.target.kubectl, manifest, NAMESPACE, timeout=240, tick=lambda _: self._note(step, manifest)
-        )
+        found = one_shot(self.kubectl, manifest, NAMESPACE, timeout=240, tick=lambda _: self._note(step, manifest))
         status = found["status"]
         step.result = (
             f"{status['backupName']}\n"
@@ -158,7 +162,7 @@ class Demo:
 
     def _note(self, step: Step, manifest: Object) -> None:
         if int(time.monotonic() * 2) % 4 == 0:
-            found = self.target.kubectl.get(manifest["kind"], manifest["metadata"]["name"], NAMESPACE) or {}
+            found = self.kubectl.get(manifest["kind"], manifest["metadata"]["name"], NAMESPACE) or {}
             status = found.get("status", {})
             progress = status.get("progress", {})
             told = (status.get("step"), progress.get("step"), progress.get("message"))
@@ -168,7 +172,7 @@ class Demo:
         """SIGKILL for the primary's postmaster, under the load; then every acknowledged write is looked for."""
         before = self.orders.primary
         fault = FAULTS["postmaster"]
-        with struck(fault, Victim(self.orders, before, self.target.nodes)) as blow:
+        with struck(fault, Victim(self.orders, before, self.ground.nodes)) as blow:
             step.note = f"the postmaster of {before} was killed with -9"
             load.flowing(more=400, timeout=60)
         self.orders.wait_ready(timeout=180)
@@ -192,9 +196,7 @@ class Demo:
             "target": {"cluster": COPY, "overrides": {"instances": 1}},
         }
         manifest = resource("Restore", COPY, spec)
-        found = one_shot(
-            self.target.kubectl, manifest, NAMESPACE, timeout=300, tick=lambda _: self._note(step, manifest)
-        )
+        found = one_shot(self.kubectl, manifest, NAMESPACE, timeout=300, tick=lambda _: self._note(step, manifest))
         self.copy.wait_ready(timeout=120)
         told = found["status"].get("verification", {})
         step.result = (
@@ -203,9 +205,9 @@ class Demo:
 
     def comparison(self, step: Step) -> None:
         """Every table of the second cluster against the backup's manifest, counted and hashed anew by this program."""
-        backup = self.target.kubectl.need("backup", BACKUP, NAMESPACE)
-        key = self.target.kubectl.secret(f"{CLUSTER}-backup-key", NAMESPACE)["key"]
-        seen: list[Compared] = compare(self.s3, backup["status"], key, self.copy.database())
+        backup = self.kubectl.need("backup", BACKUP, NAMESPACE)
+        key = self.kubectl.secret(f"{CLUSTER}-backup-key", NAMESPACE)["key"]
+        seen: list[Compared] = compare(self.s3.client(), BUCKET, backup["status"], key, self.copy.database())
         differing = [one for one in seen if not one.equal]
         if differing:
             raise DevError(
