@@ -37,6 +37,8 @@ class Around:
     restores: tuple[Object, ...]
     """Into this cluster."""
     schedules: tuple[Object, ...]
+    proven: tuple[str, ...]
+    """ids of backups of this cluster that a Restore has brought back whole."""
 
     @property
     def open(self) -> tuple[Object, ...]:
@@ -57,6 +59,7 @@ async def gather(namespace: str, name: str, env: Env) -> Around:
     backups = await env.kube.list("Backup", namespace)
     restores = await env.kube.list("Restore", namespace)
     schedules = await env.kube.list("BackupSchedule", namespace)
+    ours = tuple(sorted((b for b in backups if b["spec"]["cluster"] == name), key=order))
     return Around(
         namespace=namespace,
         name=name,
@@ -64,10 +67,21 @@ async def gather(namespace: str, name: str, env: Env) -> Around:
         cluster_object=found,
         cluster=cluster,
         defaults=fill(name, cluster.spec) if cluster is not None else None,
-        backups=tuple(sorted((b for b in backups if b["spec"]["cluster"] == name), key=order)),
+        backups=ours,
         restores=tuple(r for r in restores if r["spec"]["target"]["cluster"] == name),
         schedules=tuple(s for s in schedules if s["spec"]["cluster"] == name),
+        proven=_proven(ours, restores),
     )
+
+
+def _proven(backups: Iterable[Object], restores: Iterable[Object]) -> tuple[str, ...]:
+    restored = {
+        (r.get("status") or {}).get("backupName")
+        for r in restores
+        if (r.get("status") or {}).get("phase") == Phase.COMPLETE
+    }
+    statuses = [b.get("status") or {} for b in backups]
+    return tuple(sorted(s["id"] for s in statuses if s.get("id") and s.get("backupName") in restored))
 
 
 def cluster_place(around: Around, wanted: str | None) -> Place | None:

@@ -1,4 +1,4 @@
-"""How a cluster's backups stand as a whole: `status.backup` and three conditions on the DatabaseCluster.
+"""How a cluster's backups stand as a whole: `status.backup` and some conditions of the DatabaseCluster.
 
 Written under a field manager of its own, so that it never meets what the cluster's reconciler writes.
 """
@@ -19,7 +19,7 @@ from matriarch.kube.client import Object
 from matriarch.kube.errors import NotFound
 
 MANAGER = "matriarch-backup"
-TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved")
+TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring")
 
 
 async def report(env: Env, around: Around) -> None:
@@ -33,7 +33,7 @@ async def report(env: Env, around: Around) -> None:
         await prepare(env, around, place)
         if place.key is not None:
             secret = await env.kube.get("Secret", around.namespace, place.key.name)
-    wanted = [_healthy(around), *_protection(around, secret)]
+    wanted = [_healthy(around), *_protection(around, secret), *_restoring(around)]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
     there = cluster.get("status") or {}
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]
@@ -89,6 +89,15 @@ def _protection(around: Around, secret: Object | None) -> list[Condition]:
         )
         found.append(Condition("BackupKeySaved", "False", "NotSaved", message))
     return found
+
+
+def _restoring(around: Around) -> list[Condition]:
+    """The doors of a new cluster open before its data is there: whoever waits for it waits for this to go."""
+    if around.restoring is None:
+        return []
+    name = around.restoring["metadata"]["name"]
+    message = f"Restore {name} is at work on this cluster's data: do not use it before that is complete."
+    return [Condition("Restoring", "True", "RestoreInProgress", message)]
 
 
 def _summary(around: Around, secret: Object | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from matriarch.controller import backup_health, backup_jobs, backup_key, backup_
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, gather, prepare
 from matriarch.controller.backup_status import backup_status, parse_time, rfc3339
 from matriarch.controller.backup_store import Place
-from matriarch.controller.backup_task import RESTORE_LABEL, SCHEDULE_LABEL, backup_job
+from matriarch.controller.backup_task import RESTORE, SCHEDULE_LABEL, backup_job
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
@@ -211,6 +211,6 @@ def _wake(env: Env, backup: Object) -> None:
     namespace, labels = backup["metadata"]["namespace"], backup["metadata"].get("labels") or {}
     if labels.get(SCHEDULE_LABEL):
         env.enqueue("BackupSchedule", namespace, labels[SCHEDULE_LABEL])
-    if labels.get(RESTORE_LABEL):
-        env.enqueue("Restore", namespace, labels[RESTORE_LABEL])
+    if restore := (backup["metadata"].get("annotations") or {}).get(RESTORE):
+        env.enqueue("Restore", namespace, restore)
     env.enqueue(OF_CLUSTER, namespace, backup["spec"]["cluster"])

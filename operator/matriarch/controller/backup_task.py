@@ -15,8 +15,8 @@ from matriarch.resources.job import JobWish
 
 SCHEDULE_LABEL = "matriarch.dev/schedule"
 SCHEDULED_FOR = "matriarch.dev/scheduled-for"
-RESTORE_LABEL = "matriarch.dev/restore"
-"""On the safety Backup of a Restore."""
+RESTORE = "matriarch.dev/restore"
+"""Annotation on the safety Backup of a Restore: its name."""
 
 
 def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str) -> JobWish:
