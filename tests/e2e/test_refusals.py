@@ -12,19 +12,19 @@ from dev.product import Cluster, cluster_manifest, resource
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"replication": {"sync": {"number": 3}}}, "sync.number 3 must be below instances 3"),
+        ({"replication": {"sync": {"number": 3}}}, "sync.number must be below instances"),
         ({"version": "9.6"}, "version 9.6 is not known"),
-        ({"engine": "sqlite"}, "engine sqlite is not there yet"),
-        ({"replication": {"mode": "master-master"}}, "not there yet"),
-        ({"replication": {"mode": "cluster"}}, "not there yet"),
-        ({"replication": {"sync": {"mode": "async"}}}, "sync.mode async is not there yet: use quorum"),
+        ({"engine": "sqlite"}, "engine sqlite is not yet supported"),
+        ({"replication": {"mode": "master-master"}}, "not yet supported"),
+        ({"replication": {"mode": "cluster"}}, "not yet supported"),
+        ({"replication": {"sync": {"mode": "async"}}}, "sync.mode async is not yet supported: use quorum"),
         ({"parameters": {"synchronous_standby_names": ""}}, "parameter synchronous_standby_names belongs to Matriarch"),
         ({"parameters": {"fsync": "off"}}, "parameter fsync belongs to Matriarch"),
         ({"instances": 10}, "should be less than or equal to 9"),
         ({"instances": 0}, "should be greater than or equal to 1"),
         ({"storage": {"size": "1Mi"}}, "size must be"),
         ({"primary": "wrong-7"}, "is not an instance of this cluster"),
-        ({"replcation": {}}, 'unknown field "spec.replcation"'),
+        ({"replcation": {}}, "unknown field"),
     ],
 )
 def test_a_bad_cluster_is_refused_by_the_api_server(
@@ -83,7 +83,7 @@ def _stalled(found: dict[str, Any] | None, word: str) -> dict[str, Any] | None:
         ("BackupSchedule", {"cluster": "x", "cron": "0 2 30 2 *"}, "never fires"),
         ("BackupSchedule", {"cluster": "x", "cron": "often"}, "cron"),
         ("BackupSchedule", {"cluster": "x", "cron": "0 2 * * *", "timeZone": "not a zone"}, "timeZone"),
-        ("Backup", {"cluster": "x", "method": "physical"}, "method physical is not there yet"),
+        ("Backup", {"cluster": "x", "method": "physical"}, "method physical is not yet supported"),
         ("Restore", {"source": {}, "target": {"cluster": "x"}}, "set exactly one of backup"),
         (
             "Restore",
