@@ -210,12 +210,12 @@ async def _attempt(
             warnings=tuple(warnings),
             details="",
         )
-        manifest = await asyncio.to_thread(_complete, store, body, details, dek, marker)
-        return Opened(manifest, dek, details)
+        return await asyncio.to_thread(_complete, request, body, details, dek, marker)
 
 
-def _complete(store: Store, body: Body, details: Details, dek: Dek | None, marker: _Marker) -> Manifest:
-    """The manifest, last of all, and proof that it and its object are there."""
+def _complete(request: Request, body: Body, details: Details, dek: Dek | None, marker: _Marker) -> Opened:
+    """The manifest, last of all, and proof that it and its object are there and can be opened."""
+    store = request.store
     if store.size(body.object.path) != body.object.stored_size:
         raise Unavailable(
             f"{body.object.path} is not in the store as it was sent; the backup is made again.",
@@ -236,7 +236,8 @@ def _complete(store: Store, body: Body, details: Details, dek: Dek | None, marke
         except Exists:
             continue
         if store.get(manifest.key) == manifest.raw and is_whole(store, body.object):
-            return manifest
+            again = Manifest.parse(manifest.raw, where=manifest.key)
+            return catalog.open_manifest(store, again, [request.key] if request.key else [])
         # Another attempt took over in between: what this one wrote must not pass as a backup.
         store.delete(manifest.key)
         break

@@ -173,6 +173,8 @@ class RestoreTask:
     keep_old: bool = False  # in-place: keep the replaced database as <name>_before_<id>
     manifest_sha256: str | None = None  # refuses a manifest that is not the one the Backup's status names
     allow_unencrypted: bool = False
+    trust_source: bool = False  # also a dump whose psql commands are not restricted (CVE-2025-8714)
+    amcheck: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,6 +274,7 @@ class RestoreResult:
     rows: int
     sequences: int
     amcheck: bool
+    already_done: bool = False  # an earlier attempt of this restore_id switched; nothing was done now
     kept: tuple[str, ...] = ()  # names under which replaced databases were kept
 
 

@@ -195,7 +195,7 @@ class Body:
     tables: int
     rows: int
     warnings: tuple[str, ...]
-    details: str | dict[str, Any]  # base64 of a sealed gzip of canonical JSON; in the clear: the JSON itself
+    details: Any  # base64 of a sealed gzip of canonical JSON; in the clear: the JSON itself
 
 
 @dataclass(frozen=True, slots=True)

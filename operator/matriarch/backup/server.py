@@ -30,6 +30,10 @@ _KEEPALIVE = {"keepalives_idle": "30", "keepalives_interval": "10", "keepalives_
 _SHARED = {"host", "port", "user", "dbname", "sslmode", "sslcert", "sslkey", "sslrootcert", "sslcrl", "sslpassword",
            "ssl_min_protocol_version", "ssl_max_protocol_version", "target_session_attrs"}  # fmt: skip
 
+_VARIABLES = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": "PGUSER", "sslmode": "PGSSLMODE",
+              "sslcert": "PGSSLCERT", "sslkey": "PGSSLKEY", "sslrootcert": "PGSSLROOTCERT",
+              "target_session_attrs": "PGTARGETSESSIONATTRS"}  # fmt: skip
+
 # Text forms of values must not depend on who reads them: see fingerprint.
 _SESSION = {
     "search_path": "",
@@ -43,6 +47,10 @@ _SESSION = {
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "lock_timeout": "60000",
+    # The server lets go of what a vanished Job held: its snapshot, its locks.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
 }
 
 
@@ -146,11 +154,19 @@ class Server:
             "dbname": database,
             "application_name": name,
         }
+        return render_conninfo(conninfo), self._environment()
+
+    def environment(self, *, name: str = "matriarch") -> dict[str, str]:
+        """For a tool that takes no conninfo."""
+        settings = {_VARIABLES[k]: v for k, v in self.settings.items() if k in _VARIABLES}
+        return self._environment() | settings | {"PGAPPNAME": name, "PGCONNECT_TIMEOUT": str(int(CONNECT_TIMEOUT))}
+
+    def _environment(self) -> dict[str, str]:
         environment = {k: v for k, v in os.environ.items() if k not in ("PGOPTIONS", "PGAPPNAME", "PGDATABASE")}
         environment["LC_ALL"] = "C"  # messages are read by us too
         if self.password is not None:
             environment["PGPASSWORD"] = self.password
-        return render_conninfo(conninfo), environment
+        return environment
 
 
 def _host_port(place: str) -> tuple[str, str]:
