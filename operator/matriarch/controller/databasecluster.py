@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from matriarch.controller.backup_around import OF_CLUSTER
 from matriarch.controller.env import Env
 from matriarch.controller.execute import execute
 from matriarch.controller.gather import Unreadable, gather, resource_of
@@ -38,7 +39,8 @@ async def reconcile_cluster(key: Key, env: Env) -> float | None:
     except (ApiError, Corrupt, Refused) as e:
         await report(view, plan, view.facts.memory, env, failed=_failure(e))
         raise
-    await report(view, plan, memory, env)
+    if await report(view, plan, memory, env):
+        env.enqueue(OF_CLUSTER, key.namespace, key.name)  # how its backups stand is told beside it
     return plan.requeue
 
 

@@ -16,8 +16,10 @@ from contextlib import suppress
 
 import kopf
 
+import matriarch.controller.backup_reconcile
 import matriarch.controller.databasecluster
-import matriarch.controller.elect  # noqa: F401 - registers its reconciler
+import matriarch.controller.elect
+import matriarch.controller.schedule_reconcile  # noqa: F401 - these register the reconcilers
 from matriarch.controller import settings as operator_settings
 from matriarch.controller.agents import Agents
 from matriarch.controller.env import MANAGER, Env

@@ -27,8 +27,8 @@ OWN_CONDITIONS = frozenset(
 )
 
 
-async def report(view: View, plan: Plan, memory: Memory, env: Env, *, failed: Verdict | None = None) -> None:
-    """Write the status if it says anything new. `failed` is said in place of the plan's verdict."""
+async def report(view: View, plan: Plan, memory: Memory, env: Env, *, failed: Verdict | None = None) -> bool:
+    """Write the status if it says anything new, and say whether. `failed` is said in place of the plan's verdict."""
     resource = view.resource
     before = _mine(resource.get("status") or {})
     wanted = status_of(view, failed or plan.verdict, memory)
@@ -36,8 +36,9 @@ async def report(view: View, plan: Plan, memory: Memory, env: Env, *, failed: Ve
     reported = facts_of.instant(before.get("reportedAt"))
     fresh = reported is not None and view.now - reported < interval
     if _still(before) == _still(wanted) and (fresh or _moving(before) == _moving(wanted)):
-        return
+        return False
     await write(resource, wanted, env)
+    return True
 
 
 async def refuse(resource: Object, verdict: Verdict, env: Env) -> None:
