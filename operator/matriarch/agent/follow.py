@@ -13,12 +13,15 @@ from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import Upstream, slot_name
+from matriarch.postgres.lsn import parse_lsn
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
 
 SILENT_STREAM = 10 * SECOND
 """A standby that should stream and has had no receiver for so long looks at its way again."""
+
+SLOTS_EVERY = 10 * SECOND
 
 
 class Follower:
@@ -30,6 +33,7 @@ class Follower:
         self._streamed = boottime()
         self._made_from: Member | None = None  # a clone or rewind of it needs its WAL to become consistent
         self._silent_since = 0
+        self._slots_at = 0
 
     def first_upstream(self, lease: LeaseState) -> Upstream | None:
         """Whom a standby may follow from its very start: only whom it was just made from."""
@@ -61,6 +65,9 @@ class Follower:
             instance.state, instance.reason = "running", ""
             self._made_from = None
             await apply_config(instance, NOBODY)
+            if boottime() - self._slots_at > SLOTS_EVERY:
+                self._slots_at = boottime()
+                await self._keep_slots(lease.holder)
             return 1.0
         return await self._decide(lease, me, lease.holder, address)
 
@@ -125,6 +132,22 @@ class Follower:
             self._streamed = boottime()
         log.info("following %s at epoch %d", holder.instance, newest.epoch)
 
+    async def _keep_slots(self, holder: Member) -> None:
+        """A standby keeps a slot for each other member too: whoever is elected has the WAL that the rest lack."""
+        instance = self._instance
+        config = instance.config
+        if config is None:
+            return
+        try:
+            doc = await instance.peers.get(holder.instance, "/v1/status", timeout=2.0)
+            flushed = {s["instance"]: parse_lsn(s["flush_lsn"]) for s in doc.get("streams") or []}
+            if doc.get("role") == "primary":
+                flushed[holder.instance] = parse_lsn(doc["lsn"])
+        except (Unavailable, Refused, KeyError, ValueError):
+            flushed = {}
+        others = [i for i in config.instances if i != instance.env.instance]
+        await instance.server.ensure_slots({slot_name(i): flushed.get(i) for i in others})
+
     async def _confirmed(self, holder: Member) -> tuple[Member, ...] | None:
         """Which voters the holder saw flush past its promotion record; None when it does not say."""
         try:
@@ -141,13 +164,7 @@ class Follower:
         try:
             async with instance.control:
                 instance.following = None
-                instance.stopping_server = True
-                try:
-                    if not await instance.server.stop("fast", timeout=30.0):
-                        await instance.supervisor.end_others(5.0)
-                finally:
-                    instance.stopping_server = False
-                instance.server_role = "stopped"
+                await self._stop()
             result = await instance.server.rewind(self.upstream(holder, address))
             log.info("rewind: %s", result)
             self._rewind_failed = not result.done
@@ -193,10 +210,7 @@ class Follower:
 
     async def _stop(self) -> None:
         instance = self._instance
-        instance.stopping_server = True
-        try:
+        with instance.wanted_stop():
             if not await instance.server.stop("fast", timeout=30.0) and not await instance.supervisor.end_others(5.0):
                 raise MatriarchError("PostgreSQL does not end; its processes wait for the disk")
-        finally:
-            instance.stopping_server = False
-        instance.server_role = "stopped"
+            instance.server_role, instance.status = "stopped", None

@@ -7,7 +7,9 @@ works (initdb, clone, rewind) run outside it and are named in `busy`: meanwhile 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -60,7 +62,7 @@ class Instance:
     state: str = "starting"  # for people, as InstanceStatus names it
     reason: str = ""
     busy: str = ""
-    stopping_server: bool = False  # an exit of postgres is wanted, not a crash
+    stopping: int = 0  # above 0: an end of postgres is wanted, and the loop keeps away
     terminating: bool = False
     door: Literal["open", "closed"] = "closed"
     door_reason: str = ""
@@ -99,6 +101,15 @@ class Instance:
     def nudge(self) -> None:
         """Let the loop look again now."""
         self.wake.set()
+
+    @contextlib.contextmanager
+    def wanted_stop(self) -> Iterator[None]:
+        """While this lasts, an end of postgres is no crash, and the loop starts nothing. May be nested."""
+        self.stopping += 1
+        try:
+            yield
+        finally:
+            self.stopping -= 1
 
     # --- voting -----------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -221,12 +221,7 @@ class Leadership:
         """Nobody but the cluster's own pods may count as a voter (S7)."""
         if not senders or not self._due("foreign", 2.0):
             return
-        allowed = {}
-        for s in senders:
-            member = Member.parse(s.application_name)
-            if member is not None and member.instance in self.instance.addresses:
-                allowed[s.application_name] = self.instance.addresses[member.instance]
-        ended = await self.instance.server.terminate_foreign_walsenders(allowed)
+        ended = await self.instance.server.terminate_foreign_walsenders(_Places(self.instance.addresses))
         for s in ended:
             log.warning("ended a stream that is no member's: %s from %s", s.application_name, s.address)
 
@@ -321,6 +316,25 @@ class Leadership:
         own = self.instance.env.instance
         roles = {i: "primary" if i == own else "replica" for i in config.instances}
         await self.instance.routing.label(roles)
+
+
+class _Places(Mapping[str, str]):
+    """From where each application name may stream: any incarnation of an instance, from that instance's Pod."""
+
+    def __init__(self, addresses: Mapping[str, str]) -> None:
+        self._addresses = addresses
+
+    def __getitem__(self, name: str) -> str:
+        member = Member.parse(name)
+        if member is None:
+            raise KeyError(name)
+        return self._addresses[member.instance]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._addresses)
+
+    def __len__(self) -> int:
+        return len(self._addresses)
 
 
 def _secret(name: str) -> str | None:

@@ -22,6 +22,7 @@ from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.voters import standby_names
 from matriarch.errors import MatriarchError, Unavailable
+from matriarch.postgres.conninfo import slot_name
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -68,13 +69,18 @@ class Loop:
         self._failures += 1
         self._instance.reason = what
         log.warning("%s", what)
-        return min(0.1 * 2 ** min(self._failures, 8), MAX_PAUSE)
+        return min(0.1 * 2.0 ** min(self._failures, 8), MAX_PAUSE)
 
     async def _once(self) -> float:
         instance = self._instance
         if instance.config is None:
             instance.state, instance.reason = "starting", "the configuration is not known yet"
             return 0.5
+        if instance.stopping:
+            return 0.02
+        if instance.server_role != "stopped" and instance.server.postmaster() is None:
+            await stepdown.postgres_ended(instance, None)
+            return 0.0
         facts = await self._facts()
         step = role.next_step(facts)
         if (said := f"{step.kind} {step.why}") != self._last:
@@ -85,7 +91,7 @@ class Loop:
         if step.kind == "wait":
             instance.state = "waiting" if instance.state != "fenced" else "fenced"
             instance.reason = step.why
-            return (step.again_in or SECOND // 2) / SECOND
+            return float((step.again_in or SECOND // 2) / SECOND)
         acts: dict[str, Callable[[], Awaitable[float]]] = {  # every kind of Step but `wait`
             "initialize": self._initialize,
             "record-bootstrap": self._record_bootstrap,
@@ -103,8 +109,6 @@ class Loop:
 
     async def _facts(self) -> role.Facts:
         instance = self._instance
-        if instance.server_role != "stopped" and instance.server.postmaster() is None:
-            instance.server_role = "stopped"
         if instance.server_role == "starting":
             await instance.look()
         data: role.Data
@@ -218,11 +222,15 @@ class Loop:
             if lease is None or lease.promoting is None or not instance.is_holder:
                 return 0.0
             names = standby_names(lease, config.wish)
+            others = {slot_name(i): None for i in config.instances if i != instance.env.instance}
+            before: list[Awaitable[object]] = [
+                instance.server.set_standby_names(names),
+                instance.server.ensure_slots(others),  # or the voters could not attach
+                instance.server.end_client_sessions(),
+            ]
             if lease.mode == "quorum":
-                await asyncio.gather(instance.arm(), instance.server.set_standby_names(names))
-            else:
-                await instance.server.set_standby_names(names)
-            await instance.server.end_client_sessions()
+                before.append(instance.arm())
+            await asyncio.gather(*before)
             promotion = await instance.server.promote(lease.promoting.timeline)
             instance.server_role = "primary"
             instance.following = None

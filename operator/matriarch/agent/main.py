@@ -107,28 +107,10 @@ class Agent:
                     return
                 case ProcessExit():
                     try:
-                        await self._postgres_ended(event)
+                        await stepdown.postgres_ended(self.instance, event.status)
                     except MatriarchError as e:
                         log.error("after PostgreSQL's end: %s", e)
                     self.instance.nudge()
-
-    async def _postgres_ended(self, event: ProcessExit) -> None:
-        """A wanted stop is somebody else's. After a crash: an election if one can be had, else a local restart."""
-        instance = self.instance
-        if instance.stopping_server:
-            return
-        log.warning("PostgreSQL ended with status %d", event.status)
-        led = instance.server_role == "primary" and instance.is_holder
-        instance.leases.authority = 0
-        lease = instance.lease
-        if led and lease is not None and lease.mode == "quorum":
-            if _enough(instance):
-                await stepdown.fence(instance, f"PostgreSQL ended with status {event.status}")
-                return
-            instance.door, instance.door_reason = "closed", "PostgreSQL is started again"
-        await stepdown.end_postgres(instance)
-        if led:
-            await instance.disarm()
 
     async def _guard(self) -> None:
         """Ends a deposed PostgreSQL at once, whatever the loop waits for."""
@@ -177,7 +159,6 @@ class Agent:
         instance, misses = self.instance, 0
         while True:
             await asyncio.sleep(CANARY_EVERY)
-            lease = instance.lease
             if instance.server_role != "primary" or not instance.is_holder or instance.door != "open":
                 misses = 0
                 continue
@@ -187,10 +168,7 @@ class Agent:
                 continue
             misses += 1
             instance.warnings["canary"] = f"a commit did not end within {CANARY_DEADLINE:g} s"
-            voters = (
-                lease is not None and lease.mode == "quorum" and instance.answering(SECOND) >= lease.election_quorum
-            )
-            if misses >= CANARY_MISSES and voters:
+            if misses >= CANARY_MISSES and stepdown.enough_voters(instance):
                 with contextlib.suppress(MatriarchError):
                     await stepdown.fence(instance, "PostgreSQL does not commit any more")
                 misses = 0
@@ -217,9 +195,10 @@ class Agent:
         """A clean stop; the loop starts it again by its own rules."""
         instance = self.instance
         instance.busy = "restarting"
+        stopping = contextlib.ExitStack()
         try:
             async with instance.control:
-                instance.stopping_server = True
+                stopping.enter_context(instance.wanted_stop())
                 led = instance.server_role == "primary"
                 if led:
                     instance.leases.authority = 0
@@ -233,7 +212,7 @@ class Agent:
             log.warning("restart: %s", e)
         finally:
             instance.busy = ""
-            instance.stopping_server = False
+            stopping.close()
             instance.nudge()
 
     async def _step_down(self) -> None:
@@ -251,7 +230,7 @@ class Agent:
                     continue
                 await stepdown.switchover(instance, heir)
                 return
-        instance.stopping_server = True
+        instance.stopping += 1  # for good
         if not await instance.server.stop("fast", timeout=45.0):
             await stepdown.end_postgres(instance)
 
@@ -265,12 +244,6 @@ class Agent:
         if pod is None or pod["metadata"]["uid"] != env.pod_uid:
             return True
         return int(pod["metadata"].get("deletionGracePeriodSeconds") or 60) * SECOND < SHORT_GRACE
-
-
-def _enough(instance: Instance) -> bool:
-    """Whether the voters that answer could elect a successor."""
-    lease = instance.lease
-    return lease is not None and instance.answering(SECOND) >= lease.election_quorum
 
 
 async def connect(env: Environment) -> tuple[Instance, Tls]:

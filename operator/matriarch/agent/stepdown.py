@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
-from matriarch.agent.clock import boottime
+from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.decide import lease as transitions
@@ -27,18 +28,43 @@ STOP_WAIT = 15.0
 
 async def end_postgres(instance: Instance) -> bool:
     """SIGKILL everything of PostgreSQL and see it gone. False: processes are left (they wait for the disk)."""
-    instance.stopping_server = True
-    try:
-        gone = await instance.supervisor.end_others(5.0)
-    except Unavailable:
-        gone = False
-    finally:
-        instance.stopping_server = False
-    if gone:
-        instance.server_role = "stopped"
-        instance.status = None
-        instance.following = None
-    return gone
+    with instance.wanted_stop():
+        try:
+            gone = await instance.supervisor.end_others(5.0)
+        except Unavailable:
+            gone = False
+        if gone:
+            instance.server_role = "stopped"
+            instance.status = None
+            instance.following = None
+        return gone
+
+
+async def postgres_ended(instance: Instance, status: int | None) -> None:
+    """After a crash of PostgreSQL: an election if one can be had, else a local restart by the loop's own rules.
+
+    Wanted ends are somebody else's. Raises MatriarchError when processes are left or the volume does not answer.
+    """
+    if instance.stopping or instance.server_role == "stopped":
+        return
+    with instance.wanted_stop():
+        log.warning("PostgreSQL ended with status %s", status)
+        led = instance.server_role == "primary" and instance.is_holder
+        instance.leases.authority = 0
+        if led and enough_voters(instance):
+            await fence(instance, f"PostgreSQL ended with status {status}")
+            return
+        instance.door, instance.door_reason = "closed", "PostgreSQL is started again"
+        if not await end_postgres(instance):
+            raise MatriarchError("PostgreSQL's processes do not end; they wait for the disk")
+        if led:
+            await instance.disarm()
+
+
+def enough_voters(instance: Instance) -> bool:
+    """Whether the voters that answer could elect a successor."""
+    lease = instance.lease
+    return lease is not None and lease.mode == "quorum" and instance.answering(SECOND) >= lease.election_quorum
 
 
 async def depose(instance: Instance) -> None:
@@ -61,6 +87,8 @@ async def fence(instance: Instance, why: str) -> None:
     log.warning("fencing at epoch %d: %s", lease.epoch, why)
     await end_postgres(instance)  # before the lock: whoever holds it waits for this very server
     async with instance.control:
+        if instance.lease is None or instance.lease.epoch != lease.epoch:
+            return  # deposed or reclaimed meanwhile: that epoch is over
         await _persist_fence(instance, lease.epoch)
         await _say_fenced(instance)
         instance.state, instance.reason = "fenced", why
@@ -116,12 +144,14 @@ async def switchover(instance: Instance, heir: Member) -> None:
     lease = instance.lease
     assert lease is not None
     instance.switchover = {"to": heir.instance, "state": "running", "message": ""}
+    stopping = contextlib.ExitStack()
     try:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
                 raise Unavailable("the Lease changed meanwhile")
+            stopping.enter_context(instance.wanted_stop())
             clean = await _clean_stop(instance)
             await _persist_fence(instance, lease.epoch)
             try:
@@ -139,18 +169,15 @@ async def switchover(instance: Instance, heir: Member) -> None:
         instance.switchover |= {"state": "aborted", "message": str(e)}
         raise
     finally:
+        stopping.close()
         instance.nudge()
 
 
 async def _clean_stop(instance: Instance) -> CleanStop | None:
     """A fast stop within a bound; None when it was not clean: then an election decides."""
-    instance.stopping_server = True
     instance.door, instance.door_reason = "closed", "switchover"
-    try:
-        if not await instance.server.stop("fast", timeout=STOP_WAIT):
-            return None
-    finally:
-        instance.stopping_server = False
+    if not await instance.server.stop("fast", timeout=STOP_WAIT):
+        return None
     control = await instance.server.control_data()
     if control is None or control.state != "shut down":
         return None

@@ -61,9 +61,12 @@ def end_of_wal(pg_wal: Path, lsn: int) -> WalPosition:
         (int(name[:8], 16) for name in os.listdir(pg_wal) if len(name) == 24 and name[8:] == suffix),  # noqa: PTH208 - the same
         reverse=True,
     )
-    for timeline in timelines:
-        if _page_address(pg_wal / segment_name(timeline, last), last) == last - last % PAGE_SIZE:
-            return canonical(WalPosition(timeline, lsn), line_of(pg_wal, timeline))
+    # A segment that was switched away from half full ends in pages that nobody wrote: there its first one must do.
+    pages = (last,) if lsn % SEGMENT_SIZE else (last, last - last % SEGMENT_SIZE)
+    for page in pages:
+        for timeline in timelines:
+            if _page_address(pg_wal / segment_name(timeline, page), page) == page - page % PAGE_SIZE:
+                return canonical(WalPosition(timeline, lsn), line_of(pg_wal, timeline))
     msg = f"no WAL file here ends at {format_lsn(lsn)}"
     raise Unavailable(msg)
 

@@ -1,0 +1,53 @@
+"""What PostgreSQL runs with: the cluster's configuration, and the limits of this container."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from matriarch.agent.instance import Instance
+from matriarch.postgres.settings import ServerSettings
+
+VOLUME = "/var/lib/matriarch"
+LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+NO_LIMIT = 1 << 50
+
+
+def server_settings(instance: Instance, names: str) -> ServerSettings:
+    """The settings for the next start or reload. `names`: synchronous_standby_names at a start."""
+    config = instance.config
+    assert config is not None
+    return ServerSettings(
+        parameters=config.parameters,
+        standby_names=names,
+        preload=config.preload,
+        memory=_memory_limit(),
+        volume=_volume_size(),
+        superuser_access=config.superuser_access,
+    )
+
+
+async def apply_config(instance: Instance, names: str) -> None:
+    """Bring a running PostgreSQL to a configuration that changed. Raises Unavailable."""
+    config = instance.config
+    if config is None or instance.applied == config:
+        return
+    await instance.server.configure(server_settings(instance, names))
+    instance.applied = config
+
+
+def _memory_limit() -> int:
+    """Bytes that the container may use; 0 when there is no limit (cgroup v1 says so by a huge number)."""
+    for path in LIMITS:
+        with contextlib.suppress(OSError, ValueError):
+            limit = int(Path(path).read_text())
+            return limit if limit < NO_LIMIT else 0
+    return 0
+
+
+def _volume_size() -> int:
+    with contextlib.suppress(OSError):
+        found = os.statvfs(VOLUME)
+        return found.f_blocks * found.f_frsize
+    return 0
