@@ -36,6 +36,8 @@ TOOLS = (
     "sysctl",
 )
 PROVISIONER = "provisioner"
+LAYOUT = 1  # raise it when a cluster that is up no longer fits to the code here
+_INOTIFY = {"max_user_instances": 8192, "max_user_watches": 524288}
 GATEWAY = "gateway-proxy"
 
 
@@ -46,15 +48,21 @@ def need_machine() -> None:
     node.cni_folder()
 
 
+def _raise_limits() -> None:
+    """Every program of a node watches files; a machine's usual limit is reached by the second cluster."""
+    for name, wanted in _INOTIFY.items():
+        path = Path("/proc/sys/fs/inotify") / name
+        if int(path.read_text()) < wanted:
+            path.write_text(str(wanted))
+
+
 def _lock(name: str) -> contextlib.AbstractContextManager[None]:
     return lock(names.RUN / f"{name}.lock")
 
 
 def identity() -> str:
-    """Changes with everything a running cluster depends on: another one must be replaced, an equal one can be used."""
-    parts = [programs.PROGRAMS[p].key() for p in ("kubebox", "coredns", "pause")]
-    parts += [p.read_text() for p in sorted((PROJECT / "dev" / "kubebox").glob("*.py"))]
-    return programs.digest(*parts)
+    """Tells clusters apart that must be replaced from those that can be used, also by another clone."""
+    return programs.digest(str(LAYOUT), *(programs.PROGRAMS[p].key() for p in ("kubebox", "coredns", "pause")))
 
 
 def healthy(cluster: Cluster) -> bool:
@@ -76,6 +84,7 @@ def up(name: str, *, nodes: int = 3, replace: bool = False) -> Cluster:
     """A cluster of this name that works: the one that is up when it is as wanted, else a new one in its place."""
     need_machine()
     names.checked(name)
+    _raise_limits()
     with _lock(name):
         known = names.registered().get(name)
         if known:
@@ -133,7 +142,7 @@ def _up(cluster: Cluster) -> None:
         processes.start(PROVISIONER, provisioner_command(cluster))
         for started in waiting:
             started.result()
-    _wait_nodes(cluster, api)
+    _wait_nodes(cluster, api, processes)
     settings = cluster.folder / "gateway-proxy.json"
     settings.write_text(json.dumps(node.proxy_settings(cluster, cluster.nodes[0].name)))
     netns = Path("/run/netns") / cluster.gateway_netns
@@ -188,10 +197,13 @@ def _ready_nodes(api: Api) -> set[str]:
     }
 
 
-def _wait_nodes(cluster: Cluster, api: Api, timeout: float = 120.0) -> None:
+def _wait_nodes(cluster: Cluster, api: Api, processes: Processes, timeout: float = 120.0) -> None:
     deadline = time.monotonic() + timeout
     wanted = {n.name for n in cluster.nodes}
     while wanted - _ready_nodes(api):
+        for name in processes.names():
+            if processes.pid(name) is None:
+                raise DevError(f"{name} has ended; its log ends so:\n{processes.tail(name)}")
         if time.monotonic() > deadline:
             missing = sorted(wanted - _ready_nodes(api))
             raise DevError(
