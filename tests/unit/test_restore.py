@@ -191,6 +191,15 @@ def test_a_job_that_changes_data_is_noted_before_it_is_let_go() -> None:
             "Nothing",
             id="a stranger",
         ),
+        pytest.param(
+            facts(step=Step.RESTORE, source=Verdict(Standing.WORKING, "MissingBackup", "There is no Backup b.")),
+            "MissingBackup",
+            "without the restored data",
+            id="source deleted meanwhile",
+        ),
+        pytest.param(
+            facts(step=Step.CREATE, refused="spec.storage is too small."), "Refused", "too small", id="refused"
+        ),
         pytest.param(facts(step=Step.RESTORE, target=None), "TargetDeleted", "Nothing", id="target deleted meanwhile"),
         pytest.param(
             facts(step=Step.CREATE, target=TARGET), "TargetExists", "was not touched", id="somebody was faster"

@@ -140,6 +140,8 @@ class RestoreFacts:
     safety_name: str
     safety: SafetyFacts | None
     work: StepJob = NO_JOB
+    refused: str | None = None
+    """Why the API server does not take what this step would create, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,6 +171,8 @@ def plan_restore(facts: RestoreFacts) -> RestorePlan:
     if facts.phase is not None and facts.phase.over:
         raise ValueError(f"Restore {facts.name} is over: it is never repeated")
     step = next((s for s in STEPS[facts.mode] if facts.steps.get(s) is not StepState.DONE), None)
+    if step is not None and facts.refused is not None:
+        return _failed(facts, step, "Refused", f"Step {step} was refused: {facts.refused}")
     match step:
         case None:
             return _complete(facts)
@@ -350,6 +354,8 @@ def _through_job(facts: RestoreFacts, step: Step, what: str, *, after: str, repe
     if work.result is not None and work.result.ok and work.noted:
         return _done(facts, step)
     if not work.noted:
+        if job is None and facts.source is not None:
+            return _failed(facts, step, facts.source.reason, f"{facts.source.message} {after}")
         if job is None:
             return _at_work(
                 facts, step, working, make_job=step, jobs_made=max(1, work.made), again=timedelta(seconds=2)

@@ -1,0 +1,93 @@
+"""The DatabaseCluster that a Restore makes: like the backed-up one, with what the Restore wants otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matriarch.api.database_cluster import DatabaseCluster
+from matriarch.api.restore import CheckedBackup, Overrides, Restore
+from matriarch.controller.restore_source import major
+from matriarch.errors import Refused
+from matriarch.kube.client import Object
+
+RESTORED_BY = "matriarch.dev/restored-by"
+"""Annotation on a cluster that a Restore made: the Restore's uid. A cluster without it is never restored into."""
+RESTORED_FROM = "matriarch.dev/restored-from"
+
+_GIB = 1024**3
+_OWN = ("primary",)
+"""Fields that belong to the backed-up cluster's life and not to its shape."""
+
+
+def wanted_cluster(restore: Restore, source: DatabaseCluster | None, checked: CheckedBackup) -> Object:
+    """The resource to create.
+
+    Without the backed-up cluster's own spec (it is gone) it has one instance, room for three times the data, and the
+    database and owner of the backup, wherever `overrides` says nothing else.
+
+    Raises:
+        Refused: it is not known which version of PostgreSQL the backup is of.
+    """
+    spec = _base(source, checked)
+    if restore.spec.target.overrides is not None:
+        _override(spec, restore.spec.target.overrides)
+    return {
+        "kind": "DatabaseCluster",
+        "metadata": {
+            "name": restore.spec.target.cluster,
+            "namespace": restore.metadata.namespace,
+            "annotations": {
+                RESTORED_BY: restore.metadata.uid,
+                RESTORED_FROM: restore.status.backup_name or "",
+            },
+        },
+        "spec": spec,
+    }
+
+
+def _base(source: DatabaseCluster | None, checked: CheckedBackup) -> dict[str, Any]:
+    if source is not None:
+        spec: dict[str, Any] = source.spec.model_dump(by_alias=True, exclude_none=True)
+        return {key: value for key, value in spec.items() if key not in _OWN}
+    version = major(checked.postgres_version)
+    if version is None:
+        raise Refused("The backup does not say which version of PostgreSQL it is of.", reason="UnknownVersion")
+    spec = {
+        "version": version,
+        "instances": 1,
+        "storage": {"size": f"{1 + -(-3 * (checked.size_bytes or 0) // _GIB)}Gi"},
+    }
+    born = {"database": checked.database, "owner": checked.owner}
+    if any(born.values()):
+        spec["bootstrap"] = {key: value for key, value in born.items() if value}
+    return spec
+
+
+def _override(spec: dict[str, Any], overrides: Overrides) -> None:
+    given = overrides.model_dump(by_alias=True, exclude_none=True)
+    for field in ("instances", "resources", "scheduling", "backup", "image"):
+        if field in given:
+            spec[field] = given[field]
+    for field in ("storage", "parameters"):
+        if field in given:
+            spec[field] = {**spec.get(field, {}), **given[field]}
+    if "instances" in given:
+        _fit(spec, given["instances"])
+
+
+def _fit(spec: dict[str, Any], instances: int) -> None:
+    """Rules that were made for another number of instances go, so that the defaults of this number hold."""
+    replication = dict(spec.get("replication") or {})
+    sync = dict(replication.get("sync") or {})
+    if sync.get("number", 0) >= instances:
+        sync.pop("number")
+    kept = [p for p in replication.get("priorities") or () if int(p["instance"].rpartition("-")[2]) <= instances]
+    for field, value in (("sync", sync), ("priorities", kept)):
+        if field in replication:
+            replication[field] = value
+            if not value:
+                del replication[field]
+    if replication:
+        spec["replication"] = replication
+    else:
+        spec.pop("replication", None)
