@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -67,9 +66,20 @@ def alive(pid: int) -> bool:
 
 
 class Pod:
-    """`folder` stands for volume and run folder. Pids are those of the outside unless said otherwise."""
+    """`folder` stands for volume and run folder. Pids are those of the outside unless said otherwise.
 
-    def __init__(self, folder: Path, *, grace: float = 30.0, lock: Path | None = None) -> None:
+    With an `address` and the `network` namespace that has it, the real heartbeat runs in place of the stand-in.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        grace: float = 30.0,
+        lock: Path | None = None,
+        network: int | None = None,
+        address: str = "",
+    ) -> None:
         if os.getuid() != 0:
             pytest.skip("PID namespaces with another user need root")
         self.folder = folder
@@ -80,20 +90,33 @@ class Pod:
                 parent.chmod(parent.stat().st_mode | 0o011)
         self.log = folder / "log"
         self._connection: socket.socket | None = None
-        stand_ins = {
+        helpers = {
             "agent": [sys.executable, str(HERE / "stand_in_agent.py"), str(folder)],
             "heartbeat": [sys.executable, str(HERE / "stand_in_heartbeat.py"), str(folder / "deadline")],
         }
+        if network is not None:
+            (folder / "heartbeat.key").write_text("ab" * 32)
+            helpers["heartbeat"] = [
+                *(sys.executable, "-m", "matriarch.agent.heartbeat"),
+                *(f"--run={folder}", f"--key={folder}/heartbeat.key"),
+            ]
+        enter = ["unshare", "--net"] if network is None else ["nsenter", "-t", str(network), "-n", "unshare"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
-                    *("unshare", "--pid", "--net", "--mount-proc", "--fork", "--kill-child"),
+                    *(*enter, "--pid", "--mount-proc", "--fork", "--kill-child"),
                     *AS_USER,
                     *(sys.executable, "-m", "matriarch.agent.supervisor", f"--run={folder}"),
                     f"--lock={lock or folder / 'lock'}",
-                    *(f"--{name}={json.dumps(argv)}" for name, argv in stand_ins.items()),
+                    *(f"--{name}={json.dumps(argv)}" for name, argv in helpers.items()),
                 ],
-                env={**ENVIRONMENT, "MATRIARCH_GRACE_SECONDS": str(grace)},
+                env={
+                    **ENVIRONMENT,
+                    "MATRIARCH_GRACE_SECONDS": str(grace),
+                    "MATRIARCH_POD_IP": address,
+                    "MATRIARCH_NAMESPACE": "prod",
+                    "MATRIARCH_CLUSTER": "orders",
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -184,10 +207,49 @@ class Pod:
         return connection
 
 
-def in_network_of(pid: int, *argv: str) -> str:
-    """Run a command in the network namespace of `pid`; its output."""
-    return subprocess.run(["nsenter", "-t", str(pid), "-n", *argv], check=True, capture_output=True, text=True).stdout
+class Network:
+    """Machines on one switch, each a network namespace that outlives the Pods on it, as a node's kernel does."""
 
+    def __init__(self) -> None:
+        self._keepers = [self._keeper()]
+        self._run(0, "ip link add switch type bridge")
+        self._run(0, "ip link set switch up")
 
-def stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)
+    def add(self) -> tuple[int, str]:
+        """A new machine: pid whose network namespace it is, and its address."""
+        number = len(self._keepers)
+        self._keepers.append(self._keeper())
+        pid = self._keepers[number].pid
+        self._run(0, f"ip link add port{number} type veth peer name eth0 netns {pid}")
+        self._run(0, f"ip link set port{number} master switch up")
+        address = f"10.77.0.{number}"
+        self._run(number, "ip link set lo up")
+        self._run(number, f"ip addr add {address}/24 dev eth0")
+        self._run(number, "ip link set eth0 up")
+        return pid, address
+
+    def cut(self, number: int) -> None:
+        """Silently: nothing goes in or out, and no kernel says so."""
+        self._run(0, f"ip link set port{number} down")
+
+    def heal(self, number: int) -> None:
+        self._run(0, f"ip link set port{number} up")
+
+    def deafen(self, number: int) -> None:
+        """One way: it still sends, and hears nothing."""
+        self._run(number, "nft add table inet deaf")
+        self._run(number, "nft add chain inet deaf input { type filter hook input priority 0 ; policy drop ; }")
+
+    def close(self) -> None:
+        for keeper in self._keepers:
+            keeper.kill()
+            keeper.wait()
+
+    def _keeper(self) -> subprocess.Popen[bytes]:
+        keeper = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+        outside = Path("/proc/self/ns/net").readlink()
+        wait_for(lambda: Path(f"/proc/{keeper.pid}/ns/net").readlink() != outside)
+        return keeper
+
+    def _run(self, number: int, command: str) -> None:
+        subprocess.run(["nsenter", "-t", str(self._keepers[number].pid), "-n", *command.split()], check=True)

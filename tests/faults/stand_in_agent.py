@@ -13,12 +13,25 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from matriarch.agent.beatcodec import state_of
+from matriarch.agent.heartbeat_client import HeartbeatClient
 from matriarch.agent.supervisor_client import SupervisorClient
 from matriarch.errors import MatriarchError
 
 
 async def main(run: Path) -> None:
     supervisor = await SupervisorClient.connect(str(run / "supervisor.sock"))
+    heartbeat = HeartbeatClient(str(run / "heartbeat.sock"))
+    views: list[dict[str, Any]] = []
+
+    async def collect() -> None:
+        while True:
+            async with heartbeat.changed:
+                await heartbeat.changed.wait()
+                views.append({"received": heartbeat.received, **asdict(heartbeat.view)})
+                del views[:-2000]
+
+    collecting = asyncio.create_task(collect())
 
     async def carry_out(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while line := await reader.readline():
@@ -36,6 +49,12 @@ async def main(run: Path) -> None:
                         answer["result"] = tool.pid
                     case "state":
                         answer["result"] = asdict(await supervisor.state())
+                    case "beat":
+                        sent = state_of(order["state"])
+                        await heartbeat.send(sent)
+                        answer["result"] = await heartbeat.in_force(sent.sequence, 5)
+                    case "views":
+                        answer["result"] = views
                     case call:
                         answer["result"] = await getattr(supervisor, call)(*order.get("arguments", []))
             except (MatriarchError, TimeoutError) as error:
@@ -46,7 +65,7 @@ async def main(run: Path) -> None:
     path = run / "agent.sock"
     path.unlink(missing_ok=True)
     await asyncio.start_unix_server(carry_out, path)
-    await asyncio.Event().wait()
+    await collecting
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_without_a_key_nothing_is_believed() -> None:
     assert decode(encode(BEAT, KEY, CONTEXT), (OTHER,), CONTEXT) is None
 
 
-@pytest.mark.parametrize("name", ["", "x" * 128])
+@pytest.mark.parametrize("name", ["ü", "x" * 128])
 def test_a_name_that_does_not_fit_is_refused_where_it_is_made(name: str) -> None:
-    with pytest.raises(ValueError, match="is no name"):
+    with pytest.raises(ValueError, match=r"is no name|ascii"):
         encode(replace(BEAT, sender=name), KEY, CONTEXT)

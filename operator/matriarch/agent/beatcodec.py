@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from matriarch.agent.beat import HeartbeatState, HeartbeatView, PeerView
+from matriarch.agent.wire import MAX_NAME
 from matriarch.decide.member import Member
 
 MAX_MESSAGE = 65536  # bytes; nine instances need about two thousand
@@ -32,9 +33,20 @@ def state_of(message: dict[str, Any]) -> HeartbeatState:
     except (KeyError, TypeError) as error:
         raise ValueError(f"not a HeartbeatState: {error}") from error
     numbers = (state.sequence, state.epoch, state.k, state.promised, state.fenced, state.flush_lsn)
-    if not all(isinstance(n, int) and 0 <= n < 2**63 for n in numbers) or state.role not in {"holder", "voter", "none"}:
-        raise ValueError("not a HeartbeatState: a number is out of range or the role is unknown")
+    optional = [state.lease_renewed] if state.lease_renewed is not None else []
+    if not all(type(n) is int and 0 <= n < 2**63 for n in (*numbers, *optional)):
+        raise ValueError("not a HeartbeatState: a number is none or out of range")
+    if state.role not in {"holder", "voter", "none"} or not isinstance(state.addresses, dict):
+        raise ValueError("not a HeartbeatState: the role is unknown or the addresses are none")
+    members = (state.me, *state.voters, *([state.holder] if state.holder is not None else []))
+    names = [text for member in members for text in (member.instance, member.incarnation)]
+    if not all(_is_name(text) for text in (*names, *state.addresses, *state.addresses.values())):
+        raise ValueError("not a HeartbeatState: a name or address is not short plain text")
     return state
+
+
+def _is_name(text: object) -> bool:
+    return isinstance(text, str) and text.isascii() and len(text) <= MAX_NAME
 
 
 def view_fields(view: HeartbeatView, at: int) -> dict[str, Any]:

@@ -123,7 +123,7 @@ class Supervisor:
         self._ending_since = 0
         self._told_staying = 0
         # a hung heartbeat is replaced in time for the new one to hear voters before the deadline
-        self._heartbeat = Helper("heartbeat", longest_pause=SECOND, silence=800 * MILLISECOND)
+        self._heartbeat = Helper("heartbeat", longest_pause=SECOND, silence=600 * MILLISECOND)
         self._agent = Helper("agent", longest_pause=5 * SECOND, silence=30 * SECOND)
         self._postgres: int | None = None
         self._last_exit: dict[str, Any] | None = None

@@ -15,6 +15,7 @@ from enum import IntEnum
 PORT = 7431
 MAX_PACKET = 1024  # bytes
 SESSION_BYTES = 8
+MAX_NAME = 127  # characters of an instance or incarnation
 
 _MAGIC = b"MHB1"
 _HEADER = struct.Struct("!4sBB8sQ8sQQQQQ")
@@ -120,7 +121,7 @@ def decode(raw: bytes, keys: Sequence[bytes], context: Context) -> tuple[Packet,
 
 def _name(text: str) -> bytes:
     raw = text.encode("ascii")
-    if not 0 < len(raw) < 128:
+    if len(raw) > MAX_NAME:
         raise ValueError(f"{text!r} is no name of an instance or incarnation")
     return bytes([len(raw)]) + raw
 
@@ -129,8 +130,8 @@ def _names(raw: bytes) -> tuple[tuple[str, str, str], bytes]:
     names = []
     for _ in range(3):
         end = 1 + raw[0]
-        if end > len(raw) or end == 1:
-            raise ValueError("a name is cut off or empty")
+        if end > len(raw):
+            raise ValueError("a name is cut off")
         names.append(raw[1:end].decode("ascii"))
         raw = raw[end:]
     return (names[0], names[1], names[2]), raw
