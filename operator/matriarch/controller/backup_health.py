@@ -9,9 +9,10 @@ from datetime import datetime
 from typing import Any
 
 from matriarch.controller import backup_key, schedule_cron
-from matriarch.controller.backup_around import Around, cluster_place, created, prepare
+from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, prepare
 from matriarch.controller.backup_status import parse_time, rfc3339
 from matriarch.controller.env import Env
+from matriarch.controller.queue import Key
 from matriarch.decide.backups import HealthFacts, Phase, backup_health
 from matriarch.decide.conditions import Condition, conditions
 from matriarch.errors import Refused
@@ -19,7 +20,21 @@ from matriarch.kube.client import Object
 from matriarch.kube.errors import NotFound
 
 MANAGER = "matriarch-backup"
+LOOK_EVERY = 60.0
+"""Seconds: what is overdue is not told by any event."""
 TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring")
+
+
+def wake(env: Env, cluster: Object) -> None:
+    """Have a cluster's backups looked at: now if its conditions are of another spec, else within a minute."""
+    metadata = cluster["metadata"]
+    key = Key(OF_CLUSTER, metadata["namespace"], metadata["name"])
+    conditions = (cluster.get("status") or {}).get("conditions") or ()
+    ours = next((c for c in conditions if c.get("type") == TYPES[0]), None)
+    if ours is None or ours.get("observedGeneration") != metadata.get("generation"):
+        env.queue.add(key)
+    else:
+        env.queue.add_after(key, LOOK_EVERY)
 
 
 async def report(env: Env, around: Around) -> None:

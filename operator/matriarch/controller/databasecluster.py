@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from matriarch.controller import backup_health
 from matriarch.controller.backup_around import OF_CLUSTER
 from matriarch.controller.env import Env
 from matriarch.controller.execute import execute
@@ -31,6 +32,7 @@ async def reconcile_cluster(key: Key, env: Env) -> float | None:
     except Unreadable as e:
         await refuse(resource, Verdict(Standing.STALLED, "InvalidSpec", str(e)), env)
         return None
+    backup_health.wake(env, resource)
     plan = decide(view.facts, view.now)
     try:
         memory = await execute(plan, view, env)

@@ -19,6 +19,7 @@ import kopf
 import matriarch.controller.backup_reconcile
 import matriarch.controller.databasecluster
 import matriarch.controller.elect
+import matriarch.controller.restore_reconcile
 import matriarch.controller.schedule_reconcile  # noqa: F401 - these register the reconcilers
 from matriarch.controller import settings as operator_settings
 from matriarch.controller.agents import Agents
