@@ -66,7 +66,8 @@ class Spawner:
         self.child: subprocess.Popen[bytes] | None = None
 
     async def start_postgres(self, argv: Sequence[str], env: Mapping[str, str], *, timeout: float = 5.0) -> int:
-        assert timeout
+        if self.child is not None:
+            self.child.wait(timeout)  # it has ended, or it would not be started again
         with self.log.open("ab") as log:
             self.child = subprocess.Popen(
                 argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -148,12 +149,16 @@ class Member:
         )
         self.server = self.new_agent()
 
+    async def restart_agent(self) -> None:
+        """As after a crash of the agent: nothing remembered but what lies on the disk and what is configured."""
+        await self.server.close()
+        self.server = self.new_agent()
+        await self.server.settle()
+
     def new_agent(self) -> Server:
-        """As after a restart of the agent: nothing remembered but what lies on the disk and what is configured."""
         server = Server(self.paths, self.identity, self.spawner)  # type: ignore[arg-type]  # all it needs of one
         server._settings = self.settings
         server._sessions.port = self.settings.port
-        self.server = server
         return server
 
     def upstream(self, source: Member) -> Upstream:
@@ -183,6 +188,15 @@ class Member:
         return subprocess.run(
             [self.paths.bin / "psql", "-XAtq", *arguments, connection], check=True, capture_output=True, text=True
         ).stdout.strip()
+
+    def identify(self) -> int:
+        """PostgreSQL's own word on the timeline of what is replayed; only the replication protocol has it."""
+        tls = self.paths.tls
+        connection = (
+            f"host={self.instance} hostaddr={self.address} port={self.box.port} user=matriarch_clone replication=true "
+            f"sslmode=verify-full sslrootcert={tls}/ca.crt sslcert={tls}/tls.crt sslkey={tls}/tls.key"
+        )
+        return int(self.psql("-c", "IDENTIFY_SYSTEM", connection=connection).split("|")[1])
 
     def children(self, word: str) -> list[int]:
         """Pids of the postmaster's children with `word` in their title."""

@@ -68,6 +68,7 @@ _DEFAULTS = {
     "superuser_reserved_connections": "8",  # the agent's canary opens a new connection twice a second
     "huge_pages": "off",  # `try` ends in SIGBUS where a node has huge pages and the pod's limit has none
     "dynamic_shared_memory_type": "sysv",  # a container's /dev/shm is 64 MB, too small for parallel queries
+    "recovery_init_sync_method": "syncfs",  # opening every file after a crash takes seconds where there are many
     "jit": "off",  # the compiler is not in the image
 }
 
