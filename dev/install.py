@@ -39,7 +39,8 @@ class Helm:
 
 def values(images: Mapping[str, str]) -> dict[str, Any]:
     """The chart's values for images that lie on the nodes, by the names that `Ground.load_images` gives."""
-    return {"image": {"name": images["operator"]}, "postgres": {"images": {"17": images["postgres"]}}}
+    repository, tag = images["operator"].rsplit(":", 1)
+    return {"image": {"repository": repository, "tag": tag}, "postgres": {"images": {"17": images["postgres"]}}}
 
 
 def active_operator(kubectl: Kubectl, namespace: str = NAMESPACE) -> str:

@@ -48,8 +48,20 @@ def files() -> dict[str, str]:
         name = f"{GROUP}_{model.about.plural}.yaml"
         made[f"crds/{name}"] = header + text
         made[f"helm/matriarch/templates/crds/{name}"] = header + for_helm(text)
+    made["crds/Kustomization"] = _kustomization()
     made["docs/reference/api.md"] = page(KINDS)
     return made
+
+
+def _kustomization() -> str:
+    """Without an ending, so that `kubectl apply -f crds/` does not take it for an object."""
+    head = "# Generated from operator/matriarch/api/ by `make generate`. Change it there.\n"
+    body = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [f"{GROUP}_{model.about.plural}.yaml" for model in KINDS],
+    }
+    return head + yaml.dump(body, Dumper=_Dumper, sort_keys=False)
 
 
 def for_helm(text: str) -> str:
