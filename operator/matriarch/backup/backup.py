@@ -17,7 +17,7 @@ from importlib import metadata
 from typing import Literal
 
 from matriarch.backup import catalog, names
-from matriarch.backup.children import Stop, tool_version
+from matriarch.backup.children import tool_version
 from matriarch.backup.databases import Known, application_databases
 from matriarch.backup.dump import dump_database, explained
 from matriarch.backup.format import SUITE, Header, canonical
@@ -40,6 +40,7 @@ from matriarch.backup.pipeline import Packer
 from matriarch.backup.progress import Tracker
 from matriarch.backup.roles import dump_roles
 from matriarch.backup.server import Facts, Server, choose, look
+from matriarch.backup.stop import Stop, in_thread
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import Corrupt, Refused, Unavailable
 
@@ -162,7 +163,7 @@ async def _attempt(
     async with _Marker(store, name.id) as marker:
         # What an attempt before left under this name; it has no manifest, or we were not here.
         await asyncio.to_thread(store.delete, path)
-        packer = await asyncio.to_thread(
+        packer = await in_thread(
             lambda: Packer(
                 store,
                 path,
@@ -175,12 +176,12 @@ async def _attempt(
         )
         try:
             with packer:
-                await asyncio.to_thread(packer.write, _preamble(name, facts, roles.sql).encode())
+                await in_thread(lambda: packer.write(_preamble(name, facts, roles.sql).encode()))
                 packer.end_section("roles")
                 dumped = [await dump_database(server, d.name, packer, tracker, request.stop) for d in known]
                 tracker.step("Completing")
                 request.stop.check()
-                data = await asyncio.to_thread(packer.finish)
+                data = await in_thread(packer.finish)
         except Exists:
             raise Unavailable(
                 f"Another attempt wrote {path} at the same time; the next one starts over.",
@@ -210,7 +211,7 @@ async def _attempt(
             warnings=tuple(warnings),
             details="",
         )
-        return await asyncio.to_thread(_complete, request, body, details, dek, marker)
+        return await in_thread(lambda: _complete(request, body, details, dek, marker))
 
 
 def _complete(request: Request, body: Body, details: Details, dek: Dek | None, marker: _Marker) -> Opened:

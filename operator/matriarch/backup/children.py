@@ -19,19 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 from matriarch.backup.jobspec import Reason
+from matriarch.backup.stop import Stop
 from matriarch.errors import Refused, Unavailable
 
 STALL = 900.0  # seconds without a byte
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
-
-
-class Stop(threading.Event):
-    """Set once by SIGTERM or by the failure of a neighbour."""
-
-    def check(self) -> None:
-        if self.is_set():
-            raise Unavailable("The work was cancelled; nothing of it is left behind.", reason=Reason.CANCELLED)
 
 
 class Child:

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 import asyncpg
 
 from matriarch.backup import databases, fingerprint
-from matriarch.backup.children import Child, Stop
+from matriarch.backup.children import Child
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.manifest import Database, Table
 from matriarch.backup.pipeline import Packer
 from matriarch.backup.progress import Tracker
 from matriarch.backup.server import Facts, Server, Session, look
+from matriarch.backup.stop import Stop, in_thread
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 
 _LOCK_WAIT = "60000"  # milliseconds
@@ -81,7 +82,7 @@ async def _dump(
     await fingerprint.lock_tables(session, wanted)
     first = await fingerprint.read_sequences(session)
 
-    await asyncio.to_thread(packer.write, databases.create_section(properties, name).encode())
+    await in_thread(lambda: packer.write(databases.create_section(properties, name).encode()))
     packer.end_section("create", name)
 
     seen = _Seen()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 
 from matriarch.backup import catalog, databases, fingerprint, target
-from matriarch.backup.children import Child, Stop, tool_version
+from matriarch.backup.children import Child, tool_version
 from matriarch.backup.fingerprint import Difference, quote
 from matriarch.backup.jobspec import Reason, RestoreResult, RestoreTask
 from matriarch.backup.keys import Kek
@@ -25,6 +25,7 @@ from matriarch.backup.manifest import Database, Opened, Section, object_context
 from matriarch.backup.pipeline import unpack
 from matriarch.backup.progress import Tracker
 from matriarch.backup.server import Facts, Server, Session, choose, look
+from matriarch.backup.stop import Stop
 from matriarch.backup.store import Store
 from matriarch.backup.target import Place
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable

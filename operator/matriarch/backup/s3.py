@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from matriarch.backup.jobspec import Reason, S3Store
 from matriarch.backup.s3errors import explain
+from matriarch.backup.stop import Stop
 from matriarch.backup.store import SMALL, Entry, Exists, Unfinished
 from matriarch.errors import Corrupt, Unavailable
 
@@ -40,8 +41,9 @@ _PIECE = 1 << 20
 class S3:
     """See store.Store."""
 
-    def __init__(self, spec: S3Store) -> None:
+    def __init__(self, spec: S3Store, stop: Stop | None = None) -> None:
         self._spec = spec
+        self._stop = stop or Stop()
         self._bucket = spec.bucket
         self._prefix = spec.prefix.strip("/") + "/" if spec.prefix.strip("/") else ""
         self._made: S3Client | None = None
@@ -104,7 +106,7 @@ class S3:
                 failures_since = failures_since or time.monotonic()
                 if time.monotonic() - failures_since > OUTAGE:
                     raise explained from error
-                time.sleep(1.0)
+                self._stop.sleep(1.0)
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
@@ -200,7 +202,7 @@ class S3:
                 explained = explain(error, self.address)
                 if not isinstance(explained, Unavailable) or time.monotonic() - began + pause > outage:
                     raise explained from error
-            time.sleep(pause)
+            self._stop.sleep(pause)
             pause = min(pause * 2, 10.0)
 
 

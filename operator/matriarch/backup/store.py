@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Protocol
 
 from matriarch.backup.jobspec import StoreSpec
+from matriarch.backup.stop import Stop
 
 SMALL = 64 << 20  # bytes; more than any manifest: `get` reads no more
 
@@ -90,12 +91,12 @@ class Store(Protocol):
         """The store's clock, by which ages of entries are judged."""
 
 
-def open_store(spec: StoreSpec) -> Store:
-    """The store that `spec` describes; nothing is contacted yet."""
+def open_store(spec: StoreSpec, stop: Stop | None = None) -> Store:
+    """The store that `spec` describes; nothing is contacted yet. `stop` ends its waiting."""
     if spec.s3 is not None:
         from matriarch.backup.s3 import S3
 
-        return S3(spec.s3)
+        return S3(spec.s3, stop or Stop())
     assert spec.local is not None
     from matriarch.backup.local import Local
 

@@ -1,0 +1,104 @@
+"""Backups that go: by retention, or because somebody named them.
+
+The catalogue is gathered, decide.retention decides, and here it is carried out, oldest first. A manifest that is broken
+freezes everything: what it stood for is not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from matriarch.backup import catalog, names
+from matriarch.backup.catalog import Catalog
+from matriarch.backup.jobspec import Reason, Retention
+from matriarch.backup.keys import Kek
+from matriarch.backup.manifest import Manifest
+from matriarch.backup.store import Store
+from matriarch.decide.retention import BackupFact, RetentionPlan, RetentionPolicy, plan_retention
+from matriarch.errors import Corrupt, Refused
+
+AT_ONCE = 100  # deletions in one run: a rule that was mistyped is seen before all is gone
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    deleted: tuple[str, ...]
+    kept: int
+    frozen: str | None
+
+
+def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) -> list[BackupFact]:
+    """A fact for each manifest. Good: its data is there in full size, and it is authentic as far as a key can tell."""
+    keys = tuple(keys)
+    sizes = {e.key: e.size for e in store.list("logical")}
+    facts = []
+    for manifest in known.manifests:
+        body = manifest.body
+        facts.append(
+            BackupFact(
+                id=body.id,
+                finished=names.parse_timestamp(body.finished),
+                good=sizes.get(body.object.path) == body.object.stored_size and _authentic(store, manifest, keys),
+                schedule=body.schedule,
+                verified=body.id in rules.verified,
+                pinned=body.id in rules.pinned,
+            )
+        )
+    return facts
+
+
+def _authentic(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> bool:
+    try:
+        catalog.open_manifest(store, manifest, keys)
+    except Refused as error:  # of an older key: nobody can say here
+        return error.reason in (Reason.WRONG_KEY, Reason.KEY_MISSING)
+    except Corrupt:
+        return False
+    return True
+
+
+def plan(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention, now: datetime) -> RetentionPlan:
+    if known.broken:
+        why = f"{known.broken[0].key} is damaged; look at it or remove it by hand. Nothing is deleted."
+        return RetentionPlan({m.body.id: (why,) for m in known.manifests}, (), frozen=why)
+    policy = RetentionPolicy(
+        days=rules.days,
+        count=rules.count,
+        weekly=rules.weekly,
+        monthly=rules.monthly,
+        yearly=rules.yearly,
+        schedule=rules.schedule,
+    )
+    return plan_retention(gather(store, known, keys, rules), policy, now)
+
+
+def retain(store: Store, keys: Iterable[Kek], rules: Retention, system_identifier: str | None) -> Expired:
+    """Delete what the rules leave, at most AT_ONCE. Raises Refused (PrefixOwnedByAnother) in another's prefix."""
+    if system_identifier is not None:
+        catalog.check_owner(store, store.get(catalog.OWNER), system_identifier)
+    known = catalog.read_catalog(store)
+    # The store's clock: a wrong one here would make backups old at once.
+    planned = plan(store, known, keys, rules, store.now())
+    by_id = {m.body.id: m for m in known.manifests}
+    deleted = []
+    for backup_id in planned.delete[:AT_ONCE]:
+        catalog.delete_backup(store, by_id[backup_id])
+        deleted.append(backup_id)
+    return Expired(tuple(deleted), len(known.manifests) - len(deleted), planned.frozen)
+
+
+def delete(store: Store, wanted: Iterable[str], keys: Iterable[Kek], *, allow_last_good: bool) -> tuple[str, ...]:
+    """Delete the named backups. Raises Refused (LastGoodBackup) before the first one goes if no good one would stay."""
+    known = catalog.read_catalog(store)
+    chosen = {m.body.id: m for m in (catalog.find(store, name) for name in wanted)}
+    facts = gather(store, known, keys, Retention())
+    if not allow_last_good and not any(f.good for f in facts if f.id not in chosen) and any(f.good for f in facts):
+        raise Refused(
+            "No good backup would be left after this; make one first, or say that the last one may go.",
+            reason=Reason.LAST_GOOD_BACKUP,
+        )
+    for manifest in chosen.values():
+        catalog.delete_backup(store, manifest)
+    return tuple(chosen)
