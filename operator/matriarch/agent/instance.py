@@ -170,8 +170,9 @@ class Instance:
 
     async def sync_beats(self, *, fence: bool | None = None) -> int:
         """Tell the heartbeat what counts now; the sequence to wait for. `fence` None: as PostgreSQL runs."""
-        lease = self.lease
-        me = self.me or Member(self.env.instance, "")
+        lease, me = self.lease, self.me
+        if me is None:
+            return self._sequence  # nobody yet: neither beats nor answers
         role = self._beat_role()
         leads = role == "holder" and lease is not None and lease.mode == "quorum"
         wanted = HeartbeatState(
