@@ -96,10 +96,12 @@ class Leadership:
 
     async def _senders(self) -> list[WalSender] | None:
         try:
-            return await self.instance.server.replication()
+            senders = await self.instance.server.replication()
         except Unavailable as e:
             self.instance.warnings["replication"] = str(e)
             return None
+        self.instance.warnings.pop("replication", None)
+        return senders
 
     # --- after a promotion ------------------------------------------------------------------------------------
 

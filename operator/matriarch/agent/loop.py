@@ -188,6 +188,8 @@ class Loop:
             except Lost as e:
                 raise Unavailable(str(e)) from e
             await keep_promise(instance, state.epoch)  # nobody may win this member for the epoch it leads
+        if instance.switchover.get("state") in ("running", "done"):
+            instance.switchover |= {"state": "aborted", "message": "the heir did not take over in time"}
         log.info("reclaimed: epoch %d", state.epoch)
         return 0.0
 

@@ -37,6 +37,7 @@ async def end_postgres(instance: Instance) -> bool:
             instance.server_role = "stopped"
             instance.status = None
             instance.following = None
+            instance.warnings.clear()  # they were of the server that is gone
         return gone
 
 
