@@ -6,13 +6,15 @@ Apart from `beat.py`, which is the shape alone. Whoever decodes trusts nothing: 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from matriarch.agent.beat import HeartbeatState, HeartbeatView, PeerView
 from matriarch.agent.wire import MAX_NAME
 from matriarch.decide.member import Member
 
+_VIEW = tuple(f.name for f in fields(HeartbeatView))
+_PEER = tuple(f.name for f in fields(PeerView))
 MAX_MESSAGE = 65536  # bytes; nine instances need about two thousand
 
 
@@ -51,14 +53,16 @@ def _is_name(text: object) -> bool:
 
 def view_fields(view: HeartbeatView, at: int) -> dict[str, Any]:
     """`at`: the boot-time instant at which the view was true."""
-    return {"at": at, **asdict(view)}
+    # not asdict, which copies deeply: this runs for every beat
+    peers = [{name: getattr(peer, name) for name in _PEER} for peer in view.peers]
+    return {"at": at, **{name: getattr(view, name) for name in _VIEW}, "peers": peers}
 
 
 def decode_view(raw: bytes) -> tuple[HeartbeatView, int]:
     """The view, and when it was true. Raises ValueError when `raw` is no HeartbeatView."""
     try:
-        fields = json.loads(raw)
-        at = int(fields.pop("at"))
-        return HeartbeatView(**{**fields, "peers": tuple(PeerView(**peer) for peer in fields["peers"])}), at
+        message = json.loads(raw)
+        at = int(message.pop("at"))
+        return HeartbeatView(**{**message, "peers": tuple(PeerView(**peer) for peer in message["peers"])}), at
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not a HeartbeatView: {error}") from error

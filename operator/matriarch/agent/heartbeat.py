@@ -30,10 +30,15 @@ from matriarch.agent.presence_port import PORT as PRESENCE_PORT
 from matriarch.agent.pulse import Outgoing, Pulse
 from matriarch.agent.turn import on_signals, turn
 from matriarch.agent.wire import MAX_PACKET, PORT, SESSION_BYTES, Context, decode, encode
+from matriarch.decide.election import SUSPECT
 
 _NAME = "heartbeat"
 _SIGN = 200 * MILLISECOND
-"""So often at least the agent gets a view, and the supervisor a sign of life."""
+"""So often the supervisor gets a sign of life, also without news."""
+_VIEW = 240 * MILLISECOND
+"""So often the agent gets a view, also without news: a little more than a beat, which mostly brings some."""
+_SLACK = 20 * MILLISECOND
+"""What is due so soon is done along with what is due now: one waking instead of two."""
 
 
 class Settings:
@@ -97,7 +102,7 @@ class Heartbeat:
     def run(self) -> NoReturn:
         while True:
             self._step(boottime())
-            instants = (self._pulse.due(), self._presence.due(), self._view_at, self._sign_at)
+            instants = [self._pulse.due(), self._view_at, self._presence.due(), self._sign_at if self._fuse else None]
             turn(self._selector, min(i for i in instants if i is not None))
 
     def _step(self, now: int) -> None:
@@ -115,7 +120,7 @@ class Heartbeat:
     def _tell_supervisor(self, now: int) -> None:
         deadline = self._pulse.deadline if self._pulse.counts else None
         word = (deadline.epoch, deadline.at) if deadline is not None else (0, None)
-        if self._fuse is None or (word == self._told and now < self._sign_at):
+        if self._fuse is None or (word == self._told and now < self._sign_at - _SLACK):
             return
         self._sign_at = now + _SIGN
         with contextlib.suppress(OSError):  # it is held up: the next sign carries the newest deadline again
@@ -123,7 +128,7 @@ class Heartbeat:
             self._told = word
 
     def _tell_agent(self, now: int) -> None:
-        self._view_at = now + _SIGN
+        self._view_at = now + _VIEW
         if self._agent is None or not self._agent.idle:
             return  # a hung agent finds the newest view when it reads again, not a queue of old ones
         self._pulse.changed = False
@@ -159,7 +164,7 @@ class Heartbeat:
 
     def _is_silent(self, instance: str, now: int) -> bool:
         heard = self._pulse.heard(instance)
-        return heard is not None and now - heard > 5 * _SIGN
+        return heard is not None and now - heard >= SUSPECT
 
     def _send(self, packets: Sequence[Outgoing], now: int) -> None:
         speaking = self._keys.speaking(now)

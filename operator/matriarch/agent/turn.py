@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 
 from matriarch.agent.clock import SECOND, boottime
 
-LONGEST = SECOND // 10
+LONGEST = SECOND // 5
 """The selector's own clock stands still while the machine sleeps; so often at least the boot-time clock is read."""
 
 
