@@ -230,8 +230,9 @@ def down(name: str) -> bool:
 
 
 def _down(cluster: Cluster) -> None:
-    processes = Processes(cluster.folder)
-    recorded = [pid for pid in map(processes.pid, processes.names()) if pid is not None]
+    # Beside the cluster's own programs: servers that live in a folder of their own in it, such as S3.
+    owners = [Processes(p.parent) for pattern in ("processes", "*/processes") for p in cluster.folder.glob(pattern)]
+    recorded = [pid for o in owners for pid in map(o.pid, o.names()) if pid is not None]
     kill(recorded, signal.SIGKILL)
     gone(recorded, 10)
     for one in cluster.nodes:

@@ -191,10 +191,11 @@ def _unescaped(path: str) -> str:
 
 
 def _hierarchies() -> list[Path]:
+    """The one of cgroup version 2, or all of version 1 (and the one without controllers beside them)."""
     top = Path("/sys/fs/cgroup")
     if (top / "cgroup.controllers").exists():
         return [top]
-    return [p for p in top.iterdir() if p.is_dir() and p.name != "unified" and not p.is_symlink()]
+    return [p for p in top.iterdir() if p.is_dir() and not p.is_symlink()]
 
 
 def _make_cgroup(name: str) -> None:
