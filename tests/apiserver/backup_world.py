@@ -1,0 +1,264 @@
+"""A namespace of a real API server in which the backup reconcilers run, and hands that play what is not there.
+
+No nodes, no controllers of Kubernetes: what kubelets, the Job controller and a cluster's agents would write into
+statuses is written here, in the form in which the API server accepts it from them.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from matriarch.backup import jobspec
+from matriarch.controller import backup_reconcile, restore_reconcile, schedule_reconcile
+from matriarch.controller.agents import Agents
+from matriarch.controller.env import Env
+from matriarch.controller.queue import Key, WorkQueue
+from matriarch.controller.reconcile import RECONCILERS, run_one
+from matriarch.controller.settings import Settings
+from matriarch.kube.client import Kube, Object
+from matriarch.kube.events import Recorder
+
+OURS = {
+    k
+    for k, fn in RECONCILERS.items()
+    if fn.__module__ in (backup_reconcile.__name__, restore_reconcile.__name__, schedule_reconcile.__name__)
+}
+SYSTEM = "7412345678901234567"
+IMAGE = "localhost/matriarch/postgres:test"
+KEY_TEXT = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+API = "matriarch.dev/v1alpha1"
+SHA = "ab" * 32
+
+
+@dataclass(frozen=True)
+class Clocked(Env):
+    """The environment with a clock of its own: `offset` is added to the real time."""
+
+    ahead: list[float] = field(default_factory=lambda: [0.0])
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(datetime.now(UTC).timestamp() + self.ahead[0], UTC)
+
+
+class Dying(BaseException):
+    """The controller's process ends here."""
+
+
+class Mortal(Kube):
+    """The API client of a controller that dies before its call number `dies_before` that changes something."""
+
+    dies_before: int | None = None
+    changes: int = 0
+
+    async def _call(self, method: str, path: str, **more: Any) -> Object:
+        if method != "GET" and "/events" not in path:
+            if self.dies_before is not None and self.changes >= self.dies_before:
+                raise Dying
+            self.changes += 1
+        return await super()._call(method, path, **more)
+
+
+@dataclass
+class World:
+    kube: Mortal
+    env: Clocked
+    namespace: str
+
+    async def run(self) -> None:
+        """Let the controller work until nothing is left to do at once."""
+        queue = self.env.queue
+        for _ in range(200):
+            if not queue.waiting:
+                return
+            key = await queue.get()
+            if key.kind in OURS:
+                await run_one(key, self.env)
+            else:
+                queue.done(key)
+        raise AssertionError("the controller never came to rest")
+
+    async def look(self, kind: str, name: str) -> Object:
+        """Have the controller look at an object, and see it afterwards."""
+        before = ""
+        for _ in range(12):  # a run may ask to be run again at once
+            self.env.queue.add(Key(kind, self.namespace, name))
+            await self.run()
+            found = await self.kube.get(kind, self.namespace, name)
+            assert found is not None
+            if found["metadata"]["resourceVersion"] == before:
+                return found
+            before = found["metadata"]["resourceVersion"]
+        raise AssertionError(f"{kind} {name} never came to rest")
+
+    async def make(self, kind: str, name: str, spec: Object | None = None, **more: Any) -> Object:
+        version = {"Secret": "v1", "PersistentVolumeClaim": "v1", "Pod": "v1"}.get(kind, API)
+        metadata = {"name": name, "namespace": self.namespace, **more.pop("metadata", {})}
+        obj = {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
+        if spec is not None:
+            obj["spec"] = spec
+        return await self.kube.create(obj)
+
+    async def cluster(self, name: str = "orders", *, stores: list[Object] | None = None, **spec: Any) -> Object:
+        """A cluster that serves, as its reconciler and agents would say."""
+        backup = {"backup": {"stores": stores or [S3]}} if stores != [] else {}
+        made = await self.make(
+            "DatabaseCluster",
+            name,
+            {"version": "17", "instances": 3, "storage": {"size": "1Gi"}, **backup, **spec},
+        )
+        account = {"metadata": {"name": f"{name}-backup", "namespace": self.namespace}}
+        await self.kube.create({"apiVersion": "v1", "kind": "ServiceAccount", **account})
+        return await self.serve(made["metadata"]["name"])
+
+    async def serve(self, name: str, *, ready: int = 3) -> Object:
+        condition = {
+            "type": "Available",
+            "status": "True" if ready else "False",
+            "reason": "PrimaryServes",
+            "lastTransitionTime": "2026-03-01T02:00:00Z",
+        }
+        status = {"readyInstances": ready, "systemIdentifier": SYSTEM, "conditions": [condition]}
+        obj = {"kind": "DatabaseCluster", "metadata": {"name": name, "namespace": self.namespace}, "status": status}
+        return await self.kube.apply_status(obj, manager="matriarch-controller")
+
+    async def credentials(self) -> None:
+        await self.make("Secret", "s3", stringData={"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"})
+
+    async def jobs(self, purpose: str | None = None) -> list[Object]:
+        labels = {"matriarch.dev/job": purpose} if purpose else None
+        found = await self.kube.list("Job", self.namespace, labels)
+        return sorted(found, key=lambda job: job["metadata"]["name"])
+
+    async def pod_ends(self, job: Object, result: jobspec.Result | None, *, code: int = 0) -> None:
+        """The kubelet: the Job's pod ended and left its word, or none."""
+        pod = await self.make(
+            "Pod",
+            f"{job['metadata']['name'][:50]}-{uuid.uuid4().hex[:5]}",
+            job["spec"]["template"]["spec"],  # admitted as it is, under the restricted standard
+            metadata={"labels": {"batch.kubernetes.io/job-name": job["metadata"]["name"]}},
+        )
+        ended: Object = {"exitCode": code, "reason": "Completed" if code == 0 else "Error"}
+        if result is not None:
+            ended["message"] = result.to_json()
+        container = {"name": "backup", "image": IMAGE, "imageID": "", "ready": False, "restartCount": 0}
+        status = {
+            "phase": "Succeeded" if code == 0 else "Failed",
+            "containerStatuses": [{**container, "state": {"terminated": ended}}],
+        }
+        await self.kube.patch("Pod", self.namespace, pod["metadata"]["name"], {"status": status}, subresource="status")
+
+    async def job_ends(self, job: Object, *, failed: str | None = None) -> None:
+        """The Job controller: complete, or failed for a reason."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        kinds = ("FailureTarget", "Failed") if failed else ("SuccessCriteriaMet", "Complete")
+        conditions = [
+            {"type": kind, "status": "True", "reason": failed or "CompletionsReached", "message": "",
+             "lastProbeTime": now, "lastTransitionTime": now}
+            for kind in kinds
+        ]  # fmt: skip
+        status: Object = {"startTime": now, "ready": 0, "terminating": 0, "conditions": conditions}
+        status |= {"failed": 1} if failed else {"succeeded": 1, "completionTime": now}
+        name = job["metadata"]["name"]
+        await self.kube.patch("Job", self.namespace, name, {"status": status}, subresource="status")
+
+    async def finish(self, job: Object, result: jobspec.Result) -> None:
+        """A Job that ended well."""
+        await self.pod_ends(job, result)
+        await self.job_ends(job)
+
+    async def refuse(self, job: Object, result: jobspec.Result) -> None:
+        """A Job that ended with a word that no repetition mends."""
+        await self.pod_ends(job, result, code=20)
+        await self.job_ends(job, failed="PodFailurePolicy")
+
+    def forget(self) -> None:
+        """A controller that was started anew knows nothing."""
+        queue = WorkQueue()
+        self.env = Clocked(self.kube, self.env.agents, Recorder(self.kube, "test"), queue, self.env.settings)
+
+
+S3: Object = {
+    "name": "offsite",
+    "s3": {
+        "bucket": "backups",
+        "prefix": "here",
+        "endpoint": "http://10.0.0.1:7070",
+        "credentials": {"secretName": "s3"},
+    },
+}
+
+
+def task(job: Object) -> jobspec.JobSpec:
+    """What the Job is told."""
+    env = job["spec"]["template"]["spec"]["containers"][0]["env"]
+    return jobspec.JobSpec.from_json(next(e["value"] for e in env if e["name"] == "MATRIARCH_JOB"))
+
+
+def backup_result(name: str, **more: Any) -> jobspec.Result:
+    """What the engine says of a complete backup, or of one that it checked."""
+    done = jobspec.BackupResult(
+        id=name.split("Z-")[1].split(".", maxsplit=1)[0],
+        name=name,
+        sequence=1,
+        started="2026-03-01T02:00:00.000Z",
+        finished="2026-03-01T02:00:09.000Z",
+        size=300_000_000,
+        stored_size=90_000_000,
+        location=f"s3://backups/here/{name}",
+        sha256=SHA,
+        manifest="manifests/1.json",
+        manifest_sha256=SHA,
+        encrypted=True,
+        key_id="0123456789abcdef",
+        server_version="17.11",
+        system_identifier=SYSTEM,
+        timeline=1,
+        snapshot_lsn="0/3000148",
+        source="standby",
+        instance="orders-2",
+        databases=(jobspec.DatabaseResult(name="shop", owner="keeper", size=300_000_000),),
+        tables=8,
+        rows=214_000,
+    )
+    return jobspec.Result(**{
+        "ok": True, "task": "backup", "reason": jobspec.Reason.COMPLETED, "message": "Done.", "backup": done, **more
+    })  # fmt: skip
+
+
+def failure(task: jobspec.Task, reason: jobspec.Reason, message: str) -> jobspec.Result:
+    return jobspec.Result(ok=False, task=task, reason=reason, message=message)
+
+
+def condition(obj: Object, kind: str) -> tuple[str, str] | None:
+    """Status and reason of one condition."""
+    found = next((c for c in obj["status"].get("conditions") or () if c["type"] == kind), None)
+    return (found["status"], found["reason"]) if found else None
+
+
+def events(found: Iterable[Object]) -> set[str]:
+    return {event["reason"] for event in found}
+
+
+@asynccontextmanager
+async def world(kubeconfig: Path, namespace: str) -> AsyncIterator[World]:
+    mortal = Mortal.connect(kubeconfig=kubeconfig)
+    assert isinstance(mortal, Mortal)
+    settings = Settings(postgres_images={"17": IMAGE})
+    agents = Agents()
+    env = Clocked(mortal, agents, Recorder(mortal, "test"), WorkQueue(), settings)
+    try:
+        yield World(mortal, env, namespace)
+    finally:
+        await agents.close()
+        await mortal.close()
+
+
+def as_json(obj: Object) -> str:
+    return json.dumps(obj, sort_keys=True)

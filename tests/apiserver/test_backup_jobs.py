@@ -1,0 +1,343 @@
+"""Backups on a real API server: the Job as it is accepted, statuses, refusals, and a controller that dies anywhere."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+
+import pytest
+from dev.apiserver import ApiServer
+from dev.host import PROJECT
+from dev.kubectl import Kubectl
+from tests.apiserver.backup_world import IMAGE, KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
+from tests.apiserver.backup_world import task as task_of
+from tests.apiserver.backup_world import world as new_world
+
+from matriarch.backup.jobspec import Reason
+from matriarch.kube.client import Object
+
+
+@pytest.fixture(scope="module")
+def crds(kubectl: Kubectl) -> Kubectl:
+    kubectl.run("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", PROJECT / "crds")
+    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", PROJECT / "crds")
+    return kubectl
+
+
+@pytest.fixture
+def namespace(crds: Kubectl) -> Iterator[str]:
+    name = f"t-{uuid.uuid4().hex[:12]}"
+    crds.run("create", "namespace", name)
+    crds.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
+    crds.run("create", "serviceaccount", "default", "-n", name)
+    yield name
+    crds.run("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+async def world(api_server: ApiServer, namespace: str) -> AsyncIterator[World]:
+    async with new_world(api_server.kubeconfig, namespace) as made:
+        yield made
+
+
+async def begun(world: World, name: str = "by-hand", **spec: object) -> tuple[Object, Object]:
+    """A Backup whose Job exists, and that Job."""
+    await world.make("Backup", name, {"cluster": "orders", **spec})
+    backup = await world.look("Backup", name)
+    return backup, next(j for j in await world.jobs("backup") if j["metadata"]["ownerReferences"][0]["name"] == name)
+
+
+async def test_a_backup_by_hand_becomes_a_job_and_then_complete(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    backup, job = await begun(world)
+    status = backup["status"]
+    assert status["phase"] == "Running"
+    assert status["backupName"].endswith(f"-{status['id']}.sql.gz.enc")
+    assert status["folder"] == f"{world.namespace}/orders-{SYSTEM}"
+    assert status["store"] == S3
+    assert (status["job"], status["attempt"]) == (job["metadata"]["name"], 1)
+    assert condition(backup, "Reconciling") == ("True", "Running")
+    await world.finish(job, backup_result(status["backupName"]))
+    done = await world.look("Backup", "by-hand")
+    assert done["status"]["phase"] == "Complete"
+    assert done["status"]["observedGeneration"] == 1
+    assert condition(done, "Ready") == condition(done, "Complete") == ("True", "Complete")
+    assert condition(done, "Reconciling") is condition(done, "Failed") is None
+    assert {k: done["status"][k] for k in ("sizeBytes", "storedBytes", "tables", "rows", "finishedAt", "instance")} == {
+        "sizeBytes": 300_000_000,
+        "storedBytes": 90_000_000,
+        "tables": 8,
+        "rows": 214_000,
+        "finishedAt": "2026-03-01T02:00:09Z",
+        "instance": "orders-2",
+    }
+    cluster = await world.kube.get("DatabaseCluster", world.namespace, "orders")
+    assert cluster is not None
+    assert cluster["status"]["backup"]["lastBackup"] == "by-hand"
+    assert condition(cluster, "BackupHealthy") == ("True", "BackedUpByHand")
+    assert condition(cluster, "BackupKeySaved") == ("False", "NotSaved")
+    assert condition(cluster, "Available") == ("True", "PrimaryServes"), "another writer's condition was touched"
+
+
+async def test_the_job_s_pod_is_restricted_bounded_and_holds_no_secret(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    backup, job = await begun(world)
+    spec = job["spec"]
+    pod = spec["template"]["spec"]
+    container = pod["containers"][0]
+    assert container["image"] == IMAGE
+    assert container["resources"]["limits"] == {"memory": "256Mi"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["serviceAccountName"] == "orders-backup"
+    assert spec["backoffLimit"] <= 5
+    assert spec["activeDeadlineSeconds"] > 0
+    assert spec["ttlSecondsAfterFinished"] > 0
+    assert spec["podReplacementPolicy"] == "Failed"
+    owner = job["metadata"]["ownerReferences"][0]
+    assert (owner["kind"], owner["uid"]) == ("Backup", backup["metadata"]["uid"])
+    told = task_of(job)
+    assert told.task == "backup"
+    assert told.backup is not None
+    assert told.backup.name == backup["status"]["backupName"]
+    assert told.store.s3 is not None
+    assert told.store.s3.prefix == f"here/{world.namespace}/orders-{SYSTEM}"
+    assert told.server is not None
+    assert (told.server.hosts, told.server.prefer) == (("orders-ro", "orders-rw"), "standby")
+    assert {m["mountPath"] for m in container["volumeMounts"]} == {
+        "/tmp",
+        "/etc/matriarch/tls",
+        "/etc/matriarch/key",
+        "/etc/matriarch/store",
+    }
+    selected = await world.kube.list("Job", world.namespace, {"matriarch.dev/cluster": ""})
+    assert selected == [], "a Job is taken for a part of the cluster"
+
+
+@pytest.mark.parametrize(
+    ("missing", "reason", "says"),
+    [
+        (
+            "credentials",
+            "MissingSecret",
+            "Secret s3 does not exist, and it should hold the credentials of store offsite",
+        ),
+        ("entry", "MissingSecretKey", "Secret s3 has no SECRET_ACCESS_KEY"),
+        ("key", "MissingSecret", "Secret mine does not exist, and it should hold the key"),
+        ("bad key", "InvalidSecret", "holds no encryption key"),
+        ("cluster", "MissingCluster", "There is no DatabaseCluster orders"),
+        ("store", "UnknownStore", "has no store 'nowhere', only offsite"),
+        ("any store", "NoStore", "has no backup store"),
+        ("instances", "ClusterNotReady", "No instance of orders is ready"),
+    ],
+)
+async def test_what_is_missing_is_said_before_any_job_is_made(
+    world: World, missing: str, reason: str, says: str
+) -> None:
+    own_key = {"backup": {"stores": [S3], "encryption": {"keySecret": {"name": "mine"}}}}
+    if missing == "entry":
+        await world.make("Secret", "s3", stringData={"ACCESS_KEY_ID": "a"})
+    elif missing != "credentials":
+        await world.credentials()
+    if missing == "bad key":
+        await world.make("Secret", "mine", stringData={"key": "too short"})
+    if missing != "cluster":
+        with_key = own_key if missing in ("key", "bad key") else {}
+        await world.cluster(stores=[] if missing == "any store" or with_key else [S3], **with_key)
+    if missing == "instances":
+        await world.serve("orders", ready=0)
+    spec = {"cluster": "orders", **({"store": "nowhere"} if missing == "store" else {})}
+    await world.make("Backup", "by-hand", spec)
+    backup = await world.look("Backup", "by-hand")
+    ready = next(c for c in backup["status"]["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("False", reason)
+    assert says in ready["message"]
+    assert await world.jobs() == []
+    assert "backupName" not in backup["status"]
+
+
+async def test_it_goes_on_when_what_was_missing_comes(world: World) -> None:
+    await world.cluster()
+    await world.make("Backup", "by-hand", {"cluster": "orders"})
+    assert condition(await world.look("Backup", "by-hand"), "Ready") == ("False", "MissingSecret")
+    await world.credentials()
+    backup = await world.look("Backup", "by-hand")
+    assert backup["status"]["phase"] == "Running"
+    assert len(await world.jobs()) == 1
+
+
+async def test_a_job_s_word_is_the_backup_s_error(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    _, job = await begun(world)
+    await world.refuse(job, failure("backup", Reason.BUCKET_MISSING, "Bucket backups does not exist: create it."))
+    backup = await world.look("Backup", "by-hand")
+    assert backup["status"]["phase"] == "Failed"
+    assert backup["status"]["error"] == {
+        "reason": "BucketMissing",
+        "message": "Bucket backups does not exist: create it.",
+    }
+    assert condition(backup, "Failed") == ("True", "BucketMissing")
+    assert condition(backup, "Stalled") == ("True", "BucketMissing")
+    cluster = await world.kube.get("DatabaseCluster", world.namespace, "orders")
+    assert cluster is not None
+    assert condition(cluster, "BackupHealthy") == ("False", "LastBackupFailed")
+
+
+async def test_one_backup_of_a_cluster_at_a_time_in_order(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    for name in ("c-first", "b-second", "a-third"):
+        await world.make("Backup", name, {"cluster": "orders"})
+    first = await world.look("Backup", "a-third")
+    assert condition(first, "Ready") in [("False", "Queued"), ("False", "Running")]
+    order = []
+    for _ in range(3):
+        open_jobs = [j for j in await world.jobs("backup") if not j["status"].get("conditions")]
+        assert len(open_jobs) == 1, "two backups of a cluster at once"
+        order.append(open_jobs[0]["metadata"]["ownerReferences"][0]["name"])
+        owner = await world.kube.get("Backup", world.namespace, order[-1])
+        assert owner is not None
+        await world.finish(open_jobs[0], backup_result(owner["status"]["backupName"]))
+        await world.look("Backup", order[-1])
+    assert sorted(order) == ["a-third", "b-second", "c-first"]
+    created = [
+        (await world.kube.get("Backup", world.namespace, n) or {})["metadata"]["creationTimestamp"] for n in order
+    ]
+    assert created == sorted(created)
+
+
+async def test_a_job_that_vanished_is_made_again_for_the_same_name(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    backup, job = await begun(world)
+    await world.kube.delete("Job", world.namespace, job["metadata"]["name"])
+    again = await world.look("Backup", "by-hand")
+    assert again["status"]["attempt"] == 2
+    assert again["status"]["backupName"] == backup["status"]["backupName"]
+    remade = (await world.jobs("backup"))[0]
+    assert remade["metadata"]["name"] != job["metadata"]["name"]
+    told, told_before = task_of(remade), task_of(job)
+    assert told.backup == told_before.backup
+
+
+async def test_the_key_is_made_once_and_a_lost_one_is_not_replaced(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    _, job = await begun(world)
+    secret = await world.kube.get("Secret", world.namespace, "orders-backup-key")
+    assert secret is not None
+    assert not secret["metadata"].get("ownerReferences"), "the key goes with the cluster"
+    backup = await world.kube.get("Backup", world.namespace, "by-hand")
+    assert backup is not None
+    await world.finish(job, backup_result(backup["status"]["backupName"]))
+    await world.look("Backup", "by-hand")
+    await world.kube.delete("Secret", world.namespace, "orders-backup-key")
+    await world.make("Backup", "second", {"cluster": "orders"})
+    second = await world.look("Backup", "second")
+    assert condition(second, "Ready") == ("False", "KeyLost")
+    assert await world.kube.get("Secret", world.namespace, "orders-backup-key") is None
+    await world.kube.create({
+        "apiVersion": "v1", "kind": "Secret", "data": secret["data"],
+        "metadata": {"name": "orders-backup-key", "namespace": world.namespace,
+                     "annotations": {"matriarch.dev/saved": "true"}},
+    })  # fmt: skip
+    assert (await world.look("Backup", "second"))["status"]["phase"] == "Running"
+    cluster = await world.kube.get("DatabaseCluster", world.namespace, "orders")
+    assert cluster is not None
+    assert condition(cluster, "BackupKeySaved") == ("True", "Saved")
+
+
+async def test_plaintext_is_possible_with_the_word_and_shown(world: World) -> None:
+    await world.credentials()
+    await world.cluster(stores=[], backup={"stores": [S3], "encryption": {"disabled": "i-accept-plaintext-backups"}})
+    backup, job = await begun(world)
+    assert backup["status"]["backupName"].endswith(".sql.gz")
+    assert task_of(job).keys == ()
+    cluster = await world.kube.get("DatabaseCluster", world.namespace, "orders")
+    assert cluster is not None
+    assert condition(cluster, "BackupsEncrypted") == ("False", "Plaintext")
+    assert await world.kube.get("Secret", world.namespace, "orders-backup-key") is None
+
+
+async def test_a_local_store_gets_a_claim_that_outlives_the_cluster(world: World) -> None:
+    await world.cluster(stores=[{"name": "disk", "local": {"size": "1Gi"}}])
+    _, job = await begun(world)
+    claim = await world.kube.get("PersistentVolumeClaim", world.namespace, "orders-store-disk")
+    assert claim is not None
+    assert not claim["metadata"].get("ownerReferences")
+    assert "matriarch.dev/cluster" not in claim["metadata"]["labels"], "it would be erased with the cluster"
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    assert {"name": "backups", "persistentVolumeClaim": {"claimName": "orders-store-disk"}} in volumes
+    told = task_of(job)
+    assert told.store.local is not None
+    assert told.store.local.path in {
+        m["mountPath"] for m in job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    }
+
+
+async def test_keys_of_the_user_s_own_choosing(world: World) -> None:
+    await world.make("Secret", "mine", stringData={"backup.key": KEY_TEXT})
+    await world.make("Secret", "creds", stringData={"user": "a", "pass": "b"})
+    await world.make("Secret", "ca", stringData={"root.pem": "x"})
+    store = {
+        "name": "offsite",
+        "s3": {
+            "bucket": "backups",
+            "credentials": {"secretName": "creds", "accessKeyIdKey": "user", "secretAccessKeyKey": "pass"},
+            "ca": {"secretName": "ca", "key": "root.pem"},
+        },
+    }
+    encryption = {"keySecret": {"name": "mine", "key": "backup.key"}}
+    await world.cluster(stores=[], backup={"stores": [store], "encryption": encryption})
+    _, job = await begun(world, target="primary")
+    volumes = {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
+    items = {
+        (source["secret"]["name"], item["key"], item["path"])
+        for name in ("store", "key")
+        for source in volumes[name]["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+    assert items == {
+        ("creds", "user", "access-key"),
+        ("creds", "pass", "secret-key"),
+        ("ca", "root.pem", "ca.crt"),
+        ("mine", "backup.key", "backup-key"),
+    }
+    told = task_of(job)
+    assert told.server is not None
+    assert told.server.hosts == ("orders-rw",)
+
+
+@pytest.mark.parametrize("dies_before", range(12))
+async def test_a_controller_that_dies_before_any_of_its_writes_makes_one_backup(world: World, dies_before: int) -> None:
+    await world.credentials()
+    await world.cluster()
+    await world.make("Backup", "by-hand", {"cluster": "orders"})
+    world.kube.changes, world.kube.dies_before = 0, dies_before
+    names = set()
+    for _ in range(4):
+        with suppress(Dying):
+            await world.look("Backup", "by-hand")
+        for job in await world.jobs("backup"):
+            told = task_of(job).backup
+            assert told is not None
+            names.add(told.name)
+        world.kube.dies_before = None  # it comes back, and lives
+        world.forget()
+    jobs = await world.jobs("backup")
+    assert len(jobs) == 1
+    assert len(names) == 1
+    backup = await world.kube.get("Backup", world.namespace, "by-hand")
+    assert backup is not None
+    assert names == {backup["status"]["backupName"]}
+    await world.finish(jobs[0], backup_result(backup["status"]["backupName"]))
+    assert (await world.look("Backup", "by-hand"))["status"]["phase"] == "Complete"
+    assert len(await world.jobs("backup")) == 1
