@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matriarch.agent.deadline import Deadline, last_support, moved
@@ -56,6 +56,7 @@ members = st.sampled_from([A, B, C, D])
 instants = st.integers(0, 100)
 
 
+@settings(deadline=None)
 @given(st.sets(members), st.integers(0, 4), st.dictionaries(members, instants), st.none() | instants)
 def test_k_voters_or_the_lease_stand_behind_every_support(
     voters: set[Member], k: int, answered: dict[Member, int], renewed: int | None
@@ -65,6 +66,7 @@ def test_k_voters_or_the_lease_stand_behind_every_support(
     assert support is None or support == renewed or 0 < k <= behind
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 3), st.none() | instants)))
 def test_epochs_and_deadlines_only_grow(steps: list[tuple[int, int | None]]) -> None:
     deadline: Deadline | None = None

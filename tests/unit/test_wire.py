@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matriarch.agent.wire import MAX_PACKET, Context, Kind, Packet, decode, encode
@@ -35,6 +35,7 @@ packets = st.builds(
 BEAT = Packet(Kind.BEAT, "orders-1", "aa", "orders-2", b"s" * 8, 1, epoch=3)
 
 
+@settings(deadline=None)
 @given(packets)
 def test_what_is_sent_is_what_arrives(packet: Packet) -> None:
     raw = encode(packet, KEY, CONTEXT)
@@ -42,6 +43,7 @@ def test_what_is_sent_is_what_arrives(packet: Packet) -> None:
     assert decode(raw, (OTHER, KEY), CONTEXT) == (packet, KEY)
 
 
+@settings(deadline=None)
 @given(packets, st.data())
 def test_one_changed_byte_is_noticed(packet: Packet, data: st.DataObject) -> None:
     raw = bytearray(encode(packet, KEY, CONTEXT))
@@ -49,6 +51,7 @@ def test_one_changed_byte_is_noticed(packet: Packet, data: st.DataObject) -> Non
     assert decode(bytes(raw), (KEY,), CONTEXT) is None
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_noise_is_nothing(raw: bytes) -> None:
     assert decode(raw, (KEY,), CONTEXT) is None
