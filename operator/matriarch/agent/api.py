@@ -123,7 +123,7 @@ class Api:
         return await voting.prevote(self._instance, int(body["epoch"]))
 
     async def promise(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
-        return await voting.promise(self._instance, int(body["epoch"]))
+        return await voting.promise(self._instance, int(body["epoch"]), to_another=True)
 
     async def lead(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         won = await candidate.taken_from_peer(self._instance, body)

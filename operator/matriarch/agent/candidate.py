@@ -79,6 +79,9 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
         return Answer(yes=False, why="not a voter")
     if voter.unable:
         return Answer(yes=False, why=voter.unable)
+    left = instance.courtesy_until - boottime()
+    if left > 0 and instance.promised > voter.lease.epoch:
+        return Answer(yes=False, why=f"epoch {instance.promised} was promised to another", wait=left)
     left = instance.leases.renewal_seen + HEIR_FIRST - boottime()
     if voter.lease.heir is not None and left > 0:
         return Answer(yes=False, why=f"{voter.lease.heir.instance} is the heir", wait=left)
@@ -128,10 +131,12 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
     others = [m for m in voters if m != instance.me]
     answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
     promised = [b for b in answers if b is not None]
+    if instance.lease is None or instance.lease.epoch != lease.epoch or instance.promised > epoch:
+        raise NotNow("another was elected meanwhile", _jitter())
     if len(promised) + 1 < lease.election_quorum:
         raise NotNow(f"only {len(promised)} of {len(others)} promised epoch {epoch}", _jitter())
     try:
-        own = _ballot(await voting.promise(instance, epoch), instance.me)
+        own = _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
     except Refused as e:
         raise NotNow(str(e), _jitter()) from None
     ballots = [*promised, own]

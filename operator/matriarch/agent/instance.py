@@ -68,6 +68,7 @@ class Instance:
     door_reason: str = ""
     confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
     switchover: dict[str, str] = field(default_factory=dict)
+    courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     applied: ClusterConfig | None = None  # the configuration that PostgreSQL runs with
     warnings: dict[str, str] = field(default_factory=dict)
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from

@@ -265,8 +265,9 @@ class Leadership:
                 await self.door()
             except (MatriarchError, OSError) as e:
                 log.info("door: %s", e)
-            if self.instance.door == "open":
-                return
+            lease = self.instance.lease
+            if self.instance.door == "open" or lease is None or self.instance.promise_heard > lease.epoch:
+                return  # in the last case a voter may not follow before this epoch is reclaimed
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, 0.05)
 

@@ -96,6 +96,8 @@ class Agent:
             for task in (*tasks, *self.work):
                 task.cancel()
             await self.api.close()
+            await instance.peers.close()
+            await instance.kube.close()
 
     async def _events(self) -> None:
         """What PID 1 reports. Returns when the pod is to end."""
@@ -150,8 +152,10 @@ class Agent:
                 log.info("election broken off: %s", e)
                 pause = 0.2
             failures += 1
+            pause = min(max(pause, 0.02) + 0.02 * failures, 2.0)
+            await asyncio.sleep(min(pause, 0.4))  # a request does not make two candidates out of one
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(max(pause, 0.02) + 0.02 * failures, 2.0)):
+                async with asyncio.timeout(max(pause - 0.4, 0)):
                     await self.elect_now.wait()
 
     async def _canary(self) -> None:

@@ -25,6 +25,9 @@ async def prevote(instance: Instance, epoch: int) -> dict[str, Any]:
         answer = Answer(yes=False, why="this instance knows no Lease")
         return _told(answer) | {"promised": instance.promised}
     answer = would_promise(voter, epoch)
+    left = instance.courtesy_until - boottime()
+    if answer.yes and epoch > instance.promised and left > 0:
+        answer = Answer(yes=False, why=f"epoch {instance.promised} was promised a moment ago", wait=left)
     told = _told(answer) | {
         "member": [voter.me.instance, voter.me.incarnation],
         "promised": instance.promised,
@@ -32,13 +35,18 @@ async def prevote(instance: Instance, epoch: int) -> dict[str, Any]:
         "evidence": voter.sight.evidence(voter.lease),
         "sign_age": _sign_age(voter.sight),
     }
-    status = instance.status
+    status = await instance.look(timeout=0.3) if instance.server_role == "standby" else None
     if status is not None:
         told |= {"timeline": status.position.timeline, "lsn": status.position.lsn}
     return told
 
 
-async def promise(instance: Instance, epoch: int) -> dict[str, Any]:
+COURTESY = 800_000_000
+"""A candidate that was promised an epoch gets this long (ns) to use it before its voters stand themselves: two
+elections at once end with a voter that promised more than the winner claimed, and costs a reclaim."""
+
+
+async def promise(instance: Instance, epoch: int, *, to_another: bool) -> dict[str, Any]:
     """Promise `epoch`: from the return on, this member neither streams from nor acknowledges to a lower one (I3).
 
     Raises:
@@ -52,6 +60,8 @@ async def promise(instance: Instance, epoch: int) -> dict[str, Any]:
         answer = would_promise(voter, epoch)
         if not answer.yes:
             raise Refused(answer.why, reason="NotNow" if answer.wait is not None else "No")
+        if to_another and epoch > instance.promised:
+            instance.courtesy_until = boottime() + COURTESY
         await keep_promise(instance, epoch)
         sight = instance.sight()  # after the promise is in force: every grant that was made is in it
         await asyncio.gather(instance.server.end_client_sessions(), instance.server.cut_stream())
