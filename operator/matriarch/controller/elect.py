@@ -39,7 +39,7 @@ async def ask_for_election(key: Key, env: Env) -> float | None:
         return None
     pods = {p["metadata"]["name"]: facts_of.pod(p) for p in found}
     why = _gone(pods.get(lease.holder.instance))
-    others = {n: p for n, p in pods.items() if n != lease.holder.instance and p.running and p.ip}
+    others = {n: p for n, p in pods.items() if n != lease.holder.instance and p.running and p.ip and not p.terminating}
     if why is None or not others:
         return None
     door = door_of(key.namespace, key.name, await env.kube.get("Secret", key.namespace, names.authority(key.name)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -34,12 +34,14 @@ from matriarch.decide.actions import (
     ForgetErasure,
     GrowClaim,
     MakePassword,
+    MoveBootstrap,
     Plan,
     Remove,
     RestartPostgres,
     SetLeaving,
 )
 from matriarch.decide.facts import Memory, Ref
+from matriarch.decide.lease import LeaseState
 from matriarch.errors import Refused, Unavailable
 from matriarch.kube.client import Object
 from matriarch.kube.errors import Conflict
@@ -93,8 +95,10 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
             view.existing[Ref("Secret", secret)] = await env.kube.apply(made, manager=MANAGER)
         case CreateLease(bootstrap):
             await _create_lease(bootstrap, view, env)
+        case MoveBootstrap(instance):
+            await _swap(lambda state: replace(state, bootstrap=instance), view, env)
         case SetLeaving(instances):
-            await _swap_leaving(instances, view, env)
+            await _swap(lambda state: lease_codec.leaving_set(state, instances), view, env)
         case ForgetErasure():
             await _mark_lease(view, env, None)
         case FinishErasure():
@@ -139,15 +143,15 @@ async def _create_lease(bootstrap: str, view: View, env: Env) -> None:
     view.lease = lease_codec.from_manifest(await env.kube.create(made))
 
 
-async def _swap_leaving(instances: Iterable[str], view: View, env: Env) -> None:
+async def _swap(derive: Callable[[LeaseState], LeaseState], view: View, env: Env) -> None:
     """Once: on a conflict the next round decides again, by what the Lease says then."""
     read = view.lease
     assert read is not None
-    state = lease_codec.leaving_set(read.state, instances)
+    state = derive(read.state)
     manifest = {**read.manifest, "metadata": {**read.manifest["metadata"]}}
     annotations = manifest["metadata"].get("annotations") or {}
     manifest["metadata"]["annotations"] = {**annotations, lease_codec.ANNOTATION: lease_codec.encode(state)}
-    await env.kube.replace(manifest)
+    view.lease = lease_codec.from_manifest(await env.kube.replace(manifest))
 
 
 async def _mark_lease(view: View, env: Env, value: str | None) -> None:

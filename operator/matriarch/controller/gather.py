@@ -298,11 +298,12 @@ def credentials(view: View, secret: str, password: str) -> Object:
 def _wanted(view: View, instances: tuple[Instance, ...]) -> dict[Ref, Object]:
     """Everything that is written by apply, in the order to write it. Certificates are planned apart."""
     b = view.blueprint
+    every = tuple(i.name for i in instances)
     objects = [
-        *access(b, tuple(i.name for i in instances)),
+        *access(b, every),
         config(_staged(view, instances), _config_bootstrap(view), _published(view)),
         *services(b),
-        *slices(b),
+        *slices(b, every),
     ]
     if (budget := disruption_budget(b)) is not None:
         objects.append(budget)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,7 +27,7 @@ from matriarch.controller.agents import Agents
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.health import Health
 from matriarch.controller.logs import configure_logging
-from matriarch.controller.queue import WorkQueue
+from matriarch.controller.queue import Key, WorkQueue
 from matriarch.controller.reconcile import RECONCILERS, resync, work
 from matriarch.controller.settings import Settings
 from matriarch.controller.watches import Feed, Watched
@@ -48,63 +49,64 @@ async def run(env: Env, stop: asyncio.Event, *, health: Health | None = None) ->
     Raises whatever ended a part that must not end: the process is to be restarted.
     """
     health = health or Health(env.queue)
-    namespace = env.settings.lock_namespace
-    leadership = Leadership(env.kube, namespace, LOCK, env.settings.pod_name, labels=_LABELS)
-    stopping = asyncio.create_task(stop.wait())
-    waiting = asyncio.create_task(_act(env, leadership, stop, health))
+    leadership = Leadership(env.kube, env.settings.lock_namespace, LOCK, env.settings.pod_name, labels=_LABELS)
+    acting = asyncio.create_task(_act(env, leadership, stop, health), name="acting")
+    stopping = asyncio.create_task(stop.wait(), name="stopping")
     try:
-        await asyncio.wait({stopping, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        if not waiting.done() and not health.active:
-            waiting.cancel()  # it stood by
+        await asyncio.wait({stopping, acting}, return_when=asyncio.FIRST_COMPLETED)
+        if not health.active:
+            acting.cancel()  # it stood by; one that acts ends by `stop`
         with suppress(asyncio.CancelledError):
-            await waiting
+            await acting
     finally:
         stopping.cancel()
-        waiting.cancel()
+        acting.cancel()
 
 
 async def _act(env: Env, leadership: Leadership, stop: asyncio.Event, health: Health) -> None:
     async with leadership.held():
-        registry, kopf_settings = kopf.OperatorRegistry(), _kopf_settings()
-        kopf.on.login(registry=registry)(_login)
+        loop, kopf_stop = asyncio.get_running_loop(), threading.Event()
         roots = [k for k in RECONCILERS if k in KINDS]
-        feed = Feed(env.queue, roots, (env.settings.lock_namespace, LOCK))
-        feed.register(registry, kopf_settings)
-        health.echo = _echo(leadership, feed.watched)
-        health.active = True
-        namespace = env.settings.watch_namespace
-        parts = [
-            asyncio.create_task(
-                kopf.operator(
-                    registry=registry,
-                    settings=kopf_settings,
-                    standalone=True,
-                    clusterwide=not namespace,
-                    namespaces=[namespace] if namespace else (),
-                    stop_flag=stop,
-                ),
-                name="kopf",
-            ),
-            asyncio.create_task(resync(env), name="resync"),
-            *(asyncio.create_task(work(env), name=f"worker-{i}") for i in range(env.settings.workers)),
-        ]
-        stopping = asyncio.create_task(stop.wait())
+
+        def put(key: Key) -> None:
+            loop.call_soon_threadsafe(env.queue.add, key)
+
+        feed = Feed(put, roots, (env.settings.lock_namespace, LOCK))
+        health.echo, health.active = _echo(leadership, feed.watched), True
+        stopping = asyncio.create_task(stop.wait(), name="stopping")
+        watching = asyncio.create_task(asyncio.to_thread(_watch, feed, env.settings, kopf_stop), name="watching")
+        working = [asyncio.create_task(work(env), name=f"worker-{i}") for i in range(env.settings.workers)]
+        working.append(asyncio.create_task(resync(env), name="resync"))
         try:
-            done, _ = await asyncio.wait({stopping, *parts}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({stopping, watching, *working}, return_when=asyncio.FIRST_COMPLETED)
             for part in done - {stopping}:
-                part.result()  # its error, if it has one, ends the process
-            if not stop.is_set() and parts[0] not in done:
-                raise RuntimeError("a worker ended")  # Kopf ends by itself at SIGTERM: it puts its handler over ours
+                part.result()
+                raise RuntimeError(f"{part.get_name()} ended by itself")
         finally:
             health.active = False
-            for part in parts[1:]:
-                part.cancel()  # before Kopf, so that nothing acts any more when the Lease is let go
-            await asyncio.gather(*parts[1:], return_exceptions=True)
+            kopf_stop.set()
             stopping.cancel()
-            stop.set()
-            with suppress(asyncio.CancelledError, TimeoutError):
-                await asyncio.wait_for(asyncio.shield(parts[0]), 10.0)
-            parts[0].cancel()
+            for part in working:
+                part.cancel()  # all of them before the Lease is let go: nothing acts any more by then
+            await asyncio.gather(*working, watching, return_exceptions=True)
+
+
+def _watch(feed: Feed, settings: Settings, stop: threading.Event) -> None:
+    """Run Kopf on a thread and a loop of its own: it wants the process's signals and reaps every task of its loop."""
+    registry, kopf_settings = kopf.OperatorRegistry(), _kopf_settings()
+    kopf.on.login(registry=registry)(_login)
+    feed.register(registry, kopf_settings)
+    namespace = settings.watch_namespace
+    asyncio.run(
+        kopf.operator(
+            registry=registry,
+            settings=kopf_settings,
+            standalone=True,
+            clusterwide=not namespace,
+            namespaces=[namespace] if namespace else (),
+            stop_flag=stop,
+        )
+    )
 
 
 def _echo(leadership: Leadership, watched: Watched) -> Callable[[], float]:

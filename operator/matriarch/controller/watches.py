@@ -13,7 +13,7 @@ from typing import Any
 import kopf
 
 from matriarch.controller.metrics import METRICS
-from matriarch.controller.queue import Key, WorkQueue
+from matriarch.controller.queue import Key
 from matriarch.kube.kinds import GROUP, KINDS
 from matriarch.resources.names import CLUSTER_LABEL, MANAGED_BY
 
@@ -42,11 +42,11 @@ class Watched:
 
 
 class Feed:
-    """Turns events into keys."""
+    """Turns events into keys. `put` is called on Kopf's own thread."""
 
-    def __init__(self, queue: WorkQueue, roots: Iterable[str], own_lease: tuple[str, str]) -> None:
+    def __init__(self, put: Callable[[Key], None], roots: Iterable[str], own_lease: tuple[str, str]) -> None:
         self.watched = Watched()
-        self._queue = queue
+        self._put = put
         self._roots = frozenset(roots)
         self._own_lease = own_lease
         self._seen: dict[tuple[str, str, str], str] = {}  # of quiet kinds and resources: what mattered, last time
@@ -65,7 +65,7 @@ class Feed:
         METRICS.events[kind] += 1
         # our own writes of the status come back too; they are no news
         if self._news(event, body, "generation", "labels", "annotations", "deletionTimestamp", "finalizers"):
-            self._queue.add(Key(kind, metadata["namespace"], metadata["name"]))
+            self._put(Key(kind, metadata["namespace"], metadata["name"]))
 
     async def _owned(self, event: Mapping[str, Any], body: Mapping[str, Any], **_: Any) -> None:
         kind, metadata = body["kind"], body["metadata"]
@@ -81,9 +81,9 @@ class Feed:
         elif kind == "EndpointSlice" and not self._news(event, body, "labels", "ownerReferences"):
             return  # the agents' business
         for key in owners(body, self._roots):
-            self._queue.add(key)
+            self._put(key)
         if kind == "Pod" and (cluster := (metadata.get("labels") or {}).get(CLUSTER_LABEL)):
-            self._queue.add(Key("Election", metadata["namespace"], cluster))
+            self._put(Key("Election", metadata["namespace"], cluster))
 
     def _news(self, event: Mapping[str, Any], body: Mapping[str, Any], *fields: str) -> bool:
         metadata = body["metadata"]

@@ -45,6 +45,13 @@ class CreateLease:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveBootstrap:
+    """Let another instance initialise, at epoch 0: the former one is not wanted any more."""
+
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetErasure:
     """Take back the mark of a deletion that had begun: the resource is there again, and so are its volumes."""
 
@@ -131,6 +138,7 @@ Action = (
     | Certify
     | MakePassword
     | CreateLease
+    | MoveBootstrap
     | ForgetErasure
     | FinishErasure
     | SetLeaving

@@ -18,6 +18,9 @@ from matriarch.decide.verdict import Standing, Verdict
 HOPELESS_AFTER = timedelta(minutes=10)
 """A cluster that lost its quorum for so long is reported as needing a person; it goes on trying all the same."""
 
+STARTING_FOR = timedelta(minutes=1)
+"""Pods that all start at once answer one after the other; nothing is lost by that."""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -97,7 +100,10 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
             f"The primary {facts.holder} is gone ({state}) and only {len(voters)} of {lease.election_quorum} voters "
             "needed for an election answer. Bring their nodes or volumes back; no data is given up by itself."
         )
-        long = memory.not_ready_since is not None and now - memory.not_ready_since >= HOPELESS_AFTER
+        since = now - memory.not_ready_since if memory.not_ready_since is not None else timedelta(0)
+        if holder is not None and holder.pod is not None and holder.pod.running and since < STARTING_FOR:
+            return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
+        long = since >= HOPELESS_AFTER
         return Verdict(Standing.STALLED if long else Standing.WORKING, "QuorumLost", message)
     if len(facts.wish.instances) == 1 or lease.mode == "alone":
         return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")

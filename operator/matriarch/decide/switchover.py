@@ -18,6 +18,9 @@ from matriarch.decide.verdict import Standing, Verdict
 GIVE_UP = timedelta(seconds=60)
 """A switchover takes under a second; the holder aborts by itself. This is for a holder that died over it."""
 
+RECLAIMED = timedelta(seconds=3)
+"""A holder that handed over, and serves so long after the beginning, took the lead back from a silent heir."""
+
 PAUSE = timedelta(seconds=30)
 """Between two attempts, so that a wish which fails every time does not keep clients out again and again."""
 
@@ -48,8 +51,10 @@ def _progress(facts: Facts, running: Switchover, now: datetime) -> Switchover:
         return replace(running, state="done", finished=now, message=f"{running.to} is primary.")
     holder = facts.get(facts.holder) if facts.holder else None
     told = holder.agent.switchover if holder is not None and holder.agent is not None else None
-    if told is not None and told[0] == running.to and told[1] == "aborted":
-        return replace(running, state="aborted", finished=now, message=told[2])
+    if told is not None and told[0] == running.to and told[1] != "running" and facts.serving:
+        if told[1] == "aborted" or now - running.started >= RECLAIMED:
+            message = told[2] or f"{running.to} did not take over in time; {facts.holder} took the lead back."
+            return replace(running, state="aborted", finished=now, message=message)
     if now - running.started >= GIVE_UP:
         message = f"No change of the primary within {GIVE_UP.seconds} s; {facts.holder} leads on."
         return replace(running, state="aborted", finished=now, message=message)

@@ -28,6 +28,7 @@ from matriarch.decide.actions import (
     ForgetErasure,
     GrowClaim,
     MakePassword,
+    MoveBootstrap,
     Plan,
     Remove,
     SetLeaving,
@@ -50,6 +51,8 @@ def decide(facts: Facts, now: datetime) -> Plan:
     actions: list[Action] = [*news, *_children(facts)]
     if facts.lease is None:
         actions.append(CreateLease(bootstrap(facts.wish)))
+    elif facts.lease.epoch == 0 and facts.lease.bootstrap not in facts.wish.instances:
+        actions.append(MoveBootstrap(bootstrap(facts.wish)))
     actions += _volumes_and_pods(facts)
     leaving = _leaving(facts)
     actions += leaving

@@ -32,11 +32,14 @@ def services(b: Blueprint) -> list[Object]:
     return [*made, _service(b, names.members_service(b.name), members)]
 
 
-def slices(b: Blueprint) -> list[Object]:
-    """One slice per door and one per wanted instance, without endpoints: that field belongs to the agents."""
+def slices(b: Blueprint, instances: tuple[str, ...]) -> list[Object]:
+    """One slice per door and one per instance, without endpoints: that field belongs to the agents.
+
+    `instances` are those that exist or are wanted: one that leaves is still looked for by the others.
+    """
     made = [_slice(b, f"{b.name}-{door}", f"{b.name}-{door}", [POSTGRES]) for door in DOORS]
     members = names.members_service(b.name)
-    return [*made, *(_slice(b, i, members, list(MEMBER_PORTS), instance=i) for i in b.instances)]
+    return [*made, *(_slice(b, i, members, list(MEMBER_PORTS), instance=i) for i in instances)]
 
 
 def _service(b: Blueprint, name: str, spec: Object) -> Object:

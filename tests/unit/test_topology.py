@@ -1,0 +1,363 @@
+"""What a cluster needs next: creation, loss, scaling, deletion's traces, and every interruption in between."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from matriarch.decide.actions import (
+    Announce,
+    BeginSwitchover,
+    CreateClaim,
+    CreateLease,
+    CreatePod,
+    DeleteClaim,
+    DeletePod,
+    FinishErasure,
+    ForgetErasure,
+    GrowClaim,
+    RestartPostgres,
+    SetLeaving,
+)
+from matriarch.decide.facts import Claim, Memory
+from matriarch.decide.lease import initial
+from matriarch.decide.topology import decide
+from matriarch.decide.verdict import Standing
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cluster_world import SIZE, START, World, names, world
+
+
+def ready(count: int = 3, **wish: object) -> World:
+    w = world(count, **wish)
+    plan = w.settle()
+    assert plan.verdict.standing is Standing.READY, plan.verdict
+    w.log.clear()
+    return w
+
+
+def test_everything_is_made_in_one_round_and_the_lease_before_any_volume() -> None:
+    w = world(3)
+    actions = list(decide(w.facts(), START).actions)
+    assert actions[0] == CreateLease("orders-1")
+    assert actions[1:4] == [CreateClaim(n) for n in names(3)]
+    assert actions[4:] == [CreatePod(n) for n in names(3)]
+
+
+def test_the_wanted_primary_is_the_one_that_initialises() -> None:
+    w = world(3, primary="orders-3")
+    assert CreateLease("orders-3") in decide(w.facts(), START).actions
+    w.settle()
+    assert w.holder == "orders-3"
+    assert not any(isinstance(a, BeginSwitchover) for a in w.log)
+
+
+def test_a_settled_cluster_needs_nothing() -> None:
+    w = ready(3)
+    plan = w.reconcile()
+    assert plan.actions == ()
+    assert plan.requeue == w.wish.health_interval
+
+
+def test_an_invalid_spec_changes_nothing() -> None:
+    facts = replace(ready(3).facts(), refusals=("spec.version: unknown",))
+    plan = decide(facts, START)
+    assert plan.actions == ()
+    assert (plan.verdict.standing, plan.verdict.reason) == (Standing.STALLED, "InvalidSpec")
+    assert "spec.version: unknown" in plan.verdict.message
+
+
+@pytest.mark.parametrize("trace", ["claim", "status"])
+def test_nothing_is_initialised_while_anything_shows_that_data_existed(trace: str) -> None:
+    w = world(3)
+    if trace == "claim":
+        w.claims["orders-2"] = Claim("u", SIZE)
+    else:
+        w.memory = Memory(system_identifier="7711")
+    plan = decide(w.facts(), START)
+    assert plan.actions == ()
+    assert (plan.verdict.standing, plan.verdict.reason) == (Standing.STALLED, "LeaseLost")
+
+
+def test_a_lease_that_cannot_be_read_stops_everything() -> None:
+    plan = decide(replace(ready(3).facts(), lease=None, lease_problem="no annotation"), START)
+    assert (plan.actions, plan.verdict.reason) == ((), "LeaseUnreadable")
+
+
+def test_a_lease_whose_members_lost_all_volumes_stops_everything() -> None:
+    w = ready(3)
+    w.pods.clear()
+    w.claims.clear()
+    plan = decide(w.facts(), w.now)
+    assert (plan.actions, plan.verdict.reason) == ((), "DataMissing")
+
+
+def test_one_lost_volume_is_made_anew() -> None:
+    w = ready(3)
+    del w.pods["orders-3"], w.claims["orders-3"], w.members["orders-3"]
+    actions = decide(w.facts(), w.now).actions
+    assert CreateClaim("orders-3") in actions
+    assert CreatePod("orders-3") in actions
+    assert w.settle().verdict.standing is Standing.READY
+
+
+def test_no_pod_on_a_volume_that_somebody_deletes() -> None:
+    w = ready(3)
+    w.claims["orders-3"] = replace(w.claims["orders-3"], terminating=True)
+    del w.pods["orders-3"]
+    assert not any(isinstance(a, CreatePod | CreateClaim) for a in decide(w.facts(), w.now).actions)
+
+
+def test_a_finished_pod_is_replaced() -> None:
+    w = ready(3)
+    w.pods["orders-2"] = replace(w.pods["orders-2"], finished=True, ready=False, running=False)
+    uid = w.pods["orders-2"].uid
+    assert any(isinstance(a, DeletePod) and a.uid == uid for a in decide(w.facts(), w.now).actions)
+    assert w.settle().verdict.standing is Standing.READY
+
+
+def test_volumes_grow() -> None:
+    w = ready(3)
+    w.wish = replace(w.wish, storage=2 * SIZE)
+    assert [a for a in decide(w.facts(), w.now).actions if isinstance(a, GrowClaim)] == [GrowClaim(n) for n in names(3)]
+
+
+def test_scale_down_marks_first_and_deletes_only_what_the_lease_forgot() -> None:
+    w = ready(5)
+    w.wish = replace(w.wish, instances=names(3), number=1)
+    first = w.reconcile().actions
+    assert first == (SetLeaving(("orders-4", "orders-5")),)
+    w.settle()
+    assert sorted(w.claims) == list(names(3))
+    order = [type(a).__name__ for a in w.log if getattr(a, "instance", None) == "orders-5"]
+    assert order == ["DeletePod", "DeleteClaim"]
+    assert w.lease is not None
+    assert w.lease.leaving == ()
+
+
+def test_scale_down_hands_over_before_the_primary_leaves() -> None:
+    w = ready(3)
+    w.hand_over("orders-3")
+    w.settle()
+    w.log.clear()
+    w.wish = replace(w.wish, instances=names(1), number=0)
+    plan = w.settle()
+    assert plan.verdict.standing is Standing.READY
+    assert w.holder == "orders-1"
+    begun = next(i for i, a in enumerate(w.log) if isinstance(a, BeginSwitchover))
+    deleted = next(
+        i for i, a in enumerate(w.log) if isinstance(a, DeletePod | DeleteClaim) and a.instance == "orders-3"
+    )
+    assert begun < deleted
+
+
+def test_scale_down_keeps_a_primary_that_nobody_can_follow() -> None:
+    w = ready(2)
+    w.hand_over("orders-2")
+    w.settle()
+    w.unready.add("orders-1")
+    w.tick()
+    w.wish = replace(w.wish, instances=names(1), number=0)
+    for _ in range(30):
+        w.reconcile()
+        w.tick()
+    assert "orders-2" in w.claims
+    assert w.pods["orders-2"].running
+
+
+def test_wanted_again_is_not_leaving_any_more() -> None:
+    w = ready(3)
+    w.wish = replace(w.wish, instances=names(2))
+    w.reconcile()
+    w.wish = replace(w.wish, instances=names(3))
+    assert SetLeaving(()) in decide(w.facts(), w.now).actions
+    assert w.settle().verdict.standing is Standing.READY
+
+
+def test_an_instance_that_is_left_over_runs_until_it_handed_over() -> None:
+    """Kept data of three instances, adopted by a resource that wants one."""
+    w = ready(3)
+    w.hand_over("orders-3")
+    w.settle()
+    w.pods.clear()
+    w.wish = replace(w.wish, instances=names(1), number=0)
+    assert CreatePod("orders-3") in decide(w.facts(), w.now).actions
+    assert w.settle().verdict.standing is Standing.READY
+    assert w.holder == "orders-1"
+
+
+class TestErasure:
+    """A deletion with its data had begun when the resource came back."""
+
+    def test_volumes_that_are_still_there_are_adopted(self) -> None:
+        plan = decide(replace(ready(3).facts(), erasing=True), START)
+        assert plan.actions == (ForgetErasure(),)
+
+    def test_volumes_that_go_are_waited_for(self) -> None:
+        w = ready(3)
+        w.claims = {n: replace(c, terminating=True) for n, c in w.claims.items()}
+        assert decide(replace(w.facts(), erasing=True), START).actions == ()
+
+    def test_then_the_lease_goes_and_a_new_cluster_begins(self) -> None:
+        w = ready(3)
+        w.pods, w.claims = {}, {}
+        plan = decide(replace(w.facts(), erasing=True), START)
+        assert plan.actions == (FinishErasure(),)
+        assert plan.memory.system_identifier == ""
+
+
+def test_a_failover_is_told_once() -> None:
+    w = ready(3)
+    del w.pods["orders-1"]
+    w.tick()
+    told = []
+    for _ in range(10):
+        told += [a for a in w.reconcile().actions if isinstance(a, Announce)]
+        w.tick()
+    assert [a.reason for a in told] == ["FailedOver"]
+    assert w.memory.failed_over is not None
+
+
+# --- interruptions ---------------------------------------------------------------------------------------------------
+
+_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reconcile"), st.integers(0, 12)),
+        st.tuples(st.just("tick"), st.integers(1, 4)),
+        st.tuples(st.just("scale"), st.integers(1, 5)),
+        st.tuples(st.just("image"), st.sampled_from(["v1", "v2", "v3"])),
+        st.tuples(st.just("restart"), st.sampled_from(["a", "b"])),
+        st.tuples(st.just("lose-pod"), st.integers(1, 5)),
+        st.tuples(st.just("lose-volume"), st.integers(1, 5)),
+        st.tuples(st.just("primary"), st.integers(1, 5)),
+        st.tuples(st.just("annotate"), st.integers(1, 5)),
+        st.tuples(st.just("parameter"), st.sampled_from(["raise", "lower"])),
+    ),
+    max_size=25,
+)
+
+
+def _happen(w: World, what: str, value: object) -> None:
+    match what, value:
+        case "reconcile", int(n):
+            _checked(w, n)
+        case "tick", int(n):
+            for _ in range(n):
+                w.tick()
+        case "scale", int(n):
+            w.wish = replace(w.wish, instances=names(n), number=max(1, n // 2) if n > 1 else 0)
+        case "image", str(image):
+            w.image = image
+        case "restart", str(text):
+            w.wish = replace(w.wish, restart=text)
+        case "lose-pod", int(n):
+            w.pods.pop(f"orders-{n}", None)
+        case "lose-volume", int(n):
+            name = f"orders-{n}"
+            others = [v for v in w.streaming() if v.instance != name]
+            if name != w.holder and w.lease is not None and w.lease.opened and len(others) >= max(1, w.lease.k):
+                for kept in (w.pods, w.claims, w.members):
+                    kept.pop(name, None)
+        case "primary", int(n):
+            w.wish = replace(w.wish, primary=f"orders-{n}")
+        case "annotate", int(n):
+            w.wish = replace(w.wish, request=f"orders-{n}@{w.serial}")
+        case "parameter", str(direction):
+            new = "200" if direction == "raise" else "50"
+            w.pending = {n: {"max_connections": ("100", new)} for n in w.pods if w.up(n)}
+
+
+def _checked(w: World, stop_after: int | None) -> None:
+    """A round that may be cut short; no plan may take away more than one working instance."""
+    before = w.facts()
+    serving, streaming = before.serving, before.streaming_voters
+    plan = decide(before, w.now)
+    taken = []
+    for a in plan.actions:
+        if isinstance(a, BeginSwitchover | RestartPostgres):
+            taken.append(a)
+        elif isinstance(a, DeletePod) and a.instance in w.wish.instances and w.pods[a.instance].ready:
+            taken.append(a)
+    assert len(taken) <= 1, taken
+    for a in taken:
+        if isinstance(a, DeletePod | RestartPostgres) and len(w.wish.instances) > 2 and serving:
+            instance = a.instance
+            assert before.lease is not None
+            if instance != before.holder:
+                assert len(streaming - {instance}) >= before.lease.k, f"{a} leaves fewer than k"
+            else:
+                assert isinstance(a, RestartPostgres), f"{a} deletes the primary of several"
+    w.reconcile(stop_after)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(1, 5), _STEPS)
+def test_whatever_is_interrupted_it_ends_as_wished(count: int, steps: list[tuple[str, object]]) -> None:
+    w = world(count)
+    for what, value in steps:
+        _happen(w, what, value)
+    if w.wish.primary is not None and w.wish.primary not in w.wish.instances:
+        w.wish = replace(w.wish, primary=None)  # the schema refuses it
+    for _ in range(500):
+        _checked(w, None)
+        w.tick()
+        plan = decide(w.facts(), w.now)
+        if plan.verdict.standing is Standing.READY and not plan.actions:
+            break
+    assert plan.verdict.standing is Standing.READY, (plan, w.lease)
+    assert sorted(w.pods) == list(w.wish.instances)
+    assert sorted(w.claims) == list(w.wish.instances)
+    assert {p.hash for p in w.pods.values()} == {w.image}
+    assert w.wish.restart is None or {p.restart for p in w.pods.values()} == {w.wish.restart}
+    assert not w.pending
+    assert w.lease is not None
+    assert w.lease.leaving == ()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 15))
+def test_creation_may_stop_after_any_step(stop: int) -> None:
+    w = world(3)
+    w.reconcile(stop)
+    assert w.settle().verdict.standing is Standing.READY
+    assert w.holder == "orders-1"
+
+
+def test_a_wish_for_a_primary_that_failed_over_does_not_flap() -> None:
+    w = ready(3, primary="orders-1")
+    del w.pods["orders-1"]
+    w.tick()
+    w.settle()
+    assert w.holder != "orders-1"
+    w.log.clear()
+    for _ in range(200):
+        w.reconcile()
+        w.tick()
+    assert not any(isinstance(a, BeginSwitchover) for a in w.log)
+
+
+def test_a_failed_switchover_pauses() -> None:
+    w = ready(3)
+    w.wish = replace(w.wish, primary="orders-2")
+    plan = decide(w.facts(), w.now)
+    assert BeginSwitchover("orders-1", "orders-2", "spec.primary") in plan.actions
+    aborted = replace(plan.memory.switchover, state="aborted", finished=w.now) if plan.memory.switchover else None
+    w.memory = replace(plan.memory, switchover=aborted)
+    assert decide(w.facts(), w.now + timedelta(seconds=29)).actions == ()
+    later = decide(w.facts(), w.now + timedelta(seconds=31)).actions
+    assert BeginSwitchover("orders-1", "orders-2", "spec.primary") in later
+
+
+def test_epoch_zero_bootstrap_is_not_deleted_while_it_may_initialise() -> None:
+    w = world(3)
+    w.lease = replace(initial("orders-3"), leaving=("orders-3",))
+    w.claims = {n: Claim(w.uid(), SIZE) for n in names(3)}
+    w.wish = replace(w.wish, instances=names(1), number=0)
+    assert not any(isinstance(a, DeletePod | DeleteClaim) for a in decide(w.facts(), START).actions)
