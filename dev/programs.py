@@ -9,6 +9,7 @@
 | coredns | the cluster's DNS server | its version |
 | versitygw | a real S3 server on a folder | its version |
 | helm | the chart's tool | its version |
+| kstatus | how Flux and Helm judge a resource, for tests | dev/go/kstatus/go.sum |
 
 A program's file name in the cache holds a hash of what it is made of: a change builds a new file beside the old one,
 and a file under its final name is always whole. `bin/NAME` is a link to the newest.
@@ -75,6 +76,7 @@ PROGRAMS = {
         Program("pause", "seconds", folder=GO / "pause"),
         Program("coredns", "2 min", module="github.com/coredns/coredns", version="v1.12.4"),
         Program("versitygw", "2 min", module="github.com/versity/versitygw/cmd/versitygw", version="v1.8.0"),
+        Program("kstatus", "1 min", folder=GO / "kstatus"),
         Program("helm", "3 min", module="helm.sh/helm/v3/cmd/helm", version="v3.22.0"),
     )
 }

@@ -134,8 +134,8 @@ def test_files_are_small_say_their_source_and_are_up_to_date(capsys: pytest.Capt
     assert {f"crds/matriarch.dev_{m.about.plural}.yaml" for m in KINDS} <= set(made)
     for name, text in made.items():
         assert len(text.encode()) < 100_000, name
-        assert "Generated from operator/matriarch/api/" in text.splitlines()[0], name
-        if name.startswith("crds/"):
+        assert "Generated from " in text.splitlines()[0], name
+        if name.startswith("crds/matriarch.dev_"):
             assert yaml.safe_load(text)["kind"] == "CustomResourceDefinition"
     assert main(["--check"]) == 0, capsys.readouterr().out
 

@@ -23,6 +23,8 @@ from matriarch.api.restore import Restore
 
 KINDS: tuple[type[Resource], ...] = (DatabaseCluster, Backup, BackupSchedule, Restore)
 
+ROOT = Path(__file__).parents[3]
+HEALTH = "manifests/argocd/health.lua"
 _HEADER = "# Generated from operator/matriarch/api/{source}.py by `make generate`. Change it there.\n"
 
 
@@ -38,8 +40,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def files() -> dict[str, str]:
-    """Every generated file: path from the project's top → content."""
+def files(root: Path = ROOT) -> dict[str, str]:
+    """Every generated file: path from the project's top → content. Reads the health script below `root`."""
     made: dict[str, str] = {}
     for model in KINDS:
         crd = definition(model)
@@ -49,6 +51,7 @@ def files() -> dict[str, str]:
         made[f"crds/{name}"] = header + text
         made[f"helm/matriarch/templates/crds/{name}"] = header + for_helm(text)
     made["crds/Kustomization"] = _kustomization()
+    made["manifests/argocd/argocd-cm.yaml"] = _argocd((root / HEALTH).read_text(encoding="utf-8"))
     made["docs/reference/api.md"] = page(KINDS)
     return made
 
@@ -62,6 +65,19 @@ def _kustomization() -> str:
         "resources": [f"{GROUP}_{model.about.plural}.yaml" for model in KINDS],
     }
     return head + yaml.dump(body, Dumper=_Dumper, sort_keys=False)
+
+
+def _argocd(script: str) -> str:
+    """A patch of Argo CD's ConfigMap: its keys know no wildcards, so every kind gets a copy of the script."""
+    lines = [
+        f"# Generated from {HEALTH} by `make generate`. Change it there.",
+        "#   kubectl patch configmap argocd-cm -n argocd --patch-file manifests/argocd/argocd-cm.yaml",
+        "data:",
+    ]
+    for model in KINDS:
+        lines.append(f"  resource.customizations.health.{GROUP}_{model.about.kind}: |")
+        lines += [f"    {line}".rstrip() for line in script.splitlines()]
+    return "\n".join(lines) + "\n"
 
 
 def for_helm(text: str) -> str:
@@ -90,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 1 when `--check` finds a difference."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="compare only")
-    parser.add_argument("--root", type=Path, default=Path(__file__).parents[3], help="the project's top folder")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the project's top folder")
     options = parser.parse_args(arguments)
     stale = []
     for name, text in files().items():
