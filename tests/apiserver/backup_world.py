@@ -6,17 +6,19 @@ statuses is written here, in the form in which the API server accepts it from th
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+import pytest
+from dev.apiserver import ApiServer
+from dev.host import PROJECT
+from dev.kubectl import Kubectl
+
 from matriarch.backup import jobspec
-from matriarch.controller import backup_reconcile, restore_reconcile, schedule_reconcile
+from matriarch.controller import backup_reconcile, pki, restore_reconcile, schedule_reconcile
 from matriarch.controller.agents import Agents
 from matriarch.controller.env import Env
 from matriarch.controller.queue import Key, WorkQueue
@@ -127,6 +129,17 @@ class World:
         status = {"readyInstances": ready, "systemIdentifier": SYSTEM, "conditions": [condition]}
         obj = {"kind": "DatabaseCluster", "metadata": {"name": name, "namespace": self.namespace}, "status": status}
         return await self.kube.apply_status(obj, manager="matriarch-controller")
+
+    async def serve_authority(self, name: str) -> None:
+        """The cluster's certificate authority, as its reconciler makes it."""
+        pair = pki.make_authority(name, self.namespace, datetime.now(UTC))
+        data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": pair.certificate}
+        await self.make("Secret", f"{name}-ca", stringData=data)
+
+    async def look_backups(self, cluster: str) -> None:
+        """Have the controller look at a cluster's backups as a whole."""
+        self.env.queue.add(Key("ClusterBackups", self.namespace, cluster))
+        await self.run()
 
     async def credentials(self) -> None:
         await self.make("Secret", "s3", stringData={"ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"})
@@ -246,19 +259,23 @@ def events(found: Iterable[Object]) -> set[str]:
     return {event["reason"] for event in found}
 
 
-@asynccontextmanager
-async def world(kubeconfig: Path, namespace: str) -> AsyncIterator[World]:
-    mortal = Mortal.connect(kubeconfig=kubeconfig)
+@pytest.fixture
+async def world(api_server: ApiServer, kubectl: Kubectl) -> AsyncIterator[World]:
+    """A namespace of its own, where only restricted pods are admitted, with the definitions in place."""
+    kubectl.run("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", PROJECT / "crds")
+    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", PROJECT / "crds")
+    namespace = f"t-{uuid.uuid4().hex[:12]}"
+    kubectl.run("create", "namespace", namespace)
+    kubectl.run("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    kubectl.run("create", "serviceaccount", "default", "-n", namespace)
+    mortal = Mortal.connect(kubeconfig=api_server.kubeconfig)
     assert isinstance(mortal, Mortal)
-    settings = Settings(postgres_images={"17": IMAGE})
     agents = Agents()
+    settings = Settings(postgres_images={"17": IMAGE})
     env = Clocked(mortal, agents, Recorder(mortal, "test"), WorkQueue(), settings)
     try:
         yield World(mortal, env, namespace)
     finally:
         await agents.close()
         await mortal.close()
-
-
-def as_json(obj: Object) -> str:
-    return json.dumps(obj, sort_keys=True)
+        kubectl.run("delete", "namespace", namespace, "--wait=false")

@@ -8,6 +8,9 @@ import pytest
 from dev import apiserver
 from dev.host import DevError
 from dev.kubectl import Kubectl
+from tests.apiserver.backup_world import world
+
+__all__ = ["world"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

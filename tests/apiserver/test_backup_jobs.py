@@ -2,43 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 
 import pytest
-from dev.apiserver import ApiServer
-from dev.host import PROJECT
-from dev.kubectl import Kubectl
 from tests.apiserver.backup_world import IMAGE, KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
 from tests.apiserver.backup_world import task as task_of
-from tests.apiserver.backup_world import world as new_world
 
 from matriarch.backup.jobspec import Reason
 from matriarch.kube.client import Object
-
-
-@pytest.fixture(scope="module")
-def crds(kubectl: Kubectl) -> Kubectl:
-    kubectl.run("apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", PROJECT / "crds")
-    kubectl.run("wait", "--for=condition=Established", "--timeout=60s", "-f", PROJECT / "crds")
-    return kubectl
-
-
-@pytest.fixture
-def namespace(crds: Kubectl) -> Iterator[str]:
-    name = f"t-{uuid.uuid4().hex[:12]}"
-    crds.run("create", "namespace", name)
-    crds.run("label", "namespace", name, "pod-security.kubernetes.io/enforce=restricted")
-    crds.run("create", "serviceaccount", "default", "-n", name)
-    yield name
-    crds.run("delete", "namespace", name, "--wait=false")
-
-
-@pytest.fixture
-async def world(api_server: ApiServer, namespace: str) -> AsyncIterator[World]:
-    async with new_world(api_server.kubeconfig, namespace) as made:
-        yield made
 
 
 async def begun(world: World, name: str = "by-hand", **spec: object) -> tuple[Object, Object]:
