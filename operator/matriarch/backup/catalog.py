@@ -110,6 +110,12 @@ def find(store: Store, wanted: str) -> Manifest:
     return next(m for m in catalog.manifests if m.name == name)
 
 
+def folders(store: Store) -> list[str]:
+    """Folders below that are a cluster's: for somebody who named the folder above them."""
+    found = {e.key.removesuffix(f"/{OWNER}") for e in store.list("") if e.key.endswith(f"/{OWNER}")}
+    return sorted(found)[:50]
+
+
 def _has_object(store: Store, backup_id: str) -> bool:
     return any((name := _object_name(e.key)) is not None and name.id == backup_id for e in store.list("logical"))
 

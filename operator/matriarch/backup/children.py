@@ -11,11 +11,13 @@ import fcntl
 import os
 import re
 import select
+import shutil
 import subprocess
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import IO
 
 from matriarch.backup.jobspec import Reason
@@ -42,7 +44,7 @@ class Child:
         self.tool = arguments[0]
         try:
             self._process = subprocess.Popen(
-                arguments,
+                [find_tool(self.tool), *arguments[1:]],
                 env=dict(environment),
                 stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if stdout else subprocess.DEVNULL,
@@ -153,10 +155,29 @@ class Child:
                     self._on_line(line)
 
 
+def find_tool(tool: str) -> str:
+    """Its path: PATH first, then where Debian keeps each version's programs, the newest first.
+
+    Raises Refused (VersionUnsupported).
+    """
+    if (found := shutil.which(tool)) is not None:
+        return found
+    folders = Path("/usr/lib/postgresql").glob("*/bin")
+    for folder in sorted(folders, key=lambda p: (len(p.parent.name), p.parent.name), reverse=True):
+        if (folder / tool).exists():
+            return str(folder / tool)
+    raise Refused(
+        f"{tool} is not installed here; install PostgreSQL's client tools (and contrib, for pg_amcheck).",
+        reason=Reason.VERSION_UNSUPPORTED,
+    )
+
+
 def tool_version(tool: str) -> tuple[int, int]:
     """(17, 6) of `pg_dump (PostgreSQL) 17.6`. Raises Refused (VersionUnsupported)."""
     try:
-        text = subprocess.run([tool, "--version"], capture_output=True, text=True, timeout=30, check=True).stdout
+        text = subprocess.run(
+            [find_tool(tool), "--version"], capture_output=True, text=True, timeout=30, check=True
+        ).stdout
     except (OSError, subprocess.SubprocessError):
         raise Refused(
             f"{tool} is not there or does not run; install PostgreSQL's client tools.",

@@ -18,7 +18,7 @@ from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Dek
 from matriarch.backup.manifest import DataObject, Encryption, Section
 from matriarch.backup.store import Store
-from matriarch.errors import Corrupt
+from matriarch.errors import Corrupt, Refused
 
 _LEVEL = 1  # isal's 1 is 5 times stdlib zlib's 1 at a like ratio (research figures in docs/decisions/backup-engine.md)
 _PIECE = 1 << 20
@@ -137,9 +137,12 @@ def unpack(store: Store, wanted: DataObject, dek: Dek | None, context: dict[str,
             text.update(piece)
             text_size += len(piece)
             yield piece
-    except Corrupt as error:
-        if error.reason == Reason.OBJECT_MISSING:
+    except (Corrupt, Refused) as error:
+        if isinstance(error, Corrupt) and error.reason == Reason.OBJECT_MISSING:
             raise
+        if isinstance(error, Refused) and error.reason not in (Reason.WRONG_KEY, Reason.VERSION_UNSUPPORTED):
+            raise  # the store's word
+        # The manifest is authentic and has the right key and version: what contradicts it was altered.
         raise _corrupt(wanted, str(error)) from error
     if stored_size != wanted.stored_size:
         raise _corrupt(wanted, f"it has {stored_size} bytes in place of {wanted.stored_size}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 
 from matriarch.backup import catalog, databases, fingerprint, target
-from matriarch.backup.children import Child, tool_version
+from matriarch.backup.children import Child, find_tool, tool_version
 from matriarch.backup.fingerprint import Difference, quote
 from matriarch.backup.jobspec import Reason, RestoreResult, RestoreTask
 from matriarch.backup.keys import Kek
@@ -59,7 +59,7 @@ async def restore(request: Request) -> RestoreResult:
             reason=Reason.MANIFEST_CORRUPT,
         )
     wanted = _wanted(opened, task)
-    _check_tools(wanted, trust=task.trust_source)
+    await asyncio.to_thread(_check_tools, wanted, task)
     server = await _target_server(request.servers)
     session = await server.connect("postgres", name="matriarch restore")
     try:
@@ -67,7 +67,7 @@ async def restore(request: Request) -> RestoreResult:
         await target.lock(session)
         if (done := await target.finished(session, task.restore_id)) is not None:
             places = await _places(session, task, wanted)
-            kept = await target.settle(session, places, task.restore_id, keep=task.keep_old)
+            kept = await target.settle(session, places, task.restore_id, keep=_keeps(task))
             return replace(done, already_done=True, kept=kept)
         await target.reopen_interrupted(session, [d.name for d in wanted])
         places = await _places(session, task, wanted)
@@ -125,14 +125,16 @@ def _wanted(opened: Opened, task: RestoreTask) -> list[Database]:
     return [found[name] for name in task.databases] if task.databases else list(found.values())
 
 
-def _check_tools(wanted: list[Database], *, trust: bool) -> None:
+def _check_tools(wanted: list[Database], task: RestoreTask) -> None:
+    if task.amcheck:
+        find_tool("pg_amcheck")
     major, minor = tool_version("psql")
     if any(d.restricted for d in wanted) and minor < _RESTRICT.get(major, 99 if major < 13 else 0):
         raise Refused(
             f"psql {major}.{minor} is too old for this dump; install {major}.{_RESTRICT.get(major, 0)} or later.",
             reason=Reason.VERSION_UNSUPPORTED,
         )
-    if not trust and (loose := [d.name for d in wanted if not d.restricted]):
+    if not task.trust_source and (loose := [d.name for d in wanted if not d.restricted]):
         raise Refused(
             f"The dump of {loose[0]} was made by a pg_dump that does not restrict psql's commands: a superuser of its "
             "source could run programs here. Say that the source is trusted, if it is.",
@@ -215,8 +217,13 @@ async def _fill_and_switch(
         await asyncio.shield(_undo(session, temporary, before))
         raise
     tracker.step("Finishing")
-    kept = await target.settle(session, places, task.restore_id, keep=task.keep_old)
+    kept = await target.settle(session, places, task.restore_id, keep=_keeps(task))
     return replace(result, kept=kept)
+
+
+def _keeps(task: RestoreTask) -> bool:
+    """What `new` replaces is empty."""
+    return task.keep_old and task.mode == "in-place"
 
 
 async def _undo(session: Session, temporary: list[str], before: set[str]) -> None:

@@ -44,7 +44,10 @@ async def dump_roles(session: Session) -> RolesText:
     ):
         settings[row["setrole"]] = row["setconfig"]
 
-    parts = [_create(role, settings.get(role["oid"], ()), passwords=passwords) for role in roles]
+    # Rights were granted to these inside the databases; a server without the operator needs the names to load them.
+    names = await session.fetch("SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ~ '^matriarch_' ORDER BY 1")
+    parts = [_if_missing(n["rolname"], f"CREATE ROLE {quote(n['rolname'])} NOLOGIN;") for n in names]
+    parts += [_create(role, settings.get(role["oid"], ()), passwords=passwords) for role in roles]
     parts.append(await _memberships(session))
     return RolesText("\n".join(("-- Roles. Those that exist stay as they are.\n", *parts)) + "\n", passwords)
 
@@ -73,8 +76,12 @@ def _create(role: asyncpg.Record, settings: list[str] | tuple[str, ...], *, pass
     statements += [f"ALTER ROLE {name} SET {assignment(item)};" for item in settings]
     if role["comment"]:
         statements.append(f"COMMENT ON ROLE {name} IS {literal(role['comment'])};")
+    return _if_missing(role["rolname"], *statements)
+
+
+def _if_missing(role: str, *statements: str) -> str:
     body = "\n    ".join(statements)
-    exists = f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal(role['rolname'])}"
+    exists = f"SELECT FROM pg_catalog.pg_roles WHERE rolname = {literal(role)}"
     return do_block(f"BEGIN\n  IF NOT EXISTS ({exists}) THEN\n    {body}\n  END IF;\nEND")
 
 

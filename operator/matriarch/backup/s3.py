@@ -142,7 +142,7 @@ class S3:
         while True:
             page = self._call(
                 lambda token=token: self.client.list_objects_v2(  # type: ignore[misc]  # a bound default
-                    Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/", **token
+                    Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/" if folder else self._prefix, **token
                 )
             )
             for found in page.get("Contents", ()):

@@ -78,7 +78,7 @@ class Store(Protocol):
         """In bytes, None when it is not there."""
 
     def list(self, folder: str) -> Iterator[Entry]:
-        """Everything below `folder/`."""
+        """Everything below `folder/`; all of the store for an empty one."""
 
     def delete(self, key: str) -> None:
         """That it is not there is success."""

@@ -1,0 +1,250 @@
+"""`matriarch` and `kubectl matriarch`: one grammar, with Kubernetes or without.
+
+Each command imports what it needs when it runs, so that `--help` and shell completion answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from matriarch.cli.terminal import usage
+
+app = typer.Typer(
+    name="matriarch",
+    help="PostgreSQL clusters on Kubernetes: status, backup, restore, switchover. "
+    "With --store and --url it works without Kubernetes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Name = Annotated[str | None, typer.Argument(help="a DatabaseCluster", show_default=False)]
+Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="default: that of the kubeconfig's context")]
+Store = Annotated[str | None, typer.Option("--store", help="s3://bucket/prefix or a folder")]
+Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of an S3 store that is not AWS")]
+KeyFile = Annotated[
+    list[Path] | None, typer.Option("--key-file", help="encryption key; else the variable BACKUP_ENCRYPTION_KEY")
+]
+Json = Annotated[str, typer.Option("--output", "-o", help="text or json")]
+BackupId = Annotated[str, typer.Option("--backup", help="name, id, or day and start of the id; or latest")]
+Databases = Annotated[list[str] | None, typer.Option("--database", "-d", help="only this one; may be repeated")]
+Unencrypted = Annotated[bool, typer.Option("--allow-unencrypted", help="accept a backup that nothing authenticates")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="until it is complete or has failed")]
+Timeout = Annotated[float, typer.Option("--timeout", help="seconds to wait at most")]
+
+
+def _json(output: str) -> bool:
+    if output not in ("text", "json"):
+        usage(f"--output is text or json, not {output}.")
+    return output == "json"
+
+
+@app.command()
+def backup(
+    name: Name = None,
+    url: Annotated[str | None, typer.Option("--url", help="postgresql://user@host/database")] = None,
+    store: Store = None,
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    unencrypted: Annotated[bool, typer.Option("--unencrypted", help="write everybody's data in the clear")] = False,
+    compress: Annotated[bool, typer.Option("--compress/--no-compress")] = True,
+    database: Databases = None,
+    namespace: Namespace = None,
+    wait: Wait = True,
+    timeout: Timeout = 86400.0,
+    output: Json = "text",
+) -> None:
+    """Back up a cluster (NAME), or any server (--url) into a store (--store)."""
+    as_json = _json(output)
+    if url is not None:
+        if name is not None or store is None:
+            usage("Say either NAME, for a cluster in Kubernetes, or --url and --store.")
+        from matriarch.cli import bare
+
+        bare.backup(
+            url,
+            store,
+            endpoint=endpoint,
+            key_files=key_file or [],
+            unencrypted=unencrypted,
+            compress=compress,
+            databases=database or [],
+            as_json=as_json,
+        )
+        return
+    if name is None:
+        usage("Say what to back up: NAME of a cluster, or --url and --store.")
+    from matriarch.cli import cluster
+
+    cluster.make_backup(name, namespace, store=store, wait=wait, timeout=timeout)
+
+
+@app.command()
+def backups(
+    name: Name = None,
+    store: Store = None,
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    namespace: Namespace = None,
+    output: Json = "text",
+) -> None:
+    """List the backups of a cluster (NAME), or those in a store (--store)."""
+    as_json = _json(output)
+    if (name is None) == (store is None):
+        usage("Say either NAME, for a cluster in Kubernetes, or --store.")
+    if store is not None:
+        from matriarch.cli import bare
+
+        bare.backups(store, endpoint=endpoint, key_files=key_file or [], as_json=as_json)
+        return
+    from matriarch.cli import cluster
+
+    assert name is not None
+    cluster.list_backups(name, namespace, as_json=as_json)
+
+
+@app.command()
+def verify(
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    backup_id: BackupId = "latest",
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    against: Annotated[str | None, typer.Option("--against", help="compare this server's content instead")] = None,
+    allow_unencrypted: Unencrypted = False,
+    output: Json = "text",
+) -> None:
+    """Read a backup to its last byte and check everything; or compare a live database with it (--against URL)."""
+    from matriarch.cli import bare
+
+    bare.verify(
+        store,
+        backup_id,
+        endpoint=endpoint,
+        key_files=key_file or [],
+        against=against,
+        allow_unencrypted=allow_unencrypted,
+        as_json=_json(output),
+    )
+
+
+@app.command()
+def restore(
+    name: Annotated[str | None, typer.Argument(help="a DatabaseCluster; needs --from", show_default=False)] = None,
+    source: Annotated[str | None, typer.Option("--from", help="a Backup in Kubernetes")] = None,
+    new: Annotated[str | None, typer.Option("--as", help="name of the new cluster")] = None,
+    store: Store = None,
+    backup_id: BackupId = "latest",
+    to: Annotated[str | None, typer.Option("--to", help="postgresql://… of a superuser of the target")] = None,
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    database: Databases = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="replace databases that hold data")] = False,
+    drop_old: Annotated[bool, typer.Option("--drop-old", help="do not keep what was replaced")] = False,
+    amcheck: Annotated[
+        bool, typer.Option("--amcheck/--no-amcheck", help="pg_amcheck before it takes its place")
+    ] = True,
+    allow_unencrypted: Unencrypted = False,
+    trust_source: Annotated[bool, typer.Option("--trust-source", help="accept dumps of an old pg_dump")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    namespace: Namespace = None,
+    wait: Wait = True,
+    timeout: Timeout = 86400.0,
+    output: Json = "text",
+) -> None:
+    """Restore a Backup into a new cluster or in place; or from a store (--store) into any server (--to)."""
+    as_json = _json(output)
+    if in_place and not yes and sys.stdin.isatty():
+        typer.confirm(f"Replace the data of {to or name}?", abort=True)
+    if store is not None:
+        if to is None or name is not None or source is not None:
+            usage("From a store, say where to: --store S --to URL.")
+        from matriarch.cli import bare
+
+        bare.restore_to(
+            store,
+            backup_id,
+            to,
+            endpoint=endpoint,
+            key_files=key_file or [],
+            in_place=in_place,
+            drop_old=drop_old,
+            databases=database or [],
+            allow_unencrypted=allow_unencrypted,
+            trust_source=trust_source,
+            amcheck=amcheck,
+            as_json=as_json,
+        )
+        return
+    if name is None or source is None:
+        usage("Say NAME and --from BACKUP for Kubernetes, or --store S and --to URL.")
+    if in_place == (new is not None):
+        usage("Say either --as NEW, for a new cluster, or --in-place.")
+    from matriarch.cli import cluster
+
+    cluster.make_restore(source, namespace, to=new or name, in_place=in_place, wait=wait, timeout=timeout)
+
+
+@app.command()
+def status(
+    name: Annotated[str, typer.Argument(help="a DatabaseCluster")], namespace: Namespace = None, output: Json = "text"
+) -> None:
+    """Is it well, who leads, when was it backed up. Exit code 0 well, 1 not."""
+    from matriarch.cli import cluster
+
+    cluster.status(name, namespace, as_json=_json(output))
+
+
+@app.command("list")
+def list_(
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A")] = False,
+    output: Json = "text",
+) -> None:
+    """All clusters of a namespace, or of all."""
+    from matriarch.cli import cluster
+
+    cluster.list_clusters(namespace, all_namespaces=all_namespaces, as_json=_json(output))
+
+
+@app.command()
+def promote(
+    name: Annotated[str, typer.Argument(help="a DatabaseCluster")],
+    instance: Annotated[str, typer.Argument(help="the instance that is to be the primary")],
+    namespace: Namespace = None,
+) -> None:
+    """Make this instance the primary, by a switchover that loses nothing."""
+    from matriarch.cli import cluster
+
+    cluster.switchover(name, instance, namespace)
+
+
+@app.command()
+def switchover(name: Annotated[str, typer.Argument(help="a DatabaseCluster")], namespace: Namespace = None) -> None:
+    """Make the best replica the primary."""
+    from matriarch.cli import cluster
+
+    cluster.switchover(name, None, namespace)
+
+
+@app.command()
+def version() -> None:
+    """The version of this program."""
+    from importlib import metadata
+
+    try:
+        typer.echo(metadata.version("matriarch"))
+    except metadata.PackageNotFoundError:
+        typer.echo("unreleased")
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

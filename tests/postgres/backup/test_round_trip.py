@@ -1,0 +1,83 @@
+"""What goes into a backup comes out of it: every type, roles, databases with odd names, by S3 and by a folder."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+from pathlib import Path
+
+import pytest
+from dev.s3 import S3Server
+from tests.postgres.backup.bed import KEY, ODD, Postgres, do_restore, keys_in, local, make_backup, s3
+
+from matriarch.backup.format import Opener
+from matriarch.backup.store import Store
+
+
+@pytest.fixture(params=["s3", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path, s3server: S3Server) -> Store:
+    if request.param == "local":
+        return local(tmp_path / "store")
+    return s3(s3server, "backups", tmp_path / "credentials", prefix=tmp_path.name)
+
+
+def test_a_restored_server_is_the_backed_up_one(store: Store, source: Postgres, target: Postgres) -> None:
+    opened = make_backup(store, source)
+    assert {d.name for d in opened.details.databases} == {"app", ODD}
+    assert keys_in(store, "logical") == [opened.body.object.path]
+    assert keys_in(store, "running") == []
+
+    result = do_restore(store, target)
+
+    assert set(result.databases) == {"app", ODD}
+    assert (result.tables, result.rows) == (opened.body.tables, opened.body.rows)
+    assert target.databases() == source.databases()
+    for name in ("app", ODD):
+        assert target.dump(name) == source.dump(name)
+    for query in _SHARED:
+        assert target.sql(query) == source.sql(query)
+
+
+_SHARED = (
+    """SELECT rolname, rolpassword, rolconnlimit, rolvaliduntil, rolcanlogin FROM pg_authid
+       WHERE rolname !~ '^(pg_|matriarch_)' ORDER BY 1""",
+    """SELECT roleid::regrole::text, member::regrole::text, admin_option, inherit_option, set_option
+       FROM pg_auth_members WHERE member::regrole::text !~ '^(pg_|matriarch_)' ORDER BY 1, 2""",
+    """SELECT coalesce(datname, ''), setrole::regrole::text, array(SELECT unnest(setconfig) ORDER BY 1)
+       FROM pg_db_role_setting LEFT JOIN pg_database d ON d.oid = setdatabase
+       WHERE setrole::regrole::text !~ '^matriarch_' ORDER BY 1, 2""",
+    """SELECT datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datconnlimit, datallowconn,
+              shobj_description(oid, 'pg_database') FROM pg_database ORDER BY 1""",
+    "SELECT shobj_description(oid, 'pg_authid') FROM pg_authid WHERE rolname = 'readers'",
+)
+
+
+def test_the_file_is_plain_sql_once_it_is_decrypted(tmp_path: Path, source: Postgres, target: Postgres) -> None:
+    """No lock-in: with the key, gunzip and psql do."""
+    store = local(tmp_path / "store")
+    opened = make_backup(store, source)
+    opener = Opener(keys=[KEY])
+    with store.read(opened.body.object.path) as pieces:
+        packed = b"".join(part for piece in pieces for part in opener.update(piece)) + opener.finish()
+    subprocess.run(
+        ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", f"host={target.folder} user=postgres dbname=postgres"],
+        input=gzip.decompress(packed),
+        check=True,
+        capture_output=True,
+    )
+    for name in ("app", ODD):
+        assert target.dump(name) == source.dump(name)
+
+
+@pytest.mark.parametrize("compression", [True, False])
+@pytest.mark.parametrize("encryption", [True, False])
+def test_the_name_says_how_it_was_made(
+    tmp_path: Path, source: Postgres, target: Postgres, compression: bool, encryption: bool
+) -> None:
+    store = local(tmp_path / "store")
+    key = KEY if encryption else None
+    opened = make_backup(store, source, key=key, task={"compression": compression})
+    endings = ".sql" + (".gz" if compression else "") + (".enc" if encryption else "")
+    assert opened.body.file == opened.body.name + endings
+    assert bool([w for w in opened.body.warnings if "not encrypted" in w]) == (not encryption)
+    assert do_restore(store, target, keys=(key,) if key else ()).rows == opened.body.rows
