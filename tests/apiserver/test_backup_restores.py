@@ -28,7 +28,7 @@ async def source(world: World) -> None:
 
 async def verified(world: World, name: str) -> Object:
     """The check of the backup ended well."""
-    restore = await world.look("Restore", name)
+    await world.look("Restore", name)
     (job,) = await world.jobs("verify")
     told = task_of(job).verify
     assert told is not None
@@ -57,9 +57,7 @@ async def test_into_a_new_cluster_step_by_step(world: World) -> None:
     assert states(restore) == {
         "check": "done", "verify": "running", "create-cluster": "pending", "wait-ready": "pending", "restore": "pending"
     }  # fmt: skip
-    assert await world.kube.get("DatabaseCluster", world.namespace, "again") is None, (
-        "made before the check"
-    )
+    assert await world.kube.get("DatabaseCluster", world.namespace, "again") is None, "made before the check"
     await verified(world, "back")
     made = await world.kube.get("DatabaseCluster", world.namespace, "again")
     assert made is not None
