@@ -1,0 +1,82 @@
+#!/bin/sh
+# Installs what the project needs and nothing else has installed yet. Every step can be repeated, and does nothing when
+# there is nothing to do.
+#
+#   dev/setup.sh venv        Python dependencies from the lock into .venv
+#   dev/setup.sh packages    Debian packages (as root, where apt is); elsewhere it says what is missing
+#   dev/setup.sh programs    Kubernetes, DNS, S3 and Helm from Go modules, into the cache
+set -eu
+cd "$(dirname "$0")/.."
+
+PACKAGES="buildah ca-certificates conntrack containerd containernetworking-plugins debootstrap iproute2 iptables
+mount nftables procps runc util-linux xfsprogs"
+
+say() { echo "setup: $*" >&2; }
+
+apt_install() {
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "not installed: $*; install them with your system's package manager (names are Debian's)"
+        return 1
+    fi
+    say "installing $*"
+    log=$(mktemp)
+    # Services that packages would start (containerd) are none of ours: ours run with their own settings.
+    if ! { apt-get update -q && DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+        apt-get install -yq --no-install-recommends "$@"; } >"$log" 2>&1 </dev/null; then
+        tail -n 20 "$log" >&2
+        say "apt-get could not install $*; all it said is in $log"
+        return 1
+    fi
+    rm -f "$log"
+}
+
+packages() {
+    [ "$(uname -s)" = Linux ] || { say "not Linux: packages are left to you"; return 0; }
+    missing=""
+    for package in $PACKAGES; do
+        dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed ||
+            missing="$missing $package"
+    done
+    # Any Go from 1.21 on fetches the version it needs by itself; Debian's is only asked for where there is none.
+    command -v go >/dev/null || missing="$missing golang-go"
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$missing" ] || apt_install $missing
+}
+
+python() {
+    for candidate in ${PYTHON:-} python3.13 python3.12 python3.11 python3; do
+        if command -v "$candidate" >/dev/null && "$candidate" -c '
+import sys
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            echo "$candidate"
+            return 0
+        fi
+    done
+    say "Python 3.11, 3.12 or 3.13 is needed; install one, or set PYTHON to it"
+    return 1
+}
+
+venv() {
+    lock=requirements/dev.txt
+    wanted=$(cksum <"$lock")
+    if [ -x .venv/bin/python ] && [ "$(cat .venv/.lock 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+        return 0
+    fi
+    chosen=$(python)
+    "$chosen" -c 'import ensurepip, venv' 2>/dev/null || apt_install python3-venv
+    say "installing the locked Python dependencies into .venv"
+    [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$chosen" -m venv --clear .venv
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$lock" </dev/null
+    echo "$wanted" >.venv/.lock
+}
+
+programs() {
+    .venv/bin/python -m dev.programs >/dev/null
+}
+
+for step in "$@"; do
+    case $step in
+    packages | venv | programs) "$step" ;;
+    *) say "unknown step $step"; exit 2 ;;
+    esac
+done
