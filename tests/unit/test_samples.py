@@ -51,7 +51,7 @@ def _keys(value: Any) -> Any:
 
 
 def test_the_smallest_cluster_is_small() -> None:
-    text = (SAMPLES[0].parent / "cluster-smallest.yaml").read_text(encoding="utf-8")
+    text = (SAMPLES[0].parent / "smallest.yaml").read_text(encoding="utf-8")
     assert len(text.splitlines()) < 15
 
 
