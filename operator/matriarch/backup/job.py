@@ -178,7 +178,13 @@ class Job:
         done = expire.retain(store, keys, rules, self.spec.cluster.system_identifier)
         message = done.frozen or f"{len(done.deleted)} backups are deleted, {done.kept} stay."
         return Result(
-            ok=True, task="retain", reason=Reason.COMPLETED, message=message, deleted=done.deleted, backups=done.kept
+            ok=True,
+            task="retain",
+            reason=Reason.COMPLETED,
+            message=message,
+            deleted=done.deleted,
+            backups=done.kept,
+            warnings=(done.frozen,) if done.frozen else (),
         )
 
     def _list(self, store: Store) -> Result:
