@@ -69,6 +69,7 @@ class Instance:
     confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
     switchover: dict[str, str] = field(default_factory=dict)
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
+    vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
     applied: ClusterConfig | None = None  # the configuration that PostgreSQL runs with
     warnings: dict[str, str] = field(default_factory=dict)
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
@@ -172,24 +173,28 @@ class Instance:
     async def sync_beats(self, *, fence: bool | None = None) -> int:
         """Tell the heartbeat what counts now; the sequence to wait for. `fence` None: as PostgreSQL runs."""
         lease, me = self.lease, self.me
-        if me is None:
+        if me is None or lease is None:
             return self._sequence  # nobody yet: neither beats nor answers
+        if self._sent is None and self.server_role != "stopped" and not (self.leases.fresh and self.status):
+            # The agent restarted beside a PostgreSQL that runs: the heartbeat goes on with what it was told before.
+            return self._sequence
         role = self._beat_role()
-        leads = role == "holder" and lease is not None and lease.mode == "quorum"
+        leads = role == "holder" and lease.mode == "quorum"
+        voters, k = self.vouching or (lease.voters, lease.k)
         wanted = HeartbeatState(
             sequence=0,
             role=role,
             me=me,
-            epoch=lease.epoch if lease else 0,
-            holder=lease.holder if lease else None,
-            voters=lease.voters if lease else (),
-            k=lease.k if lease else 0,
+            epoch=lease.epoch,
+            holder=lease.holder,
+            voters=voters,
+            k=k,
             addresses={i: a for i, a in self.addresses.items() if i != self.env.instance},
             promised=self.promised,
             fence=leads and (self.server_role == "primary" if fence is None else fence),
             fenced=self.fenced,
             lease_renewed=self.leases.renewed if role == "holder" else None,
-            no_voters=bool(lease and lease.no_voters),
+            no_voters=lease.no_voters,
             flush_lsn=self.status.position.lsn if self.status else 0,
         )
         if self._sent is not None and _same(wanted, self._sent):
@@ -213,8 +218,8 @@ class Instance:
 
     async def disarm(self) -> None:
         """Nothing that could acknowledge or read runs: no deadline counts."""
-        await self.supervisor.disarm()
         await self.sync_beats(fence=False)
+        await self.supervisor.disarm()
 
     def answering(self, within: int) -> int:
         """Holder's side: how many voters answered a beat that was sent within the last `within` ns."""

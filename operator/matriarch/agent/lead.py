@@ -6,6 +6,7 @@ Renewals have a task of their own (`agent/renewals.py`): nothing here that waits
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -154,10 +155,16 @@ class Leadership:
         """The row's steps in order. Broken off anywhere, the next look finds the rest: each side alone is safe."""
         instance = self.instance
         log.info("voters: %s (%s): %s, k %d", change.kind, change.why, [str(v) for v in change.voters], change.k)
-        async with instance.control:
+        async with contextlib.AsyncExitStack() as after:
+            await after.enter_async_context(instance.control)
             if instance.lease != lease or not instance.is_holder:
                 return
+            after.push_async_callback(self._vouch_by_lease)
             old, new = list(map(str, lease.voters)), list(map(str, change.voters))
+            if change.kind in ("remove", "raise-k"):
+                # Whoever may elect by the new Lease must be among those whose answers keep the fence away.
+                instance.vouching = (change.voters, change.k)
+                await instance.sync_beats()
             for step in STEPS[change.kind]:
                 match step:
                     case "probe":
@@ -182,7 +189,10 @@ class Leadership:
                 await instance.arm()
             elif change.kind == "to-alone":
                 await instance.disarm()
-            await instance.sync_beats()
+
+    async def _vouch_by_lease(self) -> None:
+        self.instance.vouching = None
+        await self.instance.sync_beats()
 
     def _alone_names(self) -> str:
         lease, config = self.instance.lease, self.instance.config

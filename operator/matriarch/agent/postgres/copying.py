@@ -32,6 +32,7 @@ class Copying(Slots):
         Corrupt when the copy is not what the source sent.
         """
         await self._assert_stopped("clone")
+        await self._end_strays()
         await files.in_thread(DISK, streamkey.copy_tls, self.paths)
         new = self._folder("new")
         await files.in_thread(stall, files.remove_tree, new)
@@ -66,6 +67,7 @@ class Copying(Slots):
         that no start accepts, and that must be cloned. Refused while a server runs. The source must be a primary.
         """
         await self._assert_stopped("rewind")
+        await self._end_strays()
         marker = self._folder("rewinding")
         if await files.in_thread(DISK, marker.exists):
             return RewindResult(done=False, unusable=True, reason="an earlier rewind did not finish")

@@ -7,6 +7,9 @@ and what it replaces is `pgdata.old` for a moment. `pgdata.rewinding` marks one 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -41,6 +44,7 @@ class DataDirectory(ServerBase):
         """
         if await files.in_thread(DISK, self._find_postmaster):
             return
+        await self._end_strays()
         await files.in_thread(timeout, self._complete_renames)
 
     async def initdb(self, *, timeout: float = 120.0) -> str:
@@ -49,6 +53,7 @@ class DataDirectory(ServerBase):
             msg = f"{self.paths.pgdata} holds a database already; it is never initialised again"
             raise Refused(msg, reason="DataDirectoryExists")
         new = self._folder("new")
+        await self._end_strays()
         await files.in_thread(timeout, files.remove_tree, new)
         done = await tools.run([self._tool("initdb"), "-D", str(new), *_INITDB], timeout=timeout)
         if done.status != 0:
@@ -135,6 +140,17 @@ class DataDirectory(ServerBase):
         self._process = process
         self._as_primary = not (self.paths.pgdata / "standby.signal").exists()
         return True
+
+    async def _end_strays(self) -> None:
+        """Ends the tools of an agent that died: two of them must never write to one folder."""
+        for pid in processes.strays(self.paths.pgdata):
+            log.warning("ending process %s, which an agent before this one left behind", pid)
+            stray = processes.look(pid)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            if stray is not None and not await self._wait_gone(stray, DISK):
+                msg = f"process {pid} still writes below {self.paths.volume} and cannot be ended"
+                raise Unavailable(msg)
 
     async def _assert_stopped(self, what: str) -> None:
         """Raises Refused while a server, or a process of one that crashed, still works on the directory."""

@@ -12,6 +12,8 @@ from pathlib import Path
 
 _PROC = Path("/proc")
 
+_WRITERS = ("initdb", "pg_basebackup", "pg_rewind", "pg_verifybackup")
+
 
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -59,6 +61,22 @@ def title(pid: int) -> str:
 def is_walreceiver(text: str) -> bool:
     """`postgres: orders-2: walreceiver streaming 0/3000148`."""
     return text.startswith("postgres: ") and "walreceiver" in text.split(" ")[1:4]
+
+
+def strays(folder: Path) -> list[int]:
+    """Pids of PostgreSQL's tools that an agent before this one let loose on `folder` or a name that begins with it."""
+    found = []
+    for entry in _PROC.iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        mentioned = any(word.rpartition("=")[2].startswith(str(folder)) for word in argv[1:])
+        if mentioned and argv[0].rpartition("/")[2] in _WRITERS:
+            found.append(int(entry.name))
+    return found
 
 
 def working_in(folder: Path) -> list[int]:
