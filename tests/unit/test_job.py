@@ -1,0 +1,92 @@
+"""The Job: what its pod may and may not do, and which ends are final."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from matriarch.backup.jobspec import KEY_FOLDER, RESULT_LIMIT, STORE_FOLDER, TLS_FOLDER, Exit
+from matriarch.resources import job as module
+from matriarch.resources import names
+from matriarch.resources.job import JobWish, SecretFiles, job, job_name, labels
+
+UID = "1a2b3c4d-5e6f-7a8b-9c0d-1e2f3a4b5c6d"
+OWNER = {"apiVersion": "matriarch.dev/v1alpha1", "kind": "Backup", "metadata": {"name": "b", "uid": UID}}
+WISH = JobWish(
+    name="orders-backup-1",
+    namespace="prod",
+    cluster="orders",
+    owner=OWNER,
+    image="postgres:17",
+    task="{}",
+    purpose="backup",
+    account="orders-backup",
+    tls="orders-backup-tls",
+    key=SecretFiles(secret="orders-backup-key", files={"key": "backup-key"}),
+    store=(SecretFiles(secret="s3", files={"ACCESS_KEY_ID": "access-key", "SECRET_ACCESS_KEY": "secret-key"}),),
+)
+
+
+def pod(wish: JobWish) -> dict[str, Any]:
+    found: dict[str, Any] = job(wish)["spec"]["template"]["spec"]
+    return found
+
+
+def test_mounts_are_where_the_engine_looks() -> None:
+    assert (module.TLS_PATH, module.KEY_PATH, module.STORE_PATH) == (TLS_FOLDER, KEY_FOLDER, STORE_FOLDER)
+
+
+def test_what_repeating_cannot_mend_ends_the_job_and_the_rest_is_repeated() -> None:
+    spec = job(WISH)["spec"]
+    final = next(r["onExitCodes"] for r in spec["podFailurePolicy"]["rules"] if r["action"] == "FailJob")
+    assert final["operator"] == "In"
+    assert set(final["values"]) == {Exit.REFUSED, Exit.CORRUPT}
+    assert final["containerName"] == pod(WISH)["containers"][0]["name"]
+    assert 0 < spec["backoffLimit"] < 10
+    assert pod(WISH)["restartPolicy"] == "Never", "podFailurePolicy asks for it"
+
+
+def test_the_result_is_read_from_the_file_and_not_from_the_log() -> None:
+    assert pod(WISH)["containers"][0]["terminationMessagePolicy"] == "File"
+    assert RESULT_LIMIT == 4096
+
+
+def test_no_token_where_nothing_is_reported() -> None:
+    assert pod(WISH)["automountServiceAccountToken"] is True
+    without = pod(replace(WISH, account=None))
+    assert without["automountServiceAccountToken"] is False
+    assert "serviceAccountName" not in without
+
+
+def test_no_secret_s_content_is_in_the_job_but_by_reference() -> None:
+    container = pod(replace(WISH, password="orders-superuser"))["containers"][0]
+    values = {e["name"]: e.get("value") for e in container["env"]}
+    assert values["PGPASSWORD"] is None
+    reference = next(e["valueFrom"] for e in container["env"] if e["name"] == "PGPASSWORD")
+    assert reference == {"secretKeyRef": {"name": "orders-superuser", "key": "password"}}
+
+
+def test_a_job_s_pod_is_no_member_of_the_cluster() -> None:
+    """Services, disruption budgets and the controller's own questions go by these labels."""
+    template = job(WISH)["spec"]["template"]["metadata"]["labels"]
+    assert not set(names.selector("orders").items()) <= set(template.items())
+    assert names.CLUSTER_LABEL not in template
+    assert template["app.kubernetes.io/managed-by"] == "matriarch", "else the controller never hears of its end"
+    assert labels("orders", "key").keys() == template.keys()
+
+
+@pytest.mark.parametrize("purpose", ["backup", "verify", "restore", "retain"])
+def test_names_fit_and_tell_attempts_apart(purpose: str) -> None:
+    longest = "c" * 40
+    first, second = job_name(longest, purpose, UID, 1), job_name(longest, purpose, UID, 2)
+    assert len(first) <= 63
+    assert first != second
+    assert first == job_name(longest, purpose, UID, 1)
+
+
+def test_only_a_kept_job_outlives_its_end() -> None:
+    assert job(WISH)["spec"]["ttlSecondsAfterFinished"] > 0
+    assert "ttlSecondsAfterFinished" not in job(replace(WISH, keep=True))["spec"]
+    assert job(replace(WISH, suspended=True))["spec"]["suspend"] is True
