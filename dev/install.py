@@ -39,7 +39,7 @@ class Helm:
 
 def values(images: Mapping[str, str]) -> dict[str, Any]:
     """The chart's values for images that lie on the nodes, by the names that `Ground.load_images` gives."""
-    repository, tag = images["operator"].rsplit(":", 1)
+    repository, _, tag = images["operator"].rpartition(":")
     return {"image": {"repository": repository, "tag": tag}, "postgres": {"images": {"17": images["postgres"]}}}
 
 
