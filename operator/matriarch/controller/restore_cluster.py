@@ -31,6 +31,7 @@ def wanted_cluster(restore: Restore, source: DatabaseCluster | None, checked: Ch
     spec = _base(source, checked)
     if restore.spec.target.overrides is not None:
         _override(spec, restore.spec.target.overrides)
+    _fit(spec, restore.spec.target.cluster)
     return {
         "kind": "DatabaseCluster",
         "metadata": {
@@ -71,23 +72,17 @@ def _override(spec: dict[str, Any], overrides: Overrides) -> None:
     for field in ("storage", "parameters"):
         if field in given:
             spec[field] = {**spec.get(field, {}), **given[field]}
-    if "instances" in given:
-        _fit(spec, given["instances"])
 
 
-def _fit(spec: dict[str, Any], instances: int) -> None:
-    """Rules that were made for another number of instances go, so that the defaults of this number hold."""
-    replication = dict(spec.get("replication") or {})
-    sync = dict(replication.get("sync") or {})
-    if sync.get("number", 0) >= instances:
+def _fit(spec: dict[str, Any], name: str) -> None:
+    """Rules made for the backed-up cluster's instances become this cluster's; those that no longer fit go, so that
+    the defaults hold."""
+    replication = dict(spec.pop("replication", {}))
+    sync = dict(replication.pop("sync", {}))
+    if sync.get("number", 0) >= spec["instances"]:
         sync.pop("number")
-    kept = [p for p in replication.get("priorities") or () if int(p["instance"].rpartition("-")[2]) <= instances]
-    for field, value in (("sync", sync), ("priorities", kept)):
-        if field in replication:
-            replication[field] = value
-            if not value:
-                del replication[field]
+    numbered = [(int(p["instance"].rpartition("-")[2]), p) for p in replication.pop("priorities", ())]
+    kept = [{**p, "instance": f"{name}-{n}"} for n, p in numbered if n <= spec["instances"]]
+    replication |= {key: value for key, value in (("sync", sync), ("priorities", kept)) if value}
     if replication:
         spec["replication"] = replication
-    else:
-        spec.pop("replication", None)

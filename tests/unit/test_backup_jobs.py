@@ -1,0 +1,77 @@
+"""What a Job and its pods say, as facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from matriarch.backup import jobspec
+from matriarch.controller.backup_jobs import seen
+from matriarch.decide.backups import JobState
+
+GOOD = jobspec.Result(ok=True, task="list", reason=jobspec.Reason.COMPLETED, message="ok")
+BAD = jobspec.Result(ok=False, task="list", reason=jobspec.Reason.STORE_UNAVAILABLE, message="S3 does not answer.")
+
+
+def job(*conditions: tuple[str, str], **spec: Any) -> dict[str, Any]:
+    status = {"conditions": [{"type": t, "status": "True", "reason": r} for t, r in conditions]}
+    return {"metadata": {"name": "job-1"}, "spec": spec, "status": status}
+
+
+def pod(name: str, created: str, *, said: str | None = None, waits: Any = None, unplaced: str = "") -> dict[str, Any]:
+    status: dict[str, Any] = {}
+    if said is not None:
+        status["containerStatuses"] = [{"state": {"terminated": {"exitCode": 0, "message": said}}}]
+    if waits is not None:
+        status["containerStatuses"] = [{"state": {"waiting": waits}}]
+    if unplaced:
+        status["conditions"] = [{"type": "PodScheduled", "status": "False", "message": unplaced}]
+    return {"metadata": {"name": name, "creationTimestamp": created}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "state", "reason"),
+    [
+        ((), JobState.ACTIVE, ""),
+        ((("SuccessCriteriaMet", "x"), ("Complete", "x")), JobState.SUCCEEDED, ""),
+        ((("FailureTarget", "PodFailurePolicy"),), JobState.ACTIVE, ""),
+        ((("FailureTarget", "x"), ("Failed", "BackoffLimitExceeded")), JobState.FAILED, "BackoffLimitExceeded"),
+        ((("Suspended", "JobSuspended"),), JobState.ACTIVE, ""),
+    ],
+)
+def test_the_job_s_state(conditions: Any, state: JobState, reason: str) -> None:
+    found = seen(job(*conditions), []).job
+    assert found is not None
+    assert (found.state, found.reason) == (state, reason)
+
+
+def test_the_newest_pod_that_left_a_result_counts() -> None:
+    pods = [
+        pod("a", "2026-03-01T02:00:00Z", said=BAD.to_json()),
+        pod("b", "2026-03-01T02:01:00Z", said=GOOD.to_json()),
+        pod("c", "2026-03-01T02:02:00Z", said="failed to start container: no such image"),
+    ]
+    assert seen(job(), pods).report == GOOD
+    assert seen(job(), pods[:1]).report == BAD
+    assert seen(job(), pods[2:]).report is None
+
+
+@pytest.mark.parametrize(
+    ("waits", "unplaced", "says"),
+    [
+        ({"reason": "ImagePullBackOff", "message": "not found"}, "", "does not start (ImagePullBackOff: not found)"),
+        ({"reason": "ContainerCreating"}, "", ""),
+        (None, "0/3 nodes are available", "has no node (0/3 nodes are available)"),
+    ],
+)
+def test_why_a_pod_does_not_run(waits: Any, unplaced: str, says: str) -> None:
+    found = seen(job(), [pod("p", "2026-03-01T02:00:00Z", waits=waits, unplaced=unplaced)]).job
+    assert found is not None
+    assert says in found.waiting
+    assert bool(found.waiting) == bool(says)
+
+
+def test_a_suspended_job_is_seen_as_such() -> None:
+    assert seen(job(suspend=True), []).suspended
+    assert not seen(job(suspend=False), []).suspended
