@@ -69,7 +69,7 @@ class Spawner:
         if self.child is not None:
             self.child.wait(timeout)  # it has ended, or it would not be started again
         with self.log.open("ab") as log:
-            self.child = subprocess.Popen(
+            self.child = subprocess.Popen(  # noqa: ASYNC220 - asyncio's would end with its loop
                 argv, env=dict(env), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         return self.child.pid

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from matriarch.postgres.standbynames import NOBODY
+import pytest
 from tests.postgres.pgbox import Box
+
+from matriarch.postgres.standbynames import NOBODY
+
+pytestmark = pytest.mark.timeout(240)
 
 
 async def test_initdb_makes_a_database_and_bootstrap_can_be_repeated(box: Box) -> None:

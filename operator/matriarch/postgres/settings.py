@@ -187,6 +187,8 @@ def computed_sizes(settings: ServerSettings) -> dict[str, str]:
         sizes["effective_cache_size"] = max(memory // 4 * 3, 16 * MB)
         sizes["maintenance_work_mem"] = _clamp(memory // 16, 16 * MB, GB)
         sizes["work_mem"] = _clamp(memory // 4 // max(connections, 1), 4 * MB, 256 * MB)
+    # An old primary is rewound from the last checkpoint before the fork, which its own shutdown would recycle.
+    sizes["wal_keep_size"] = _clamp(settings.volume // 16, 64 * MB, 512 * MB) if settings.volume else 512 * MB
     if settings.volume or memory:
         room = settings.volume // 8 if settings.volume else GB
         sizes["max_wal_size"] = _clamp(min(room, max(memory, GB)), 128 * MB, 16 * GB)

@@ -75,8 +75,14 @@ def rename_durably(old: Path, new: Path) -> None:
 def remove_tree(path: Path) -> None:
     """Nothing happens when it is not there; a half-removed tree can be removed again."""
     if path.exists():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_unless_gone)
         fsync_folder(path.parent)
+
+
+def _unless_gone(_call: object, _path: str, raised: tuple[type[BaseException], BaseException, object]) -> None:
+    """A process that is ending may remove its own files meanwhile."""
+    if not isinstance(raised[1], FileNotFoundError):
+        raise raised[1]
 
 
 def fsync_folder(folder: Path) -> None:

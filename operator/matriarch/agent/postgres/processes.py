@@ -63,8 +63,11 @@ def is_walreceiver(text: str) -> bool:
     return text.startswith("postgres: ") and "walreceiver" in text.split(" ")[1:4]
 
 
-def strays(folder: Path) -> list[int]:
-    """Pids of PostgreSQL's tools that an agent before this one let loose on `folder` or a name that begins with it."""
+def strays(pgdata: Path) -> list[int]:
+    """Pids of what an agent before this one let loose on `pgdata`, or on the copy in the making beside it.
+
+    Those are PostgreSQL's tools, and the server that initdb runs on the new folder and that outlives it.
+    """
     found = []
     for entry in _PROC.iterdir():
         if not entry.name.isdecimal():
@@ -73,10 +76,13 @@ def strays(folder: Path) -> list[int]:
             argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
-        mentioned = any(word.rpartition("=")[2].startswith(str(folder)) for word in argv[1:])
-        if mentioned and argv[0].rpartition("/")[2] in _WRITERS:
+        folders = [word.rpartition("=")[2] for word in argv[1:]]
+        tool = argv[0].rpartition("/")[2]
+        if (tool in _WRITERS and str(pgdata) in folders) or (
+            tool in (*_WRITERS, "postgres") and f"{pgdata}.new" in folders
+        ):
             found.append(int(entry.name))
-    return found
+    return found + [pid for pid in working_in(pgdata.with_name(f"{pgdata.name}.new")) if pid not in found]
 
 
 def working_in(folder: Path) -> list[int]:
