@@ -119,7 +119,7 @@ def _keep_logs(cluster: Cluster) -> Path:
 
 def _up(cluster: Cluster) -> None:
     binary, coredns = programs.ensure("kubebox"), programs.ensure("coredns")
-    pause = nodeimages.pause_archive(programs.ensure("pause"))
+    pause = nodeimages.unpack(nodeimages.pause_archive(programs.ensure("pause")))
     processes = Processes(cluster.folder)
     cluster.folder.mkdir(parents=True, exist_ok=True)
     cluster.folder.chmod(0o711)  # pods' users pass through to their volumes; keys below are closed
@@ -166,12 +166,14 @@ def provisioner_command(cluster: Cluster) -> list[object]:
     ]
 
 
-def _start_node(cluster: Cluster, number: int, processes: Processes, binary: Path, pause: Path) -> None:
+def _start_node(
+    cluster: Cluster, number: int, processes: Processes, binary: Path, pause: list[nodeimages.Packed]
+) -> None:
     one = cluster.nodes[number]
     network.plug(one)
     one.run.mkdir(parents=True, exist_ok=True)
     node.start_containerd(one, processes)
-    nodeimages.load_into(one, [pause])
+    nodeimages.load_into(one, pause)
     node.start(one, processes, binary)
 
 
