@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from matriarch.decide.lease import CleanStop, LeaseState, Promotion, initial
 from matriarch.decide.member import Member
-from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, Facts, next_step
+from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, LISTEN, Facts, next_step
 
 A, B, C = (Member(f"orders-{i}", f"{i}" * 12) for i in (1, 2, 3))
 HELD = LeaseState(
@@ -51,7 +51,15 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
         pytest.param(facts(promise_heard=6), "reclaim", id="an election died half way"),
         pytest.param(facts(server="stopped", authority=0), "reclaim", id="crashed, and no election was possible"),
         pytest.param(
-            facts(server="stopped", authority=0, quiet_since=LATE - ELECTION_GRACE + 1), "wait", id="has just started"
+            facts(server="stopped", authority=0, quiet_since=LATE - LISTEN + 1), "wait", id="has just started"
+        ),
+        pytest.param(
+            facts(server="stopped", authority=0, quiet_since=LATE - LISTEN), "reclaim", id="and hears of no election"
+        ),
+        pytest.param(
+            facts(server="stopped", authority=0, promise_heard=6, quiet_since=LATE - LISTEN),
+            "wait",
+            id="and hears of an election",
         ),
         pytest.param(facts(server="stopped", fenced=5, quiet_since=LATE - 1), "wait", id="said fenced a moment ago"),
         pytest.param(facts(server="stopped", fenced=5), "reclaim", id="said fenced, and nobody took over"),

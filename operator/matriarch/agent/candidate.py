@@ -17,7 +17,6 @@ from matriarch.agent import voting
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
-from matriarch.agent.routing import Superseded
 from matriarch.decide import lease as transitions
 from matriarch.decide.election import (
     Answer,
@@ -106,7 +105,6 @@ async def stand(instance: Instance) -> Won | None:
         epoch = higher + 1
         ballots = await _prevotes(instance, lease, epoch)
     yes = [b for b in ballots if b.yes]
-    await _refuse_connections(instance, lease, ballots)
     if len(yes) < lease.election_quorum:
         waits = [b.wait for b in ballots if b.wait is not None]
         raise NotNow(
@@ -262,20 +260,6 @@ async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:
     except (Unavailable, Refused):
         return False
     return True
-
-
-async def _refuse_connections(instance: Instance, lease: LeaseState, ballots: list[Ballot]) -> None:
-    """A silent holder's address swallows connections for seconds: a quorum's word takes it out of the Service (T5).
-
-    A holder whose kernel answers refuses them by itself; then the slice is moved once, by the winner.
-    """
-    silent = sum(b.evidence == "silent" for b in ballots)
-    if silent < lease.election_quorum or any(b.evidence in ("gone", "fenced") for b in ballots):
-        return
-    try:
-        await instance.routing.write(lease.epoch, {"rw": []}, timeout=0.5)
-    except (Superseded, Unavailable, MatriarchError) as e:
-        log.info("the write Service could not be emptied: %s", e)
 
 
 def _ballot(doc: dict[str, Any], member: Member) -> Ballot:

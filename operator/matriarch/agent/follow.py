@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from matriarch.agent.clock import SECOND, boottime
@@ -34,6 +35,7 @@ class Follower:
         self._made_from: Member | None = None  # a clone or rewind of it needs its WAL to become consistent
         self._silent_since = 0
         self._slots_at = 0
+        self._slots_task: asyncio.Task[None] | None = None
 
     def first_upstream(self, lease: LeaseState) -> Upstream | None:
         """Whom a standby may follow from its very start: only whom it was just made from."""
@@ -64,10 +66,11 @@ class Follower:
         if instance.following == (lease.holder, address) and boottime() - self._streamed < SILENT_STREAM:
             instance.state, instance.reason = "running", ""
             self._made_from = None
-            await apply_config(instance, NOBODY)
+            await apply_config(instance, NOBODY, clients=True)
             if boottime() - self._slots_at > SLOTS_EVERY:
                 self._slots_at = boottime()
-                await self._keep_slots(lease.holder)
+                # Beside the loop: the holder may be gone, and the loop must not wait for it.
+                self._slots_task = asyncio.create_task(self._keep_slots(lease.holder))
             return 1.0
         return await self._decide(lease, me, lease.holder, address)
 
@@ -146,7 +149,10 @@ class Follower:
         except (Unavailable, Refused, KeyError, ValueError):
             flushed = {}
         others = [i for i in config.instances if i != instance.env.instance]
-        await instance.server.ensure_slots({slot_name(i): flushed.get(i) for i in others})
+        try:
+            await instance.server.ensure_slots({slot_name(i): flushed.get(i) for i in others})
+        except MatriarchError as e:
+            log.info("slots: %s", e)
 
     async def _confirmed(self, holder: Member) -> tuple[Member, ...] | None:
         """Which voters the holder saw flush past its promotion record; None when it does not say."""

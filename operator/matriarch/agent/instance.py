@@ -70,7 +70,8 @@ class Instance:
     switchover: dict[str, str] = field(default_factory=dict)
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
-    applied: ClusterConfig | None = None  # the configuration that PostgreSQL runs with
+    applied: tuple[ClusterConfig, bool] | None = None  # the configuration and door that PostgreSQL runs with
+    armed: bool = False  # the fencing deadline counts
     warnings: dict[str, str] = field(default_factory=dict)
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
     control: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -170,8 +171,8 @@ class Instance:
             return "holder" if self.fenced < lease.epoch else "none"
         return "voter" if self.me in lease.voters else "none"
 
-    async def sync_beats(self, *, fence: bool | None = None) -> int:
-        """Tell the heartbeat what counts now; the sequence to wait for. `fence` None: as PostgreSQL runs."""
+    async def sync_beats(self) -> int:
+        """Tell the heartbeat what counts now; the sequence to wait for."""
         lease, me = self.lease, self.me
         if me is None or lease is None:
             return self._sequence  # nobody yet: neither beats nor answers
@@ -191,7 +192,7 @@ class Instance:
             k=k,
             addresses={i: a for i, a in self.addresses.items() if i != self.env.instance},
             promised=self.promised,
-            fence=leads and (self.server_role == "primary" if fence is None else fence),
+            fence=leads and self.armed,
             fenced=self.fenced,
             lease_renewed=self.leases.renewed if role == "holder" else None,
             no_voters=lease.no_voters,
@@ -206,7 +207,8 @@ class Instance:
 
     async def arm(self, *, timeout: float = 1.0) -> None:
         """The fencing deadline counts from here on. Raises Unavailable when it can't be made to."""
-        sequence = await self.sync_beats(fence=True)
+        self.armed = True
+        sequence = await self.sync_beats()
         if not await self.heartbeat.in_force(sequence, timeout):
             raise Unavailable("the heartbeat did not take the new state")
         until = boottime() + int(timeout * 1e9)
@@ -218,7 +220,8 @@ class Instance:
 
     async def disarm(self) -> None:
         """Nothing that could acknowledge or read runs: no deadline counts."""
-        await self.sync_beats(fence=False)
+        self.armed = False
+        await self.sync_beats()
         await self.supervisor.disarm()
 
     def answering(self, within: int) -> int:

@@ -70,7 +70,10 @@ class Leadership:
         if self._due("look", 1.0):
             await instance.look()
         await self._attempt("history", self._record_history())
-        await self._attempt("configuration", apply_config(instance, standby_names(lease, config.wish)))
+        if instance.door == "open":
+            await self._attempt(
+                "configuration", apply_config(instance, standby_names(lease, config.wish), clients=True)
+            )
         senders = await self._senders()
         if senders is not None:
             await self._attempt("voters", self._voters(senders))
@@ -262,6 +265,7 @@ class Leadership:
             if not self.bootstrapped:
                 await self._bootstrap()
             await self._change(transitions.opened_set)
+        await apply_config(instance, standby_names(lease, config.wish), clients=True)
         await self._write_slices(await instance.server.replication())
         instance.door, instance.door_reason = "open", ""
         log.info("open for clients at epoch %d", lease.epoch)

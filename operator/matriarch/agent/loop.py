@@ -13,7 +13,8 @@ from matriarch.agent.follow import Follower
 from matriarch.agent.instance import Instance
 from matriarch.agent.lead import Leadership
 from matriarch.agent.leases import Lost, new_nonce
-from matriarch.agent.settings import server_settings
+from matriarch.agent.routing import endpoints
+from matriarch.agent.settings import apply_config
 from matriarch.agent.voting import keep_promise
 from matriarch.decide import lease as transitions
 from matriarch.decide import role
@@ -202,7 +203,7 @@ class Loop:
             if not instance.is_holder:
                 return 0.0
             names = standby_names(lease, config.wish)
-            await self._configure(names)
+            await self._configure(names, clients=False)
             if lease.mode == "quorum":
                 await instance.arm()
             instance.server_role = "starting"
@@ -211,10 +212,27 @@ class Loop:
             instance.server_role = "primary"
         return await self._lead()
 
-    async def _configure(self, names: str) -> None:
+    async def _configure(self, names: str, *, clients: bool) -> None:
         instance = self._instance
-        await instance.server.configure(server_settings(instance, names))
-        instance.applied = instance.config
+        instance.applied = None
+        await apply_config(instance, names, clients=clients)
+
+    async def _route_here(self, lease: LeaseState) -> None:
+        """Send clients here before the door opens: refused at once is better than swallowed by a dead address, and
+        kube-proxy needs no second change then. What fails is made good when the door opens."""
+        instance = self._instance
+        here = instance.env.instance
+        others = [v.instance for v in lease.voters if not instance.routing.leads_to("rw", v.instance)]
+        addresses = {**instance.addresses, here: instance.env.pod_ip}
+        slices = {
+            "rw": endpoints([here], addresses),
+            "ro": endpoints(others, addresses),
+            "r": endpoints([here, *others], addresses),
+        }
+        try:
+            await instance.routing.write(lease.epoch, slices, timeout=1.0)
+        except MatriarchError as e:
+            log.warning("routing: %s", e)
 
     async def _promote(self) -> float:
         instance = self._instance
@@ -228,7 +246,8 @@ class Loop:
             before: list[Awaitable[object]] = [
                 instance.server.set_standby_names(names),
                 instance.server.ensure_slots(others),  # or the voters could not attach
-                instance.server.end_client_sessions(),
+                self._close_door(names),
+                self._route_here(lease),
             ]
             if lease.mode == "quorum":
                 before.append(instance.arm())
@@ -237,9 +256,15 @@ class Loop:
             instance.server_role = "primary"
             instance.following = None
         log.info("promoted to timeline %d at %X", promotion.timeline, promotion.switch_lsn)
-        self._leadership = Leadership(instance, promotion.lsn, self._door_not_before(lease), names)
+        # A record that is flushed here: the newest that PostgreSQL wrote by itself may wait for its WAL writer.
+        record = await instance.server.write_record()
+        self._leadership = Leadership(instance, record, self._door_not_before(lease), names)
         await self._leadership.hurry()
         return 0.0
+
+    async def _close_door(self, names: str) -> None:
+        await self._configure(names, clients=False)
+        await self._instance.server.end_client_sessions()
 
     def _door_not_before(self, lease: LeaseState) -> int:
         return self.won.door_not_before if self.won is not None and self.won.epoch == lease.epoch else 0
@@ -290,7 +315,7 @@ class Loop:
         lease = instance.lease
         assert lease is not None
         async with instance.control:
-            await self._configure(NOBODY)
+            await self._configure(NOBODY, clients=True)
             instance.server_role = "starting"
             instance.state, instance.reason = "starting", ""
             upstream = self._follower.first_upstream(lease)

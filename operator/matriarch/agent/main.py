@@ -280,6 +280,7 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
     _recall(instance)
     if server.postmaster() is not None:  # the agent restarted, PostgreSQL did not
         instance.server_role = "starting"
+        instance.armed = (await supervisor.state()).armed
         await instance.look(timeout=2.0)
     return instance, tls
 

@@ -14,7 +14,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 NO_LIMIT = 1 << 50
 
 
-def server_settings(instance: Instance, names: str) -> ServerSettings:
+def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerSettings:
     """The settings for the next start or reload. `names`: synchronous_standby_names at a start."""
     config = instance.config
     assert config is not None
@@ -25,16 +25,17 @@ def server_settings(instance: Instance, names: str) -> ServerSettings:
         memory=_memory_limit(),
         volume=_volume_size(),
         superuser_access=config.superuser_access,
+        clients=clients,
     )
 
 
-async def apply_config(instance: Instance, names: str) -> None:
-    """Bring a running PostgreSQL to a configuration that changed. Raises Unavailable."""
+async def apply_config(instance: Instance, names: str, *, clients: bool) -> None:
+    """Bring PostgreSQL to the configuration and the door as they are now. Raises Unavailable."""
     config = instance.config
-    if config is None or instance.applied == config:
+    if config is None or instance.applied == (config, clients):
         return
-    await instance.server.configure(server_settings(instance, names))
-    instance.applied = config
+    await instance.server.configure(server_settings(instance, names, clients=clients))
+    instance.applied = (config, clients)
 
 
 def _memory_limit() -> int:

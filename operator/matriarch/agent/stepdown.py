@@ -110,8 +110,7 @@ async def _persist_fence(instance: Instance, epoch: int) -> None:
 
 
 async def _say_fenced(instance: Instance) -> None:
-    await instance.sync_beats(fence=False)
-    await instance.supervisor.disarm()
+    await instance.disarm()
 
 
 async def check_heir(instance: Instance, to: str) -> Member:

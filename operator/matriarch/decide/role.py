@@ -18,7 +18,9 @@ Data = Literal["none", "primary", "standby", "broken"]
 Server = Literal["stopped", "starting", "primary", "standby"]
 
 ELECTION_GRACE = 2_000_000_000
-"""A holder that said "fenced", or has just started, leaves an election that may be under way so long to end."""
+"""A holder that said "fenced", or hears a promise right after its start, leaves that election so long to end."""
+LISTEN = 600_000_000
+"""A holder that has just started listens so long for promises before it reclaims."""
 
 
 HEIR_GRACE = 1_000_000_000
@@ -111,7 +113,8 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
         # A postmaster that still runs as primary proves that nobody was elected: the fence would have ended it.
         if f.server == "primary" and max(f.promise_heard, f.promised) <= lease.epoch and f.fenced < lease.epoch:
             return Step("lead")
-        grace = HEIR_GRACE if lease.heir is not None else ELECTION_GRACE
+        known = f.fenced >= lease.epoch or max(f.promise_heard, f.promised) > lease.epoch
+        grace = HEIR_GRACE if lease.heir is not None else ELECTION_GRACE if known else LISTEN
         waited = f.now - f.quiet_since
         if f.server != "primary" and lease.mode == "quorum" and waited < grace:
             return Step("wait", "an election may be under way", grace - waited)

@@ -1,1 +1,4 @@
-"""PostgreSQL's own vocabulary: LSNs, timelines, parameters, access rules, connection strings. Pure, standard library only."""
+"""PostgreSQL's own vocabulary: LSNs, timelines, parameters, access rules, connection strings.
+
+Pure, standard library only.
+"""

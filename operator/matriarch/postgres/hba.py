@@ -23,7 +23,7 @@ hostssl  all          matriarch_backup                  all      cert
 hostssl  all          postgres                          all      {superuser}
 host     all          postgres,"/^matriarch_"           all      reject
 host     replication  all                               all      reject
-hostssl  all          all                               all      scram-sha-256
+hostssl  all          all                               all      {clients}
 host     all          all                               all      reject
 """
 
@@ -37,10 +37,16 @@ _IDENT = """\
 """
 
 
-def render_hba(*, superuser_access: bool = False) -> str:
-    """pg_hba.conf. Without `superuser_access` nobody but a restore's certificate (CN postgres) is a superuser."""
+def render_hba(*, superuser_access: bool = False, clients: bool = True) -> str:
+    """pg_hba.conf. Without `superuser_access` nobody but a restore's certificate (CN postgres) is a superuser.
+
+    Without `clients` the door is closed: a primary that has just started may hold what nobody was acknowledged, and
+    that must not be read before enough voters hold it too.
+    """
     superuser = "scram-sha-256" if superuser_access else "cert"
-    return _HBA.format(agent=AGENT_MAP, instances=INSTANCES_MAP, superuser=superuser)
+    return _HBA.format(
+        agent=AGENT_MAP, instances=INSTANCES_MAP, superuser=superuser, clients="scram-sha-256" if clients else "reject"
+    )
 
 
 def render_ident(cluster: str, system_user: str) -> str:

@@ -90,6 +90,7 @@ class ServerSettings:
     memory: int = 0
     volume: int = 0
     superuser_access: bool = False
+    clients: bool = True  # whether anybody but the cluster itself may log in
     listen_addresses: str = "*"
     port: int = 5432
     system_user: str = "postgres"  # the agent's, and PostgreSQL's, in the image

@@ -196,7 +196,10 @@ class Lifecycle(DataDirectory):
             floors=floors,
         )
         changed = [
-            files.write_durably(pgdata / "pg_hba.conf", render_hba(superuser_access=self._settings.superuser_access)),
+            files.write_durably(
+                pgdata / "pg_hba.conf",
+                render_hba(superuser_access=self._settings.superuser_access, clients=self._settings.clients),
+            ),
             files.write_durably(
                 pgdata / "pg_ident.conf", render_ident(self.identity.cluster, self._settings.system_user)
             ),

@@ -36,7 +36,7 @@ _SETTINGS = {
     "pg_stat_statements.track": "none",
 }
 
-_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Sessions:
