@@ -281,9 +281,8 @@ def _checked(w: World, stop_after: int | None) -> None:
     plan = decide(before, w.now)
     taken = []
     for a in plan.actions:
-        if isinstance(a, BeginSwitchover | RestartPostgres):
-            taken.append(a)
-        elif isinstance(a, DeletePod) and a.instance in w.wish.instances and w.pods[a.instance].ready:
+        deletes = isinstance(a, DeletePod) and a.instance in w.wish.instances and w.pods[a.instance].ready
+        if deletes or isinstance(a, BeginSwitchover | RestartPostgres):
             taken.append(a)
     assert len(taken) <= 1, taken
     for a in taken:

@@ -54,6 +54,7 @@ def claim(obj: Object) -> Claim:
         uid=metadata["uid"],
         requested=int(quantity(obj["spec"]["resources"]["requests"]["storage"])),
         version=(metadata.get("annotations") or {}).get(VERSION, ""),
+        bound=(obj.get("status") or {}).get("phase") == "Bound",
         terminating="deletionTimestamp" in metadata,
     )
 

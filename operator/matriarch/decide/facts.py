@@ -62,6 +62,7 @@ class Claim:
     uid: str
     requested: int
     version: str = ""
+    bound: bool = True  # only then may its request change
     terminating: bool = False
 
 

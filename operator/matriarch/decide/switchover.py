@@ -51,10 +51,10 @@ def _progress(facts: Facts, running: Switchover, now: datetime) -> Switchover:
         return replace(running, state="done", finished=now, message=f"{running.to} is primary.")
     holder = facts.get(facts.holder) if facts.holder else None
     told = holder.agent.switchover if holder is not None and holder.agent is not None else None
-    if told is not None and told[0] == running.to and told[1] != "running" and facts.serving:
-        if told[1] == "aborted" or now - running.started >= RECLAIMED:
-            message = told[2] or f"{running.to} did not take over in time; {facts.holder} took the lead back."
-            return replace(running, state="aborted", finished=now, message=message)
+    ended = told is not None and told[0] == running.to and told[1] != "running" and facts.serving
+    if told is not None and ended and (told[1] == "aborted" or now - running.started >= RECLAIMED):
+        message = told[2] or f"{running.to} did not take over in time; {facts.holder} took the lead back."
+        return replace(running, state="aborted", finished=now, message=message)
     if now - running.started >= GIVE_UP:
         message = f"No change of the primary within {GIVE_UP.seconds} s; {facts.holder} leads on."
         return replace(running, state="aborted", finished=now, message=message)

@@ -150,6 +150,7 @@ def _must_run(facts: Facts, instance: Instance) -> bool:
 def _volumes_and_pods(facts: Facts) -> list[Action]:
     claims: list[Action] = []
     pods: list[Action] = []
+    larger: list[Action] = []  # last: a class that does not let volumes grow must not hold up the rest
     for i in facts.instances:
         if i.pod is not None and i.pod.finished and not i.pod.terminating:
             pods.append(DeletePod(i.name, i.pod.uid, "its Pod ended and will not run again"))
@@ -160,11 +161,11 @@ def _volumes_and_pods(facts: Facts) -> list[Action]:
             claims.append(CreateClaim(i.name))
         elif i.claim.terminating:
             continue  # a new Pod would keep a volume alive that somebody wants gone
-        elif i.claim.requested < facts.wish.storage:
-            claims.append(GrowClaim(i.name))
+        elif i.claim.bound and i.claim.requested < facts.wish.storage:
+            larger.append(GrowClaim(i.name))
         if i.pod is None:
             pods.append(CreatePod(i.name))
-    return [*claims, *pods]
+    return [*claims, *pods, *larger]
 
 
 def _leaving(facts: Facts) -> list[Action]:
