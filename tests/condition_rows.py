@@ -146,6 +146,17 @@ ROWS: tuple[Row, ...] = (
         "orders-1 is primary. No backup for 25 h.",
     ),
     Row(
+        "degraded synchronization",
+        _seen(
+            condition("Ready", "True", "AllInstancesReady", "orders-1 is primary."),
+            condition("SyncDegraded", "False", "Synchronous", "Commits wait for 1 of 2 replicas."),
+            condition("InstanceWarnings", "True", "SeeMessage", "orders-2: disk 91 % full"),
+        ),
+        "Current",
+        "Healthy",
+        "orders-1 is primary. orders-2: disk 91 % full",
+    ),
+    Row(
         "backup complete",
         _seen(condition("Ready", "True", "Complete", "Stored."), condition("Complete", "True", "Complete", "Stored.")),
         "Current",

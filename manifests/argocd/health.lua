@@ -6,12 +6,22 @@ if status == nil or status.observedGeneration ~= obj.metadata.generation then
   return health
 end
 
+-- What is worth a word although the resource is as wished, by the value that says so.
+local worth = {
+  Available = "False",
+  BackupHealthy = "False",
+  BackupsEncrypted = "False",
+  BackupKeySaved = "False",
+  SyncDegraded = "True",
+  InstanceWarnings = "True",
+  Restoring = "True",
+}
 local found, notes = {}, {}
 for _, condition in ipairs(status.conditions or {}) do
   local current = condition.observedGeneration == nil or condition.observedGeneration == obj.metadata.generation
   if current then
     found[condition.type] = condition
-    if condition.status == "False" and condition.type ~= "Ready" and condition.message ~= "" then
+    if worth[condition.type] == condition.status and (condition.message or "") ~= "" then
       table.insert(notes, condition.message)
     end
   end
