@@ -86,8 +86,8 @@ class Box:
     template: Path
     members: list[Member] = field(default_factory=list)
 
-    def member(self, number: int, *, incarnation: str = "aaaa", **settings: object) -> Member:
-        member = Member(self, number, incarnation, settings)
+    def member(self, number: int, **settings: object) -> Member:
+        member = Member(self, number, "aaaa", settings)
         self.members.append(member)
         return member
 

@@ -66,6 +66,8 @@ def parse_history(timeline: int, text: str) -> tuple[Switch, ...]:
             msg = f"history of timeline {timeline}: not understood: {line!r}"
             raise ValueError(msg)
         points.append((int(words[0]), parse_lsn(words[1])))
+    if not points:
+        return ()
     children = [parent for parent, _ in points[1:]] + [timeline]
     line_of = tuple(Switch(child, parent, lsn) for child, (parent, lsn) in zip(children, points, strict=True))
     if any(s.timeline <= s.parent for s in line_of):

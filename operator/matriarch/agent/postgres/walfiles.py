@@ -32,7 +32,16 @@ _PAGE_HEADER = struct.Struct("=HHIQ")
 def histories(pg_wal: Path) -> dict[int, bool]:
     """Each timeline number with a history file → whether it is real, that is, not a tombstone."""
     numbers = (history_number(name) for name in os.listdir(pg_wal))  # noqa: PTH208 - names are all that is wanted
-    return {n: bool(line_of(pg_wal, n)) for n in numbers if n is not None}
+    return {n: _is_real(pg_wal, n) for n in numbers if n is not None}
+
+
+def _is_real(pg_wal: Path, timeline: int) -> bool:
+    try:
+        return bool(parse_history(timeline, (pg_wal / history_file(timeline)).read_text()))
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        return True  # not understood: nothing that may be thrown away
 
 
 def line_of(pg_wal: Path, timeline: int) -> tuple[Switch, ...]:
