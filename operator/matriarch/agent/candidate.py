@@ -1,7 +1,7 @@
 """A candidate's side: from suspicion to the swap of the Lease.
 
 All of it may be broken off at any point and begun again by anybody: promises are idempotent, need no owner, and the
-swap alone decides. Sources: `docs/failover.md`, steps 1 to 6.
+swap alone decides. Sources: `docs/protocol.md`, steps 1 to 6.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A swap names the resourceVersion that its state was derived from. When only the renew time moved meanwhile, the same
 swap is tried again at once; any other change makes it void. An attempt whose outcome is unknown is settled by reading:
-the nonce tells an own write from a rival's (protocol review, S9).
+the nonce tells an own write from a rival's (S9).
 """
 
 from __future__ import annotations

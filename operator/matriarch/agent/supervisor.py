@@ -7,7 +7,7 @@ never exits because of a deadline (the kubelet would back off): it ends all chil
     locking ──taken──▶ running ──deadline──▶ ending ──none left──▶ locking …
                           └──SIGTERM: the agent's work, or its time is up──▶ ending ──none left──▶ exit 0
 
-Messages: `docs/architecture.md`. Protocol: `docs/failover.md`.
+Messages: `docs/architecture.md`. Protocol: `docs/protocol.md`.
 """
 
 from __future__ import annotations

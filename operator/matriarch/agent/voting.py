@@ -1,7 +1,7 @@
 """A voter's side of an election: the pre-vote, and the promise.
 
 A promise is kept before it is spoken: on the disk, in the heartbeat, and in PostgreSQL, whose WAL receiver is gone
-for certain. Sources: `docs/failover.md`, steps 3 and 4; S4, L2, L10.
+for certain. Sources: `docs/protocol.md`, steps 3 and 4; S4, L2, L10.
 """
 
 from __future__ import annotations

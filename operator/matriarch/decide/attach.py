@@ -38,7 +38,7 @@ class Verdict:
 
 
 def verdict(f: Facts) -> Verdict:
-    """What this standby does about the Lease's holder. Sources: `docs/failover.md`, step 9; S3, I3."""
+    """What this standby does about the Lease's holder. Sources: `docs/protocol.md`, step 9; S3, I3."""
     lease = f.lease
     if f.promised > lease.epoch:
         return Verdict("wait", f"epoch {f.promised} is promised, the Lease is at {lease.epoch}")

@@ -2,7 +2,7 @@
 
 Write safety needs no clock: a candidate lets enough voters promise to stop streaming from older epochs, takes the one
 that holds most, and swaps the Lease. Clocks only bound stale reads. All instants are boot-time nanoseconds of one
-machine; durations travel between machines, instants never do. Sources of the rules: `docs/failover.md`; the letters
+machine; durations travel between machines, instants never do. Sources of the rules: `docs/protocol.md`; the letters
 S, L, T with a number name the scenarios of the protocol's review that a rule closes.
 """
 

@@ -2,7 +2,7 @@
 
 One object per cluster holds all that decides leadership, so that one compare-and-swap covers a takeover and a change
 of the voters alike. Each function here returns the state that such a swap writes; none reads a clock or the network.
-The invariants I1, I2, I6 and I8 are the project's failover protocol: `docs/failover.md`.
+The invariants I1, I2, I6 and I8 are the project's failover protocol: `docs/protocol.md`.
 
     epoch 0 ── bootstrapped ──▶ epoch 1 ── voters_set, opened_set, history_recorded … (same epoch)
         any epoch e ── taken_over / heir_takes / reclaimed ──▶ an epoch above every promise heard
@@ -146,7 +146,7 @@ def _led_by(state: LeaseState, winner: Member, epoch: int, position: WalPosition
 def reclaimed(state: LeaseState, promises: Iterable[int], nonce: str) -> LeaseState:
     """The incarnation that the Lease names goes on above every promise heard: S, k and timeline unchanged.
 
-    Safe at any time: it holds all that was acknowledged, and the swap excludes a rival (protocol review, L1).
+    Safe at any time: it holds all that was acknowledged, and the swap excludes a rival (L1).
     """
     _require(state.holder is not None, "nobody holds epoch 0")
     epoch = max((state.epoch, *promises)) + 1
@@ -192,7 +192,7 @@ def leaving_set(state: LeaseState, leaving: Iterable[str]) -> LeaseState:
 
 
 def no_voters_set(state: LeaseState, no_voters: bool) -> LeaseState:
-    """Carried by renewals: a second witness for an election of one (protocol review, L5)."""
+    """Carried by renewals: a second witness for an election of one (L5)."""
     return replace(state, no_voters=no_voters)
 
 

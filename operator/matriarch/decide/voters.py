@@ -2,7 +2,7 @@
 
 The holder asks for the next change, carries out its steps in the order that `steps` gives, and asks again. Whichever
 side would be too weak alone is changed last, so that at every instant each set that can acknowledge meets each set
-that can elect (I2, I7). Sources: `docs/failover.md` and Patroni's quorum commit for the same idea in other words.
+that can elect (I2, I7). Sources: `docs/protocol.md` and Patroni's quorum commit for the same idea in other words.
 """
 
 from __future__ import annotations
