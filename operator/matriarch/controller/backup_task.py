@@ -69,13 +69,14 @@ def job_wish(
     task: jobspec.JobSpec,
     tls: str | None,
     version: str | None = None,
+    account: str | None = None,
     password: str | None = None,
     suspended: bool = False,
     keep: bool = False,
 ) -> JobWish:
     """What all Jobs beside a cluster share: its image, its nodes, its account.
 
-    `version` is the major version of PostgreSQL where there is no cluster to ask.
+    `version` is the major version of PostgreSQL, `account` the ServiceAccount where there is no cluster to ask.
     """
     cluster = around.cluster
     scheduling = cluster.spec.scheduling if cluster else None
@@ -87,7 +88,7 @@ def job_wish(
         image=image(env, cluster, version),
         task=task.to_json(),
         purpose=purpose,
-        account=names.backup_account(around.name) if cluster is not None else None,
+        account=names.backup_account(around.name) if cluster is not None else account,
         pull_secrets=tuple(s.name for s in (cluster.spec.image_pull_secrets if cluster else None) or ()),
         tls=tls,
         key=backup_store.key_files(place),

@@ -272,7 +272,17 @@ def _verify_job(env: Env, found: Object, restore: Restore, around: Around, sourc
         verify=jobspec.VerifyTask(backup=source.backup, allow_unencrypted=source.place.key is None),
     )
     return job_wish(
-        env, around, source.place, name=name, owner=found, purpose="verify", task=task, tls=None, version=source.version
+        env,
+        around,
+        source.place,
+        name=name,
+        owner=found,
+        purpose="verify",
+        task=task,
+        tls=None,
+        version=source.version,
+        # a new cluster has no account yet: that of the backed-up one may write the progress
+        account=names.backup_account(source.cluster.metadata.name) if source.cluster is not None else None,
     )
 
 
