@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from matriarch.api.database_cluster_status import DatabaseClusterStatus
 from matriarch.api.model import (
     LIST_ATOMIC,
     ClusterName,
@@ -22,68 +23,16 @@ from matriarch.api.model import (
     Quantity,
     Resource,
     Rule,
-    Time,
     int_or_string,
     list_map,
 )
-from matriarch.api.rules import CLUSTER_OBJECT, CLUSTER_SPEC, HEALTH, REPLICATION, RESOURCES, STORAGE, SYNC
-from matriarch.api.status import AGE, MESSAGE, READY, Status
+from matriarch.api.replication import Replication
+from matriarch.api.rules import CLUSTER_OBJECT, CLUSTER_SPEC, RESOURCES, STORAGE
+from matriarch.api.status import AGE, MESSAGE, READY
 from matriarch.api.stores import BackupSettings
 
 Amount = Annotated[str, *int_or_string(32)]
 ParameterValue = Annotated[str, *int_or_string(4096)]
-
-
-class Sync(Model):
-    """How many replicas must have a commit on disk before it is acknowledged."""
-
-    mode: Literal["quorum", "async"] | None = None
-    """`quorum` if absent."""
-    number: Annotated[int, Field(ge=1, le=8)] | None = None
-    """How many replicas; half of `instances`, rounded down, if absent."""
-    durability: Literal["required", "preferred"] | None = None
-    """`required`: with too few replicas writes wait. `preferred`: the primary goes on alone, and says so. If absent,
-    `required` with three or more instances and `preferred` with two."""
-
-    rules: ClassVar[tuple[Rule, ...]] = SYNC
-
-
-class Priority(Model):
-    """How much an instance is wanted as primary, among those that hold the same data."""
-
-    instance: InstanceName
-    """`<cluster>-N`."""
-    priority: Annotated[int, Field(ge=0, le=1000)]
-    """Higher wins; 100 if absent. Never outweighs data: the replica with the most data wins first."""
-
-
-class HealthCheck(Model):
-    """How often the controller looks at each instance by itself. Failover never waits for it."""
-
-    interval_milliseconds: Annotated[int, Field(ge=1000, le=600_000)] | None = None
-    """10000 if absent."""
-    timeout_milliseconds: Annotated[int, Field(ge=100, le=60_000)] | None = None
-    """5000 if absent."""
-
-    rules: ClassVar[tuple[Rule, ...]] = HEALTH
-
-
-class Replication(Model):
-    """How instances copy each other."""
-
-    mode: Literal["primary-replica", "master-slave", "master-master", "cluster"] | None = None
-    """`primary-replica` if absent; `master-slave` is its older name."""
-    sync: Sync | None = None
-    priorities: Annotated[list[Priority], Field(max_length=9, json_schema_extra=list_map("instance"))] | None = None
-    """Which instance is preferred as primary; all alike if absent."""
-    health_check: HealthCheck | None = None
-    sync_interval_milliseconds: Annotated[int, Field(ge=1000, le=3_600_000)] | None = None
-    """How often each replica's progress is checked and reported; 30000 if absent. PostgreSQL streams all the time."""
-    reads: Literal["strict", "bounded"] | None = None
-    """`strict` (if absent): a deposed primary answers no read after a newer one acknowledged a write. `bounded`: such
-    reads may be at most two seconds old, and a failover ends sooner."""
-
-    rules: ClassVar[tuple[Rule, ...]] = REPLICATION
 
 
 class Storage(Model):
@@ -194,146 +143,6 @@ class DatabaseClusterSpec(Model):
     """Secrets for the registry of the image."""
 
     rules: ClassVar[tuple[Rule, ...]] = CLUSTER_SPEC
-
-
-class InstanceStatus(Model):
-    """One instance as it was last seen."""
-
-    name: InstanceName
-    role: Literal["primary", "replica", "none"] | None = None
-    state: Annotated[str, Field(max_length=32)] | None = None
-    """starting, initializing, cloning, rewinding, running, fenced, waiting, or unreachable."""
-    ready: bool | None = None
-    timeline: Int64 | None = None
-    lsn: Annotated[str, Field(max_length=20)] | None = None
-    """Written (primary) or replayed (replica)."""
-    lag_bytes: Int64 | None = None
-    lag_seconds: float | None = None
-    epoch: Int64 | None = None
-    incarnation: Annotated[str, Field(max_length=64)] | None = None
-    voter: bool | None = None
-    """Its acknowledgements count, and it can be elected."""
-    node: Annotated[str, Field(max_length=253)] | None = None
-    pending_restart: bool | None = None
-    message: Annotated[str, Field(max_length=1024)] | None = None
-
-
-class EffectiveSync(Model):
-    """The rule of synchronous replication in force."""
-
-    mode: Annotated[str, Field(max_length=16)] | None = None
-    """`alone`, `quorum` or `async`."""
-    number: int | None = None
-    durability: Annotated[str, Field(max_length=16)] | None = None
-
-
-class Effective(Model):
-    """The values that absent fields of the spec stand for."""
-
-    engine: str | None = None
-    version: str | None = None
-    image: str | None = None
-    mode: str | None = None
-    sync: EffectiveSync | None = None
-    reads: str | None = None
-    health_check: HealthCheck | None = None
-    sync_interval_milliseconds: int | None = None
-    deletion_policy: str | None = None
-    database: str | None = None
-    owner: str | None = None
-    backup_store: str | None = None
-    """The store that a Backup without `store` goes to."""
-    backup_key_secret: str | None = None
-
-
-class Endpoints(Model):
-    """Host names within the Kubernetes cluster."""
-
-    write: str | None = None
-    """The primary."""
-    read: str | None = None
-    """Replicas; the primary when there is none."""
-    any: str | None = None
-    """Every ready instance."""
-    secret: str | None = None
-    """The Secret with the application's credentials."""
-
-
-class ClusterBackupStatus(Model):
-    """How the cluster's backups are, written by the backup reconciler alone."""
-
-    last_backup: str | None = None
-    """The newest complete Backup."""
-    last_backup_name: str | None = None
-    """Its file name in the store."""
-    last_success_at: Time | None = None
-    last_failure_at: Time | None = None
-    store: str | None = None
-    key_id: str | None = None
-    """Names the encryption key in use without showing it."""
-
-
-class SwitchoverStatus(Model):
-    """The latest planned change of the primary."""
-
-    to: str | None = None
-    state: Annotated[str, Field(max_length=16)] | None = None
-    """running, done or aborted."""
-    started_at: Time | None = None
-    finished_at: Time | None = None
-    why: Annotated[str, Field(max_length=64)] | None = None
-    """Who asked: spec.primary, annotation, rolling update or scale down."""
-    message: Annotated[str, Field(max_length=1024)] | None = None
-
-
-class Handled(Model):
-    """Wishes for another primary that were carried out or refused; each is looked at once."""
-
-    primary: str | None = None
-    """Value of `spec.primary`."""
-    switchover: Annotated[str, Field(max_length=256)] | None = None
-    """Value of the annotation `matriarch.dev/switchover`."""
-
-
-class LeadershipStatus(Model):
-    """What the Lease says, for people; the Lease itself is the truth."""
-
-    epoch: Int64 | None = None
-    holder: str | None = None
-    mode: Annotated[str, Field(max_length=16)] | None = None
-    voters: Annotated[list[str], Field(max_length=9, json_schema_extra=LIST_ATOMIC)] | None = None
-    number: int | None = None
-
-
-class DatabaseClusterStatus(Status):
-    """The cluster as it was last seen."""
-
-    primary: str | None = None
-    """The instance that takes writes."""
-    instances: int | None = None
-    """How many instances exist."""
-    ready_instances: int | None = None
-    selector: str | None = None
-    """Label selector of the instances' Pods, for the scale subresource."""
-    instance_statuses: Annotated[list[InstanceStatus], Field(max_length=9, json_schema_extra=list_map("name"))] = Field(
-        default_factory=list
-    )
-    effective: Effective | None = None
-    endpoints: Endpoints | None = None
-    leadership: LeadershipStatus | None = None
-    timeline: Int64 | None = None
-    postgres_version: str | None = None
-    """The running version with its minor number."""
-    system_identifier: str | None = None
-    """PostgreSQL's identity of this data; a cluster never starts on data of another."""
-    backup: ClusterBackupStatus | None = None
-    last_failover_at: Time | None = None
-    switchover: SwitchoverStatus | None = None
-    handled: Handled | None = None
-    reported_at: Time | None = None
-    """When LSN and lag of the instances were last brought up to date."""
-    pending_restart: Annotated[list[str], Field(max_length=200, json_schema_extra=LIST_ATOMIC)] | None = None
-    """Parameters that wait for a restart."""
 
 
 class DatabaseCluster(Resource):
