@@ -198,10 +198,20 @@ def _hierarchies() -> list[Path]:
     return [p for p in top.iterdir() if p.is_dir() and not p.is_symlink()]
 
 
+# All pods of a cluster together weigh as much as this many programs of the machine. With the default of one, whatever
+# else the machine does starves them, and databases fail over because their heartbeats get no processor.
+WEIGHT = 8
+
+
 def _make_cgroup(name: str) -> None:
     """The kubelet wants its root to exist in every hierarchy; version 1 also wants cpusets filled in from the top."""
     for top in _hierarchies():
         path = top
+        cluster = path / name.strip("/").split("/")[0]
+        cluster.mkdir(exist_ok=True)
+        for file, default in (("cpu.shares", 1024), ("cpu.weight", 100)):
+            if (cluster / file).exists():
+                (cluster / file).write_text(str(WEIGHT * default))
         for part in name.strip("/").split("/"):
             path /= part
             path.mkdir(exist_ok=True)
