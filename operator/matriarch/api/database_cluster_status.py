@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -15,7 +15,8 @@ class InstanceStatus(Model):
     """One instance as it was last seen."""
 
     name: InstanceName
-    role: Literal["primary", "replica", "none"] | None = None
+    role: Annotated[str, Field(max_length=32)] | None = None
+    """primary, replica or none."""
     state: Annotated[str, Field(max_length=32)] | None = None
     """starting, initializing, cloning, rewinding, running, fenced, waiting, or unreachable."""
     ready: bool | None = None
@@ -96,7 +97,7 @@ class SwitchoverStatus(Model):
     """running, done or aborted."""
     started_at: Time | None = None
     finished_at: Time | None = None
-    why: Annotated[str, Field(max_length=64)] | None = None
+    why: Annotated[str, Field(max_length=256)] | None = None
     """Who asked: spec.primary, annotation, rolling update or scale down."""
     message: Annotated[str, Field(max_length=1024)] | None = None
 

@@ -9,7 +9,8 @@ The contract of the conditions, which kstatus (Flux, Helm), Argo CD and `kubectl
 | healthy | True | absent | absent |
 | a person is needed | False | absent | True |
 
-`observedGeneration` stands in the status and in each condition and moves on failures too.
+`observedGeneration` stands in the status and in each condition and moves on failures too. The words of a status are
+plain text here, not closed sets: an operator that was rolled back must still read what a newer one wrote.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ class Step(Model):
     """One step of a longer procedure."""
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    state: Literal["pending", "running", "done", "failed", "skipped"]
+    state: Annotated[str, Field(max_length=32)]
+    """pending, running, done, failed or skipped."""
     started_at: Time | None = None
     finished_at: Time | None = None
     message: Annotated[str, Field(max_length=1024)] | None = None
