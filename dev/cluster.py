@@ -27,7 +27,7 @@ from typing import Literal
 from dev import images, s3
 from dev.host import PROJECT, STATE, DevError, lock, run, say, succeeds
 from dev.kubebox import cluster as lifecycle
-from dev.kubebox import faults, names, nodeimages
+from dev.kubebox import faults, names, nodeimages, seed
 from dev.kubebox.network import Direction
 
 Kind = Literal["existing", "kind", "kubebox"]
@@ -79,6 +79,7 @@ class Ground:
         archives = [image.archive for image in built.values()]
         if self.nodes:
             nodeimages.load(self.nodes.cluster, archives)
+            seed.ensure(images.dependencies(), archives)
         elif self.kind == "kind":
             for archive in archives:
                 run("kind", "load", "image-archive", archive, "--name", _kind_name(self.name), timeout=900)

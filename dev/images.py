@@ -177,6 +177,11 @@ def _build(recipe: Recipe, target: str, name: str) -> None:
         raise DevError(f"building {name} failed (all of it in {log}); it ended so:\n{last}")
 
 
+def dependencies() -> str:
+    """Changes with what all images are made of but the project's own code."""
+    return digest((name, runtime_tag(recipe, base_image()).encode()) for name, recipe in RECIPES.items())
+
+
 @contextlib.contextmanager
 def _copied(recipe: Recipe) -> Iterator[Recipe]:
     with tempfile.TemporaryDirectory(prefix="matriarch-build-") as folder:

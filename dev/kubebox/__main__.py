@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dev import programs
+from dev.cluster import find
 from dev.host import DevError
 from dev.kubebox import cluster as lifecycle
 from dev.kubebox import faults, names, nodeimages
@@ -53,7 +54,12 @@ def _list(_args: argparse.Namespace) -> None:
 
 
 def _load(args: argparse.Namespace) -> None:
-    print(f"{nodeimages.load(names.find(args.name), args.archive)} imports")
+    cluster = names.find(args.name)
+    if args.archive:
+        print(f"{nodeimages.load(cluster, args.archive)} imports")
+    else:
+        for name in find(args.name).load_images().values():
+            print(name)
 
 
 def _kubectl(args: argparse.Namespace) -> None:
@@ -94,8 +100,8 @@ def _parser() -> argparse.ArgumentParser:
     verb("down", "take a cluster and all that belongs to it away", _down)
     verb("status", "what is up, as JSON", _status)
     verb("list", "every cluster of this machine with its kubeconfig", _list)
-    load = verb("load", "import image archives where they are missing", _load)
-    load.add_argument("archive", nargs="+", type=Path)
+    load = verb("load", "put the images of the present sources, or image archives, on every node", _load)
+    load.add_argument("archive", nargs="*", type=Path, help="default: the project's images, built when they changed")
     kubectl = verb("kubectl", "kubectl against this cluster", _kubectl)
     kubectl.add_argument("words", nargs=argparse.REMAINDER)
     for name, (text, act) in FAULTS.items():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from dev import programs
 from dev.host import CACHE, PROJECT, DevError, lock, need_linux_root, need_tools, say
-from dev.kubebox import controlplane, dns, names, network, node, nodeimages, provisioner, volumes
+from dev.kubebox import controlplane, dns, names, network, node, nodeimages, provisioner, seed, volumes
 from dev.kubebox.api import Api, ApiError
 from dev.kubebox.names import Cluster
 from dev.kubebox.processes import Processes, gone, in_namespace_or_cgroup, kill
@@ -172,8 +172,9 @@ def _start_node(
     one = cluster.nodes[number]
     network.plug(one)
     one.run.mkdir(parents=True, exist_ok=True)
+    seed.plant(one.folder / "containerd")
     node.start_containerd(one, processes)
-    nodeimages.load_into(one, pause)
+    nodeimages.load_into(one.containerd, pause)
     node.start(one, processes, binary)
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from dev.host import CACHE, DevError, run
-from dev.kubebox.names import Cluster, Node
+from dev.host import CACHE, DevError, run, succeeds
+from dev.kubebox.names import Cluster
 from dev.kubebox.node import PAUSE
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -110,39 +110,44 @@ def unpack(archive: Path) -> list[Packed]:
     return found
 
 
-def _ctr(node: Node) -> list[str]:
-    return ["ctr", "--address", str(node.containerd), "--namespace", "k8s.io"]
+def _ctr(socket: Path) -> list[str]:
+    return ["ctr", "--address", str(socket), "--namespace", "k8s.io"]
 
 
-def present(node: Node) -> set[str]:
-    """The names of the images that a node has."""
-    return set(run(*_ctr(node), "images", "list", "--quiet").split())
+def answers(socket: Path) -> bool:
+    """Whether a containerd listens there and answers."""
+    return succeeds(*_ctr(socket), "version")
+
+
+def present(socket: Path) -> set[str]:
+    """The names of the images that a containerd has."""
+    return set(run(*_ctr(socket), "images", "list", "--quiet").split())
 
 
 def load(cluster: Cluster, archives: Sequence[Path]) -> int:
     """Import archives into every node that runs and lacks one of their images; how many imports there were."""
     images = [image for archive in archives for image in unpack(archive)]
-    running = [node for node in cluster.nodes if node.containerd.exists()]
+    running = [node.containerd for node in cluster.nodes if node.containerd.exists()]
     with ThreadPoolExecutor() as pool:
-        return sum(pool.map(lambda node: load_into(node, images), running))
+        return sum(pool.map(lambda socket: load_into(socket, images), running))
 
 
-def load_into(node: Node, images: Sequence[Packed]) -> int:
-    """Import the images that a node lacks; how many there were."""
-    there = present(node)
+def load_into(socket: Path, images: Sequence[Packed]) -> int:
+    """Import the images that a containerd lacks; how many there were."""
+    there = present(socket)
     missing = [i for i in images if i.name not in there]
     for image in missing:
         # A layer's content may be kept for an image that is just being removed: then a second, whole import is due.
-        layers = set(run(*_ctr(node), "content", "list", "--quiet").split())
+        layers = set(run(*_ctr(socket), "content", "list", "--quiet").split())
         try:
-            _import(node, image, layers)
+            _import(socket, image, layers)
         except DevError:
-            _import(node, image, set())
+            _import(socket, image, set())
     return len(missing)
 
 
-def _import(node: Node, image: Packed, present_layers: set[str]) -> None:
-    words = [*_ctr(node), "images", "import", "-"]
+def _import(socket: Path, image: Packed, present_layers: set[str]) -> None:
+    words = [*_ctr(socket), "images", "import", "-"]
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as child:
         assert child.stdin is not None
         try:
@@ -154,7 +159,7 @@ def _import(node: Node, image: Packed, present_layers: set[str]) -> None:
             child.kill()
             raise
     if child.returncode:
-        raise DevError(f"importing {image.name} into {node.name} failed: {said.strip()[-500:]}")
+        raise DevError(f"importing {image.name} by {socket} failed: {said.strip()[-500:]}")
 
 
 def pause_archive(binary: Path) -> Path:
