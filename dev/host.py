@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -131,6 +131,18 @@ def lock(path: Path, timeout: float = 1800.0) -> Iterator[None]:
 _started = time.monotonic()
 
 
+_listener: Callable[[str], None] | None = None
+
+
+def listen(listener: Callable[[str], None] | None) -> None:
+    """Hands what `say` is told to somebody who shows it in his own way; None ends that."""
+    global _listener  # noqa: PLW0603 - one person waits in front of one process
+    _listener = listener
+
+
 def say(text: str) -> None:
     """A line of progress for the person who waits, with the seconds since this process started."""
+    if _listener:
+        _listener(text)
+        return
     print(f"[{time.monotonic() - _started:6.1f} s] {text}", file=sys.stderr, flush=True)

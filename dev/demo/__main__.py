@@ -85,7 +85,7 @@ def main() -> int:
     except DevError as e:
         display.say(f"\n{display.paint('The demo stopped:', '31;1')} {e}\n")
         display.say(
-            f"What is up stays up, to be looked at. `make demo` starts over, `make cluster-down NAME={NAME}` removes it."
+            f"What is up stays up, to be looked at. `make demo` starts over; `make cluster-down NAME={NAME}` ends it."
         )
         return 1
     except KeyboardInterrupt:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TextIO
 
+from dev.host import listen
+
 QUIET = 2.0  # seconds that a step may take without a sign of life
 EVERY = 5.0  # seconds between two lines where nothing moves
 SIGNS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
@@ -77,10 +79,12 @@ class Display:
         sign = threading.Thread(target=self._signs, args=(step, number, started, done), daemon=True)
         sign.start()
         failed = True
+        listen(lambda text: setattr(step, "note", text))
         try:
             yield step
             failed = False
         finally:
+            listen(None)
             done.set()
             sign.join()
             seconds = time.monotonic() - started
