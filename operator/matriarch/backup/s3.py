@@ -110,22 +110,23 @@ class S3:
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
-        tried = False
+        lost = False  # an earlier try had no answer, so what is there may be our own
 
         def once() -> None:
-            nonlocal tried
-            again, tried = tried, True
+            nonlocal lost
             try:
                 self.client.put_object(
                     Bucket=self._bucket, Key=self._prefix + key, Body=data, ContentMD5=_md5(data), **condition
                 )
             except Exception as error:
-                if not (if_absent and _is_taken(error)):
+                no_answer = not hasattr(error, "response")
+                # A server that refuses early may hang up before we read why: looking tells.
+                taken = if_absent and (_is_taken(error) or (no_answer and self.size(key) is not None))
+                lost = lost or no_answer
+                if not taken:
                     raise
-                # After a lost answer the object that is there may be our own.
-                if again and self.get(key) == data:
-                    return
-                raise Exists(key) from None
+                if not (lost and self.get(key) == data):
+                    raise Exists(key) from None
 
         self._call(once)
 
@@ -190,9 +191,10 @@ class S3:
 
         return self._call(quiet)
 
-    def _call(self, once: Callable[[], T], *, outage: float = OUTAGE) -> T:
+    def _call(self, once: Callable[[], T], *, outage: float | None = None) -> T:
         """botocore tries a few times within seconds; this goes on while the store may come back."""
         began, pause = time.monotonic(), 0.5
+        limit = OUTAGE if outage is None else outage
         while True:
             try:
                 return once()
@@ -200,7 +202,7 @@ class S3:
                 raise
             except Exception as error:
                 explained = explain(error, self.address)
-                if not isinstance(explained, Unavailable) or time.monotonic() - began + pause > outage:
+                if not isinstance(explained, Unavailable) or time.monotonic() - began + pause > limit:
                     raise explained from error
             self._stop.sleep(pause)
             pause = min(pause * 2, 10.0)

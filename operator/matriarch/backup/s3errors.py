@@ -15,7 +15,7 @@ _AGAIN = {
 }  # fmt: skip
 _REFUSED_KEYS = {
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired",
-    "AuthorizationHeaderMalformed", "InvalidAccessKey", "XAdminNoSuchUser",
+    "AuthorizationHeaderMalformed", "InvalidAccessKey", "XAdminUserNotFound",
 }  # fmt: skip
 _DENIED = {"AccessDenied", "403", "Forbidden", "AllAccessDisabled", "AccountProblem"}
 
@@ -69,7 +69,7 @@ def _explain_answer(error: Exception, where: str) -> MatriarchError:
             f"{where} refuses the credentials ({code}); check access key, secret key and region.",
             reason=Reason.CREDENTIALS_REFUSED,
         )
-    if code in _DENIED:
+    if code in _DENIED or status in (401, 403):
         return Refused(
             f"The credentials may not do this in {where} ({code}: {text}); grant list, get, put and delete there.",
             reason=Reason.CREDENTIALS_REFUSED,

@@ -170,9 +170,8 @@ def verify(
         ]
         show_json({**_describe(opened.manifest), "differences": found, "tables": tables})
     elif against is None:
-        show(
-            f"{opened.body.name} is whole: every byte is as it was written, {size(opened.body.object.text_size)} of SQL."
-        )
+        text = size(opened.body.object.text_size)
+        show(f"{opened.body.name} is whole: every byte is as it was written, {text} of SQL.")
     elif not found:
         show(
             f"The database is equal to {opened.body.name}: {opened.body.tables} tables with {opened.body.rows} rows, "
