@@ -188,7 +188,7 @@ class Leadership:
                                 else s
                             )
                         )
-            if change.kind == "to-quorum":
+            if change.kind == "to-quorum" and instance.door == "open":
                 await instance.arm()
             elif change.kind == "to-alone":
                 await instance.disarm()
@@ -265,6 +265,10 @@ class Leadership:
             if not self.bootstrapped:
                 await self._bootstrap()
             await self._change(transitions.opened_set)
+        if lease.mode == "quorum":
+            # The fence ends reads that a successor's writes would make stale: it counts from the first reader on, and
+            # not before, so that a long recovery does not race against it.
+            await instance.arm()
         await apply_config(instance, standby_names(lease, config.wish), clients=True)
         await self._write_slices(await instance.server.replication())
         instance.door, instance.door_reason = "open", ""

@@ -204,8 +204,6 @@ class Loop:
                 return 0.0
             names = standby_names(lease, config.wish)
             await self._configure(names, clients=False)
-            if lease.mode == "quorum":
-                await instance.arm()
             instance.server_role = "starting"
             instance.state, instance.reason = "starting", "recovers"
             await instance.server.start_primary(timeout=START_WAIT)
@@ -244,13 +242,12 @@ class Loop:
             names = standby_names(lease, config.wish)
             others = {slot_name(i): None for i in config.instances if i != instance.env.instance}
             before: list[Awaitable[object]] = [
+                instance.sync_beats(),
                 instance.server.set_standby_names(names),
                 instance.server.ensure_slots(others),  # or the voters could not attach
                 self._close_door(names),
                 self._route_here(lease),
             ]
-            if lease.mode == "quorum":
-                before.append(instance.arm())
             await asyncio.gather(*before)
             promotion = await instance.server.promote(lease.promoting.timeline)
             instance.server_role = "primary"
@@ -277,8 +274,6 @@ class Loop:
             await instance.look()
             record = await instance.server.write_record()
             self._leadership = Leadership(instance, record, self._door_not_before(lease))
-            if lease.mode == "quorum":
-                await instance.arm()
         await instance.sync_beats()
         return await self._leadership.tick()
 
