@@ -356,6 +356,22 @@ BAD: tuple[Bad, ...] = (
         "a restore reads an existing volume: set local.claimName",
     ),
     Bad(
+        "restore into a name that another cluster's objects have",
+        "Restore",
+        {"target": {"cluster": "orders-backup"}},
+        "spec.target.cluster",
+        "a cluster's name cannot end in -backup, because another cluster's objects may be called so: choose another"
+        " name",
+    ),
+    Bad(
+        "restore with a parameter of the operator",
+        "Restore",
+        {"target": {"overrides": {"parameters": {"fsync": "off"}}}},
+        "spec.target.overrides.parameters",
+        "parameter fsync belongs to Matriarch: it stays on, because an acknowledged write must be on disk. Remove it"
+        " from parameters",
+    ),
+    Bad(
         "restore in place without the right word",
         "Restore",
         {"inPlace": {"confirm": "yes"}},

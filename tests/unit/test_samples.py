@@ -55,5 +55,19 @@ def test_the_smallest_cluster_is_small() -> None:
     assert len(text.splitlines()) < 15
 
 
+def test_what_argo_cd_and_flux_are_pointed_at_exists() -> None:
+    project = SAMPLES[0].parents[2]
+    apps = [
+        o for f in ("argocd/application.yaml", "flux/helmrelease.yaml") for o in _objects(project / "manifests" / f)
+    ]
+    operator = next(o for o in apps if o["kind"] == "Application" and o["metadata"]["name"] == "matriarch")
+    release = next(o for o in apps if o["kind"] == "HelmRelease")
+    assert (project / operator["spec"]["source"]["path"] / "Chart.yaml").exists()
+    assert (project / release["spec"]["chart"]["spec"]["chart"] / "Chart.yaml").exists()
+    known = yaml.safe_load((project / "helm/matriarch/values.yaml").read_text(encoding="utf-8"))
+    for given in (operator["spec"]["source"]["helm"]["valuesObject"], release["spec"]["values"]):
+        assert set(given) <= set(known)
+
+
 def test_every_kind_has_a_sample() -> None:
     assert {obj["kind"] for path in SAMPLES for obj in _objects(path)} >= set(MODELS)

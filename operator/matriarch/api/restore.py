@@ -25,7 +25,7 @@ from matriarch.api.model import (
     Time,
     list_map,
 )
-from matriarch.api.rules import LOWER_CASE, SIZE
+from matriarch.api.rules import PARAMETERS, SIZE, not_backup
 from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status, Step
 from matriarch.api.stores import ONE_KIND, BackupSettings, EncryptionKeyRef, LocalStore, S3Store
 
@@ -100,7 +100,7 @@ class Overrides(Model):
     image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
     """The backed-up cluster's own if absent."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (LOWER_CASE,)
+    rules: ClassVar[tuple[Rule, ...]] = PARAMETERS
 
 
 class RestoreTarget(Model):
@@ -110,6 +110,8 @@ class RestoreTarget(Model):
     """A new name makes a new DatabaseCluster; an existing one needs `inPlace`."""
     overrides: Overrides | None = None
     """For a new cluster only."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (not_backup("self.cluster", ".cluster", lambda t: t.cluster),)
 
 
 class InPlace(Model):

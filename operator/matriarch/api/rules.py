@@ -103,6 +103,17 @@ def _is_instance(name: str) -> str:
     )
 
 
+def not_backup(cel: str, field: str, name: Callable[[Any], str]) -> Rule:
+    """`orders-backup` is the ServiceAccount of the Jobs of `orders`: no cluster can be called so."""
+    return Rule(
+        cel=f"!{cel}.endsWith('-backup')",
+        message="a cluster's name cannot end in -backup, because another cluster's objects may be called so: choose"
+        " another name",
+        field=field,
+        broken=lambda part: name(part).endswith("-backup"),
+    )
+
+
 CLUSTER_OBJECT: tuple[Rule, ...] = (
     Rule(
         cel=f"self.metadata.name.size() <= 40 && self.metadata.name.matches('{NAME}')",
@@ -111,13 +122,7 @@ CLUSTER_OBJECT: tuple[Rule, ...] = (
         field=".metadata.name",
         broken=lambda c: len(c.metadata.name) > 40 or not re.fullmatch(NAME, c.metadata.name),
     ),
-    Rule(
-        cel="!self.metadata.name.endsWith('-backup')",
-        message="a cluster's name cannot end in -backup, because another cluster's objects may be called so: choose"
-        " another name",
-        field=".metadata.name",
-        broken=lambda c: c.metadata.name.endswith("-backup"),
-    ),
+    not_backup("self.metadata.name", ".metadata.name", lambda c: c.metadata.name),
     Rule(
         cel=f"!has(self.spec.primary) || ({_is_instance('self.spec.primary')})",
         message="primary is not an instance of this cluster: name <cluster>-1 to <cluster>-<instances>, or remove it",
