@@ -53,6 +53,7 @@ class Leadership:
         self._give_up = give_up
         self._lease: Object | None = None
         self._renewed = float("-inf")  # monotonic, before the request that succeeded was sent
+        self._stale = False  # somebody else wrote since our last renewal: renew at once
         self.written = ""  # spec.renewTime of the last successful renewal
 
     @asynccontextmanager
@@ -108,6 +109,7 @@ class Leadership:
                 await asyncio.sleep(0.05)  # a Lease that changes all the time must not make this loop spin
         finally:
             watcher.cancel()
+            await asyncio.gather(watcher, return_exceptions=True)  # closes its connection before anybody goes on
 
     async def _wake_on_change(self, wake: asyncio.Event) -> None:
         async for _ in self._kube.watch("Lease", self._namespace, name=self._name):
@@ -139,9 +141,10 @@ class Leadership:
 
     async def _renew_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._duration / 5)
+            if not self._stale:
+                await asyncio.sleep(self._duration / 5)
             started = time.monotonic()
-            lease = self._lease
+            lease, self._stale = self._lease, False
             assert lease is not None
             try:
                 now = _timestamp()
@@ -158,7 +161,7 @@ class Leadership:
         """Our own earlier write whose answer was lost, a foreign hand on the labels, or another holder."""
         lease = await self._kube.get("Lease", self._namespace, self._name, timeout=self._duration / 5)
         if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self.identity:
-            self._lease = lease
+            self._lease, self._stale = lease, True
             return
         log.error("the Lease %s/%s is held by another: ending at once", self._namespace, self._name)
         self._give_up()
