@@ -16,14 +16,15 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dev.host import CACHE, PROJECT, DevError
 
 REPORTS = PROJECT / "build" / "reports"
 HELM = CACHE / "bin" / "helm"
+GROUND = "tests/e2e/test_ground.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +47,17 @@ class Stage:
     words: tuple[str, ...] = ()
     tests: str = ""
     limit: float = 600.0
+    env: Mapping[str, str] = field(default_factory=dict)
 
 
-def _pytest(name: str, folder: str, limit: float, *more: str) -> Stage:
+def _pytest(name: str, folder: str, limit: float, *more: str, env: Mapping[str, str] | None = None) -> Stage:
     report = f"--junitxml={REPORTS / f'{name}.xml'}"
-    return Stage(name, (sys.executable, "-m", "pytest", "-q", folder, report, *more), tests=folder, limit=limit)
+    words = (sys.executable, "-m", "pytest", "-q", folder, report, *more)
+    return Stage(name, words, tests=folder, limit=limit, env=env or {})
 
 
-def check_stages() -> list[Stage]:
-    """Everything that needs no cluster."""
+def check_stages(*, helm: bool) -> list[Stage]:
+    """Everything that needs no cluster; the chart's lint needs helm."""
     python = (sys.executable, "-m")
     folders = ("operator", "dev", "bench", "tests")
     stages = [
@@ -65,7 +68,7 @@ def check_stages() -> list[Stage]:
         Stage("generated files", (*python, "matriarch.api.generate", "--check")),
         _pytest("unit", "tests/unit", 300),
     ]
-    if HELM.exists() and (PROJECT / "helm" / "matriarch" / "Chart.yaml").exists():
+    if helm:
         stages.append(Stage("helm lint", (str(HELM), "lint", "--strict", "helm/matriarch")))
     return stages
 
@@ -75,12 +78,14 @@ def test_stages() -> list[Stage]:
     python = (sys.executable, "-m")
     return [
         Stage("set-up: programs", (*python, "dev.programs"), limit=2400),
-        *check_stages(),
+        *check_stages(helm=True),
         _pytest("apiserver", "tests/apiserver", 600),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),
         _pytest("postgres", "tests/postgres", 1200),
-        _pytest("e2e", "tests/e2e", 2400),
+        # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
+        _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
+        _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}"),
     ]
 
 
@@ -106,7 +111,7 @@ def run(stage: Stage) -> Counts:
     print(f"--- {stage.name}", flush=True)
     report = REPORTS / f"{stage.name}.xml"
     report.unlink(missing_ok=True)
-    environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'operator'}{os.pathsep}{PROJECT}"}
+    environment = {**os.environ, "PYTHONPATH": f"{PROJECT / 'operator'}{os.pathsep}{PROJECT}", **stage.env}
     quiet = not stage.tests
     child = subprocess.Popen(
         stage.words,
@@ -179,7 +184,7 @@ def main() -> None:
     # A plain `kill` must take the cluster down too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if what == "check":
-        total = run_all(check_stages())
+        total = run_all(check_stages(helm=HELM.exists()))
     else:
         try:
             total = run_all(test_stages() if what == "test" else long_stages())
