@@ -60,6 +60,9 @@ class Operator:
 
 
 def _make_namespace(kubectl: Kubectl, name: str) -> str:
+    if kubectl.get("namespace", name):  # of an earlier session on a cluster that was kept
+        kubectl.run("delete", "databasecluster", "--all", "-n", name, timeout=120)
+        kubectl.run("delete", "namespace", name, timeout=120)
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     return name
