@@ -68,10 +68,20 @@ async def execute(plan: Plan, view: View, env: Env) -> Memory:
 
 
 async def _side_by_side(actions: list[Action], view: View, env: Env) -> None:
-    """Objects that do not need each other, but Pods their claims: the API server is faster than one call at a time."""
-    for kind in (Apply, CreateClaim, CreatePod):
-        steps = [_step(a, view, env, Memory()) for a in actions if isinstance(a, kind)]
-        results = await asyncio.gather(*steps, return_exceptions=True)
+    """Objects that do not need each other are written at once; a binding needs its Role, a Pod all before it."""
+
+    def rank(action: Action) -> int:
+        match action:
+            case Apply(Ref("RoleBinding", _)):
+                return 1
+            case CreateClaim():
+                return 2
+            case CreatePod():
+                return 3
+        return 0
+
+    for _, group in groupby(sorted(actions, key=rank), key=rank):
+        results = await asyncio.gather(*(_step(a, view, env, Memory()) for a in group), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 import threading
@@ -38,18 +39,42 @@ from matriarch.kube.kinds import KINDS
 from matriarch.kube.lease import Leadership
 
 LOCK = "matriarch-controller"
+LOCK_SECONDS = 12.0  # how long a controller that died is waited for; one that hangs starts again after two thirds
 _LABELS = {"app.kubernetes.io/name": "matriarch", "app.kubernetes.io/managed-by": "matriarch"}
 
 log = logging.getLogger(__name__)
 
 
-async def run(env: Env, stop: asyncio.Event, *, health: Health | None = None) -> None:
+def start_again() -> None:
+    """Replace this process by a fresh one at once: nothing of the old one acts any more.
+
+    Exiting would do, too, but the kubelet lets a container wait up to five minutes before it starts again, and an API
+    server that was away for a moment must not cost that.
+    """
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command line
+
+
+async def run(
+    env: Env,
+    stop: asyncio.Event,
+    *,
+    health: Health | None = None,
+    give_up: Callable[[], None] = start_again,
+) -> None:
     """Be a controller until `stop` is set; returns after a clean hand-over.
 
     Raises whatever ended a part that must not end: the process is to be restarted.
     """
     health = health or Health(env.queue)
-    leadership = Leadership(env.kube, env.settings.lock_namespace, LOCK, env.settings.pod_name, labels=_LABELS)
+    leadership = Leadership(
+        env.kube,
+        env.settings.lock_namespace,
+        LOCK,
+        env.settings.pod_name,
+        duration=LOCK_SECONDS,
+        labels=_LABELS,
+        give_up=give_up,
+    )
     acting = asyncio.create_task(_act(env, leadership, stop, health), name="acting")
     stopping = asyncio.create_task(stop.wait(), name="stopping")
     try:
@@ -102,6 +127,8 @@ def _watch(feed: Feed, settings: Settings, stop: threading.Event) -> None:
             registry=registry,
             settings=kopf_settings,
             standalone=True,
+            identity=settings.pod_name,  # type: ignore[arg-type]  # a NewType that Kopf keeps to itself; without it
+            # Kopf asks for the user's name, which a container's uid need not have
             clusterwide=not namespace,
             namespaces=[namespace] if namespace else (),
             stop_flag=stop,
@@ -155,12 +182,15 @@ async def _main(settings: Settings) -> None:
 
 
 def main() -> int:
-    """Exit code 0 after SIGTERM, 1 when something that is needed is missing, 75 when the Lease was lost."""
+    """Exit code 0 after SIGTERM, 1 when something that is needed is missing or a part ended that must not."""
     configure_logging()
     try:
         asyncio.run(_main(operator_settings.from_environment()))
     except MatriarchError as e:
         log.error("%s", e)
+        return 1
+    except Exception:
+        log.exception("the controller ends")
         return 1
     return 0
 
