@@ -157,7 +157,7 @@ def test_restored_into_a_new_cluster_every_table_is_the_same(shop: Shop) -> None
     assert [s["state"] for s in restore["status"]["steps"]] == ["done"] * 5
     assert shop.get("secret", "copy-restore-tls") is None, "the superuser's certificate outlived the restore"
     assert condition(copy.get(), "Restoring") == {}
-    copy.database().execute("CREATE TABLE works (is int); INSERT INTO works VALUES (1)")
+    copy.database().execute("CREATE TABLE works (n int); INSERT INTO works VALUES (1)")
     shop.kubectl.apply(manifest, namespace=shop.namespace)  # applied once more: nothing happens
     assert shop.get("Restore", "to-new") == shop.ended("Restore", "to-new")
     assert copy.database().value("SELECT count(*) FROM works") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from matriarch.backup import jobspec
 from matriarch.controller.backup_jobs import seen
 from matriarch.decide.backups import JobState
 
+NOW = datetime(2026, 3, 1, 2, 10, tzinfo=UTC)
 GOOD = jobspec.Result(ok=True, task="list", reason=jobspec.Reason.COMPLETED, message="ok")
 BAD = jobspec.Result(ok=False, task="list", reason=jobspec.Reason.STORE_UNAVAILABLE, message="S3 does not answer.")
 
@@ -41,7 +43,7 @@ def pod(name: str, created: str, *, said: str | None = None, waits: Any = None, 
     ],
 )
 def test_the_job_s_state(conditions: Any, state: JobState, reason: str) -> None:
-    found = seen(job(*conditions), []).job
+    found = seen(job(*conditions), [], NOW).job
     assert found is not None
     assert (found.state, found.reason) == (state, reason)
 
@@ -52,9 +54,9 @@ def test_the_newest_pod_that_left_a_result_counts() -> None:
         pod("b", "2026-03-01T02:01:00Z", said=GOOD.to_json()),
         pod("c", "2026-03-01T02:02:00Z", said="failed to start container: no such image"),
     ]
-    assert seen(job(), pods).report == GOOD
-    assert seen(job(), pods[:1]).report == BAD
-    assert seen(job(), pods[2:]).report is None
+    assert seen(job(), pods, NOW).report == GOOD
+    assert seen(job(), pods[:1], NOW).report == BAD
+    assert seen(job(), pods[2:], NOW).report is None
 
 
 @pytest.mark.parametrize(
@@ -66,12 +68,30 @@ def test_the_newest_pod_that_left_a_result_counts() -> None:
     ],
 )
 def test_why_a_pod_does_not_run(waits: Any, unplaced: str, says: str) -> None:
-    found = seen(job(), [pod("p", "2026-03-01T02:00:00Z", waits=waits, unplaced=unplaced)]).job
+    found = seen(job(), [pod("p", "2026-03-01T02:00:00Z", waits=waits, unplaced=unplaced)], NOW).job
     assert found is not None
     assert says in found.waiting
     assert bool(found.waiting) == bool(says)
 
 
 def test_a_suspended_job_is_seen_as_such() -> None:
-    assert seen(job(suspend=True), []).suspended
-    assert not seen(job(suspend=False), []).suspended
+    assert seen(job(suspend=True), [], NOW).suspended
+    assert not seen(job(suspend=False), [], NOW).suspended
+
+
+@pytest.mark.parametrize(
+    ("deadline", "phase", "stuck"),
+    [
+        (None, "Running", False),
+        ("2026-03-01T02:09:30Z", "Running", False),
+        ("2026-03-01T02:08:30Z", "Running", True),
+        ("2026-03-01T02:08:30Z", "Pending", True),
+        ("2026-03-01T02:08:30Z", "Failed", False),
+    ],
+)
+def test_a_pod_that_no_node_ever_ends_is_found(deadline: str | None, phase: str, stuck: bool) -> None:
+    one = pod("p", "2026-03-01T02:00:00Z")
+    one["status"]["phase"] = phase
+    if deadline:
+        one["metadata"]["deletionTimestamp"] = deadline
+    assert bool(seen(job(), [one], NOW).stuck) is stuck

@@ -50,6 +50,7 @@ def facts(**given: Any) -> BackupFacts:
         "queue_moved": None,
         "phase": None,
         "backup_id": None,
+        "begun": None,
         "jobs_made": 0,
         "job_seen": False,
         "cluster": CLUSTER,
@@ -213,6 +214,7 @@ def test_what_is_found_missing_after_a_long_queue_is_still_waited_for() -> None:
         ),
         pytest.param({"job": job(JobState.SUCCEEDED)}, Phase.RUNNING, "Retrying", id="succeeded, result lost"),
         pytest.param({}, Phase.RUNNING, "Retrying", id="vanished"),
+        pytest.param({"job_seen": False, "begun": NOW - 25 * HOUR}, Phase.FAILED, "JobNotMade", id="refused for a day"),
         pytest.param({"jobs_made": MAX_JOBS}, Phase.FAILED, "JobVanished", id="vanished once too often"),
         pytest.param(
             {"job": job(JobState.SUCCEEDED), "jobs_made": MAX_JOBS}, Phase.FAILED, "JobVanished", id="mute for good"

@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from matriarch.backup import jobspec
 from matriarch.decide.backups import JobFacts, JobState, Result
 from matriarch.kube.client import Kube, Object
 
 log = logging.getLogger(__name__)
+
+STUCK_AFTER = timedelta(seconds=60)
+"""A pod that is there so long after its grace time is on a node that is gone: nobody will ever end it."""
 
 _PATIENCE = {"ContainerCreating", "PodInitializing"}
 """Reasons of waiting that are part of every start."""
@@ -22,6 +26,8 @@ class Seen:
 
     job: JobFacts | None
     suspended: bool = False
+    stuck: tuple[Object, ...] = ()
+    """Pods that wait for a kubelet to end them, and none does."""
     report: jobspec.Result | None = None
 
     @property
@@ -35,16 +41,26 @@ class Seen:
 ABSENT = Seen(job=None)
 
 
-async def look(kube: Kube, namespace: str, name: str, owner_uid: str) -> Seen:
-    """The Job of this name if it belongs to `owner_uid`; a stranger's counts as absent and will be a conflict."""
+async def look(kube: Kube, namespace: str, name: str, owner_uid: str, now: datetime) -> Seen:
+    """The Job of this name if it belongs to `owner_uid`; a stranger's counts as absent and will be a conflict.
+
+    Pods on a node that is gone are taken off the books: a Job starts its next pod only when the one before has ended,
+    and would wait until a person looks after the node. Should that node still run the pod, unheard, the two meet at the
+    store's conditional write or at the target's lock, and one of them gives way.
+    """
     job = await kube.get("Job", namespace, name)
     if job is None or not _owned(job, owner_uid):
         return ABSENT
     pods = await kube.list("Pod", namespace, {"batch.kubernetes.io/job-name": name})
-    return seen(job, pods)
+    found = seen(job, pods, now)
+    for pod in found.stuck:
+        metadata = pod["metadata"]
+        log.warning("pod %s/%s was never ended by its node: deleting its record", namespace, metadata["name"])
+        await kube.delete("Pod", namespace, metadata["name"], uid=metadata["uid"], grace=0)
+    return found
 
 
-def seen(job: Object, pods: Iterable[Object]) -> Seen:
+def seen(job: Object, pods: Iterable[Object], now: datetime) -> Seen:
     """Pure: a Job and its pods, as facts."""
     conditions = {c["type"]: c for c in (job.get("status") or {}).get("conditions") or () if c.get("status") == "True"}
     state, reason = JobState.ACTIVE, ""
@@ -56,7 +72,15 @@ def seen(job: Object, pods: Iterable[Object]) -> Seen:
     waiting = _waiting(newest_first[0]) if newest_first and state is JobState.ACTIVE else ""
     facts = JobFacts(name=job["metadata"]["name"], state=state, reason=reason, waiting=waiting)
     report = next((found for pod in newest_first if (found := _report(pod)) is not None), None)
-    return Seen(job=facts, suspended=bool((job.get("spec") or {}).get("suspend")), report=report)
+    suspended = bool((job.get("spec") or {}).get("suspend"))
+    return Seen(job=facts, suspended=suspended, stuck=tuple(p for p in newest_first if _stuck(p, now)), report=report)
+
+
+def _stuck(pod: Object, now: datetime) -> bool:
+    deadline = pod["metadata"].get("deletionTimestamp")  # the grace time is in it
+    if not deadline or (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed"):
+        return False
+    return now - datetime.fromisoformat(deadline) > STUCK_AFTER
 
 
 def _owned(job: Object, uid: str) -> bool:

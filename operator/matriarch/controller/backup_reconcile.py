@@ -7,6 +7,7 @@ that it is their turn.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from matriarch.api.backup import Backup
@@ -20,6 +21,7 @@ from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
 from matriarch.decide.backups import (
+    LOOK_AGAIN,
     BackupFacts,
     BackupPlan,
     ClusterFacts,
@@ -31,7 +33,7 @@ from matriarch.decide.backups import (
 )
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.kube.client import Object
-from matriarch.kube.errors import Conflict
+from matriarch.kube.errors import Conflict, Forbidden, Invalid
 from matriarch.resources.job import job, job_name
 
 
@@ -69,7 +71,9 @@ async def _one(backup: Object, around: Around, env: Env) -> float | None:
         needs = backup_key.say_lost(needs, place, around.name, around.backups)
     made = int(status.get("attempt") or 0)
     name = job_name(around.name, "backup", metadata["uid"], made)
-    looked = await backup_jobs.look(env.kube, around.namespace, name, metadata["uid"]) if made else backup_jobs.ABSENT
+    looked = backup_jobs.ABSENT
+    if made:
+        looked = await backup_jobs.look(env.kube, around.namespace, name, metadata["uid"], around.now)
     plan = plan_backup(_facts(backup, around, place, needs, looked))
     begun = _begin(backup, around, place) if plan.begin and place is not None else {}
     written = backup_status(backup, plan, now=around.now, job=name, begun=begun, report=looked.report)
@@ -82,6 +86,12 @@ async def _one(backup: Object, around: Around, env: Env) -> float | None:
         except Conflict as e:
             if not e.exists:
                 raise
+        except (Forbidden, Invalid) as e:  # a quota, an admission policy: said, and tried again for a while
+            verdict = Verdict(Standing.WORKING, "JobRefused", f"The API server refuses the backup's Job: {e}")
+            plan = replace(plan, verdict=verdict, requeue=LOOK_AGAIN)
+            refused = backup_status(backup, plan, now=around.now, job=name, begun=begun, report=looked.report)
+            await _write(env, backup, refused, exclusive=False)
+            await env.recorder.record(backup, verdict.reason, verdict.message, kind="Warning")
     if plan.finished:
         _wake(env, backup)
     return plan.requeue.total_seconds() if plan.requeue is not None else None
@@ -99,6 +109,7 @@ def _facts(
         queue_moved=newest(parse_time((b.get("status") or {}).get("finishedAt")) for b in around.backups),
         phase=Phase(status["phase"]) if status.get("phase") else None,
         backup_id=status.get("backupName"),
+        begun=parse_time(status.get("startedAt")),
         jobs_made=int(status.get("attempt") or 0),
         job_seen=bool(status.get("job")),
         cluster=_cluster_facts(backup, around, place),

@@ -60,7 +60,7 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
     name = job_name(target, str(step), restore.metadata.uid, restore.status.attempt or 1)
     looked = backup_jobs.ABSENT
     if step in _JOB_STEPS:
-        looked = await backup_jobs.look(env.kube, key.namespace, name, restore.metadata.uid)
+        looked = await backup_jobs.look(env.kube, key.namespace, name, restore.metadata.uid, around.now)
     facts = await _facts(restore, mode, around, source, name if step in _JOB_STEPS else None, looked, env)
     plan = plan_restore(facts)
     status = restore_status(found, plan, mode, now=around.now, job=name, safety=facts.safety_name, report=looked.report)

@@ -40,7 +40,7 @@ async def look(schedule: BackupSchedule, around: Around, env: Env) -> RetentionS
         return RetentionSeen()
     status = remembered.model_dump(by_alias=True, exclude_none=True)
     name = _job_name(schedule, remembered.after)
-    looked = await backup_jobs.look(env.kube, schedule.metadata.namespace, name, schedule.metadata.uid)
+    looked = await backup_jobs.look(env.kube, schedule.metadata.namespace, name, schedule.metadata.uid, around.now)
     deleted = looked.report.deleted if looked.report is not None else ()
     if looked.job is None:  # removed an hour after its end
         return RetentionSeen(RetentionRun(after=remembered.after, state="done"), status)

@@ -130,6 +130,8 @@ class BackupFacts:
     phase: Phase | None
     backup_id: str | None
     """Its file name in the store, once chosen."""
+    begun: datetime | None
+    """When that was."""
     jobs_made: int
     job_seen: bool
     """The Job number `jobs_made` was seen at least once."""
@@ -196,6 +198,9 @@ def _running(facts: BackupFacts) -> BackupPlan:
         # The manifest is in the store: that decides, even when the pod was killed before its exit counted.
         verdict = Verdict(Standing.READY, "Complete", "The backup is complete: its manifest is in the store.")
         return BackupPlan(phase=Phase.COMPLETE, verdict=verdict, jobs_made=made, job_seen=True, finished=True)
+    if job is None and not facts.job_seen and facts.begun is not None and facts.now - facts.begun > QUEUE_WITHIN:
+        message = "The backup's Job could not be made; see the events. Make a new Backup when what they name is mended."
+        return _failed(facts, "JobNotMade", message)
     if job is None and not facts.job_seen:
         verdict = Verdict(Standing.WORKING, "Starting", "The backup's Job is being made.")
         return BackupPlan(

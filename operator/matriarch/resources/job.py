@@ -7,7 +7,7 @@ same thing. The task holds no secret; secrets are files, mounted where `backup/j
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,8 @@ DEADLINE = 24 * 3600
 """Seconds that all attempts of one Job may take together."""
 FINISHED_KEPT = 3600
 """Seconds that a finished Job and its log stay; its result is in a status long before."""
+NODE_GONE = 30
+"""Seconds that a pod waits for a node that is not heard of, in place of Kubernetes' 300."""
 GRACE = 60
 """Seconds for the engine to abort its upload."""
 MEMORY = "256Mi"
@@ -175,9 +177,19 @@ def _pod(wish: JobWish) -> Object:
         pod["imagePullSecrets"] = [{"name": name} for name in wish.pull_secrets]
     if wish.node_selector:
         pod["nodeSelector"] = dict(wish.node_selector)
-    if wish.tolerations:
-        pod["tolerations"] = [dict(toleration) for toleration in wish.tolerations]
+    pod["tolerations"] = [*(dict(toleration) for toleration in wish.tolerations), *_gone_nodes(wish.tolerations)]
     return pod
+
+
+def _gone_nodes(given: Iterable[Mapping[str, Any]]) -> list[Object]:
+    """A backup leaves a node that is gone soon; what the cluster's spec says of such nodes goes first."""
+    said = {toleration.get("key") for toleration in given}
+    keys = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+    return [
+        {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_GONE}
+        for key in keys
+        if key not in said
+    ]
 
 
 def _container(wish: JobWish) -> Object:
