@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import traceback
@@ -11,7 +12,7 @@ from bench.outage_figures import TARGETS
 
 from dev.demo.display import Display
 from dev.demo.story import BACKUP, CLUSTER, COPY, NAME, NAMESPACE, Demo
-from dev.host import DevError
+from dev.host import CACHE, DevError
 
 STEPS = 12
 SWITCH = f'{{"spec":{{"primary":"{CLUSTER}-3"}}}}'
@@ -60,9 +61,10 @@ def ending(display: Display, demo: Demo) -> None:
         f"  (CloudNativePG 1.30, published for three such nodes: {peer} s)."
     )
     display.say(f"\n{display.paint('Everything is still up. Try:', '1')}\n")
-    kubectl = f"export KUBECONFIG={demo.kubectl.kubeconfig}"
+    path = [] if shutil.which("kubectl") else [f"export PATH={CACHE / 'bin'}:$PATH"]
     for line in (
-        kubectl,
+        *path,
+        f"export KUBECONFIG={demo.kubectl.kubeconfig}",
         f"kubectl -n {NAMESPACE} get dbc,bak,bks,rst",
         f"kubectl -n {NAMESPACE} get pods -L matriarch.dev/role -w",
         f"kubectl -n {NAMESPACE} patch dbc {CLUSTER} --type merge -p '{SWITCH}'   # switchover",
@@ -70,7 +72,7 @@ def ending(display: Display, demo: Demo) -> None:
         f"kubectl -n {NAMESPACE} scale dbc {CLUSTER} --replicas=5",
         f"kubectl -n {NAMESPACE} get bak {BACKUP} -o yaml",
         f"kubectl -n {NAMESPACE} delete dbc {COPY}   # its volumes stay, and come back with a resource of that name",
-        "python -m bench.outage --fault pod-force --runs 3   # the outage bench",
+        'make outage ARGS="--fault pod-force --runs 3"   # the outage bench',
         f"make cluster-down NAME={NAME}   # when you are done",
     ):
         display.say(f"  {line}")
