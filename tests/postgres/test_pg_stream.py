@@ -86,8 +86,11 @@ async def test_the_cut_ends_a_receiver_that_is_still_connecting(box: Box) -> Non
         await two.server.attach(nobody)
         await eventually(lambda: two.children("walreceiver"), "a receiver that connects")
         assert await two.value("SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'") == 0
+        (startup,) = two.children("startup")
+        os.kill(startup, signal.SIGSTOP)  # it would end the receiver when it reads its settings; it may take its time
         await two.server.cut_stream()
         assert two.children("walreceiver") == []
+        os.kill(startup, signal.SIGCONT)
         await asyncio.sleep(0.5)
         assert two.children("walreceiver") == []
 
