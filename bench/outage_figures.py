@@ -91,7 +91,10 @@ def figures(attempts: Sequence[Attempt], present: Collection[int], *, fault: int
     calm = sorted(a.ended for a in acknowledged if a.ended <= fault)
     return Figures(
         gap=longest_gap([a.ended for a in acknowledged], after=fault, until=until),
-        slowest_client=max(longest_gap(times, after=fault, until=until).seconds for times in by_client.values()),
+        slowest_client=max(
+            (longest_gap(t, after=fault, until=until).seconds for t in by_client.values() if min(t) <= fault),
+            default=0.0,
+        ),
         gap_before=max((b - a for a, b in itertools.pairwise(calm)), default=0) / SECOND,
         acknowledged=len(acknowledged),
         failed=sum(a.outcome == "failed" for a in attempts),

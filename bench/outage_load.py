@@ -68,8 +68,11 @@ class Load:
     def acknowledged(self) -> int:
         return sum(a.outcome == "ok" for a in self.attempts())
 
-    def flowing(self, *, more: int = 200, timeout: float = 60.0) -> None:
-        """Until so many further writes were acknowledged. Raises DevError with the last errors if they are not."""
+    def flowing(self, *, more: int = 200, timeout: float = 60.0) -> int:
+        """Until so many further writes were acknowledged; returns that instant, in ns of CLOCK_MONOTONIC.
+
+        Raises DevError with the last errors if they are not.
+        """
         wanted = self.acknowledged() + more
         deadline = time.monotonic() + timeout
         while self.acknowledged() < wanted:
@@ -79,6 +82,7 @@ class Load:
                 last = "; ".join(sorted({a.error for a in self.attempts()[-50:] if a.error}))
                 raise DevError(f"writes do not flow after {timeout:.0f} s; last errors: {last or 'none'}")
             time.sleep(0.1)
+        return time.monotonic_ns()
 
     def stop(self) -> None:
         """Ends the clients; writes under way are finished first."""

@@ -61,9 +61,9 @@ def ending(display: Display, demo: Demo) -> None:
         f"  (CloudNativePG 1.30, published for three such nodes: {peer} s)."
     )
     display.say(f"\n{display.paint('Everything is still up. Try:', '1')}\n")
-    path = [] if shutil.which("kubectl") else [f"export PATH={CACHE / 'bin'}:$PATH"]
+    alias = [] if shutil.which("kubectl") else [f"alias kubectl='{CACHE / 'bin' / 'kubebox'} kubectl'"]
     for line in (
-        *path,
+        *alias,
         f"export KUBECONFIG={demo.kubectl.kubeconfig}",
         f"kubectl -n {NAMESPACE} get dbc,bak,bks,rst",
         f"kubectl -n {NAMESPACE} get pods -L matriarch.dev/role -w",

@@ -73,14 +73,13 @@ def test_a_resource_deleted_while_the_operator_is_away(kept: Cluster, operator: 
 def test_clients_do_not_notice_that_the_operator_is_away(orders: Cluster, operator: Operator, artifacts: Path) -> None:
     orders.wait_ready()
     with Load(orders.database(), artifacts / "load" / "operator-away.log") as load:
-        load.flowing()
-        began = load.attempts()[-1].ended
+        calm = load.flowing()
         with operator.away():
             load.flowing(more=500)
         orders.wait_ready()
         load.flowing()
         load.stop()
-        seen = load.figures(began)
+        seen = load.figures(calm)
     assert seen.lost == ()
     assert seen.failed == seen.unknown == 0
 

@@ -27,12 +27,12 @@ def scale(cluster: Cluster, instances: int) -> None:
 
 def test_one_three_five_three_under_load(small: Cluster, artifacts: Path) -> None:
     with Load(small.database(), artifacts / "load" / "scaling.log", interval=0.05) as load:
-        load.flowing()
+        calm = load.flowing()
         for instances in (3, 5, 3):
             scale(small, instances)
             load.flowing()
         load.stop()
-        assert load.figures(load.attempts()[0].ended).lost == ()
+        assert load.figures(calm).lost == ()
     status = small.status()
     assert sorted(i["name"] for i in status["instanceStatuses"]) == ["scaled-1", "scaled-2", "scaled-3"]
     assert status["leadership"]["number"] == 1
@@ -46,7 +46,7 @@ def test_the_primary_is_moved_before_its_instance_goes(orders: Cluster, artifact
     orders.wait_primary(f"{orders.name}-3")
     orders.wait_ready()
     with Load(orders.database(), artifacts / "load" / "scale-down.log") as load:
-        load.flowing()
+        calm = load.flowing()
         orders.patch({"primary": None, "instances": 2})
         orders.wait_ready()
         assert orders.primary != f"{orders.name}-3"
@@ -54,7 +54,7 @@ def test_the_primary_is_moved_before_its_instance_goes(orders: Cluster, artifact
         orders.patch({"instances": 3})
         orders.wait_ready()
         load.stop()
-        assert load.figures(load.attempts()[0].ended).lost == ()
+        assert load.figures(calm).lost == ()
 
 
 def starts(cluster: Cluster) -> dict[str, object]:
@@ -75,7 +75,7 @@ def test_a_parameter_that_needs_a_restart(orders: Cluster, artifacts: Path, conn
     orders.wait_ready()
     before = starts(orders)
     with Load(orders.database(), artifacts / "load" / f"restart-{connections}.log") as load:
-        load.flowing()
+        calm = load.flowing()
         orders.patch({"parameters": {"max_connections": connections}})
 
         def everywhere() -> bool | None:
@@ -86,7 +86,7 @@ def test_a_parameter_that_needs_a_restart(orders: Cluster, artifacts: Path, conn
         assert not found["status"].get("pendingRestart")
         load.flowing()
         load.stop()
-        assert load.figures(load.attempts()[0].ended).lost == ()
+        assert load.figures(calm).lost == ()
     after = starts(orders)
     assert all(after[name] != before[name] for name in before), "an instance was not restarted"
 

@@ -21,12 +21,12 @@ def test_by_the_spec(orders: Cluster, artifacts: Path) -> None:
     orders.wait_ready()
     wanted = another(orders)
     with Load(orders.database(), artifacts / "load" / "switchover-spec.log") as load:
-        load.flowing()
+        calm = load.flowing()
         orders.patch({"primary": wanted})
         orders.wait_primary(wanted)
         load.flowing()
         load.stop()
-        assert load.figures(load.attempts()[0].ended).lost == ()
+        assert load.figures(calm).lost == ()
     status = orders.wait_ready()["status"]
     assert status["primary"] == wanted
     assert (status["switchover"]["to"], status["switchover"]["state"]) == (wanted, "done")
@@ -36,7 +36,7 @@ def test_by_an_annotation(orders: Cluster, artifacts: Path) -> None:
     orders.wait_ready()
     wanted = another(orders)
     with Load(orders.database(), artifacts / "load" / "switchover-annotation.log") as load:
-        load.flowing()
+        calm = load.flowing()
         orders.kubectl.run(
             *("annotate", "databasecluster", orders.name, "-n", orders.namespace, "--overwrite"),
             f"{ANNOTATION}={wanted}",
@@ -44,7 +44,7 @@ def test_by_an_annotation(orders: Cluster, artifacts: Path) -> None:
         orders.wait_primary(wanted)
         load.flowing()
         load.stop()
-        assert load.figures(load.attempts()[0].ended).lost == ()
+        assert load.figures(calm).lost == ()
     orders.wait_ready()
 
 

@@ -70,3 +70,9 @@ def test_the_table_says_when_writes_never_came_back_and_how_many_were_lost() -> 
     text = table({"postmaster": [good, good, bad], "pod-grace": []})
     line = text.splitlines()[-1]
     assert line == ("| postmaster | 3 | 0.50 | 0.50 | 31.00 (never came back) | 31.00 | 2,010 | 2 | 1.5 | 0.5 | 10.6 |")
+
+
+def test_a_client_that_came_late_is_not_the_slowest() -> None:
+    attempts = [Attempt(t, 0, client, t, "ok", "") for client, t in ((0, 10), (0, 30), (1, 25), (0, 40))]
+    seen = figures(attempts, {10, 30, 25, 40}, fault=20, until=41)
+    assert seen.slowest_client == pytest.approx(20 / SECOND)
