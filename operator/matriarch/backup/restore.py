@@ -76,11 +76,22 @@ async def restore(request: Request) -> RestoreResult:
         await asyncio.to_thread(check_object, request.store, opened, request.tracker, request.stop)
         return await _fill_and_switch(request, server, session, opened, wanted, places)
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-        text = " ".join(str(error).split())[:300] or type(error).__name__
-        raise Unavailable(f"The target failed during the restore: {text}", reason=Reason.TARGET_UNAVAILABLE) from error
+        raise _explain(error) from error
     finally:
         with contextlib.suppress(Exception):
             await session.close(timeout=5)
+
+
+# SQLSTATE classes that say nothing about the request: connection, resources, intervention, system, plus locks.
+_PASSING = ("08", "53", "57", "58", "55")
+
+
+def _explain(error: Exception) -> MatriarchError:
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    state = getattr(error, "sqlstate", None)
+    if state is None or state[:2] in _PASSING:
+        return Unavailable(f"The target failed during the restore: {text}", reason=Reason.TARGET_UNAVAILABLE)
+    return Corrupt(f"The target refused a step of the restore: {text}", reason=Reason.RESTORE_FAILED)
 
 
 def find_trusted(store: Store, wanted: str, keys: tuple[Kek, ...], allow_unencrypted: bool) -> Opened:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gzip
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from dev.s3 import S3Server
 from tests.postgres.backup.bed import KEY, ODD, Postgres, do_restore, keys_in, local, make_backup, s3
 
-from matriarch.backup.format import Opener
 from matriarch.backup.store import Store
 
 
@@ -56,9 +56,12 @@ def test_the_file_is_plain_sql_once_it_is_decrypted(tmp_path: Path, source: Post
     """No lock-in: with the key, gunzip and psql do."""
     store = local(tmp_path / "store")
     opened = make_backup(store, source)
-    opener = Opener(keys=[KEY])
-    with store.read(opened.body.object.path) as pieces:
-        packed = b"".join(part for piece in pieces for part in opener.update(piece)) + opener.finish()
+    (tmp_path / "key").write_text(KEY.secret.hex())
+    script = Path(__file__).parents[3] / "docs" / "matriarch-decrypt.py"
+    file = tmp_path / "store" / opened.body.object.path
+    packed = subprocess.run(
+        [sys.executable, "-I", script, tmp_path / "key", file], capture_output=True, check=True
+    ).stdout
     subprocess.run(
         ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", f"host={target.folder} user=postgres dbname=postgres"],
         input=gzip.decompress(packed),
