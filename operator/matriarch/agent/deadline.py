@@ -36,11 +36,10 @@ def last_support(
 
 
 def moved(before: Deadline | None, epoch: int, support: int | None) -> Deadline | None:
-    """The deadline after `support` was found in `epoch`. Within an epoch it never goes back; a new epoch begins anew,
-    because what voters granted to an older one says nothing about it."""
+    """The deadline after `support` was found in `epoch`. A new epoch begins without one, because what voters granted to
+    an older one does not support it; but no deadline that was given goes back, for the voters keep their word."""
     if before is not None and before.epoch > epoch:
         return before
-    kept = before if before is not None and before.epoch == epoch else None
     if support is None:
-        return kept
-    return Deadline(epoch, max(support + T_FENCE, kept.at if kept is not None else 0))
+        return before if before is not None and before.epoch == epoch else None
+    return Deadline(epoch, max(support + T_FENCE, before.at if before is not None else 0))

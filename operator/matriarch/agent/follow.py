@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
@@ -16,6 +17,7 @@ from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import Upstream, slot_name
 from matriarch.postgres.lsn import parse_lsn
 from matriarch.postgres.standbynames import NOBODY
+from matriarch.postgres.timeline import Switch
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,10 @@ SILENT_STREAM = 10 * SECOND
 """A standby that should stream and has had no receiver for so long looks at its way again."""
 
 SLOTS_EVERY = 10 * SECOND
+PATIENCE = 10 * SECOND
+"""Others that are away for so long will not confirm anything."""
+SILENCES = 6
+"""So many times SILENT_STREAM without a stream from a holder that answers: the WAL it needs is gone."""
 
 
 class Follower:
@@ -35,6 +41,8 @@ class Follower:
         self._made_from: Member | None = None  # a clone or rewind of it needs its WAL to become consistent
         self._silent_since = 0
         self._slots_at = 0
+        self._waiting_since = 0
+        self._silences = 0
         self._slots_task: asyncio.Task[None] | None = None
 
     def first_upstream(self, lease: LeaseState) -> Upstream | None:
@@ -59,6 +67,7 @@ class Follower:
         if status.receiver is not None and status.receiver.status == "streaming":
             self._streamed = boottime()
             self._rewind_failed = False
+            self._silences = 0
         address = instance.addresses.get(lease.holder.instance)
         if address is None:
             instance.reason = f"no address of {lease.holder.instance} is known"
@@ -82,7 +91,7 @@ class Follower:
         address = instance.addresses.get(lease.holder.instance)
         instance.state, instance.reason = "starting", "not consistent yet"
         if boottime() - self._silent_since > 5 * SECOND and address and instance.following is None:
-            await self._attach(lease, lease.holder, address)
+            await self._attach(lease, lease.holder, address, line=())
         return 0.5
 
     async def _decide(self, lease: LeaseState, me: Member, holder: Member, address: str) -> float:
@@ -93,14 +102,19 @@ class Follower:
             lease=lease,
             promised=instance.promised,
             rewind_failed=self._rewind_failed,
+            waited=self._waiting_since > 0 and boottime() - self._waiting_since > PATIENCE,
         )
         verdict = attach.verdict(facts)
         if verdict.kind == "wait" and instance.promised <= lease.epoch:
-            confirmed = await self._confirmed(holder)
-            verdict = attach.verdict(attach.replaced(facts, confirmed=confirmed))
+            confirmed, streaming = await self._confirmed(holder)
+            verdict = attach.verdict(attach.replaced(facts, confirmed=confirmed, streaming=streaming))
         instance.reason = verdict.why
+        self._waiting_since = (self._waiting_since or boottime()) if verdict.kind == "wait" else 0
         match verdict.kind:
             case "attach":
+                if instance.following == (holder, address):  # it streamed nothing since the last time
+                    self._silences += 1
+                    self._rewind_failed = self._silences >= SILENCES and await self._answers(holder)
                 await self._attach(lease, holder, address)
                 return 0.5
             case "rewind":
@@ -123,17 +137,27 @@ class Follower:
             application_name=str(self._instance.me),
         )
 
-    async def _attach(self, lease: LeaseState, holder: Member, address: str) -> None:
+    async def _attach(
+        self, lease: LeaseState, holder: Member, address: str, *, line: Sequence[Switch] | None = None
+    ) -> None:
         instance = self._instance
         async with instance.control:
             newest = instance.lease
             if newest is None or newest.holder != holder or instance.promised > newest.epoch:
                 return  # overtaken while it waited for the lock
-            line = lease.lineage if lease.promoting is None else ()
-            await instance.server.attach(self.upstream(holder, address), line=line)
+            if line is None:
+                line = lease.lineage if lease.promoting is None else ()
+            with instance.wanted_stop():  # a history that is nobody's may have to go, which restarts the standby
+                await instance.server.attach(self.upstream(holder, address), line=line)
             instance.following = (holder, address)
             self._streamed = boottime()
         log.info("following %s at epoch %d", holder.instance, newest.epoch)
+
+    async def _answers(self, holder: Member) -> bool:
+        try:
+            return (await self._instance.peers.get(holder.instance, "/v1/status")).get("role") == "primary"
+        except (Unavailable, Refused):
+            return False
 
     async def _keep_slots(self, holder: Member) -> None:
         """A standby keeps a slot for each other member too: whoever is elected has the WAL that the rest lack."""
@@ -154,15 +178,17 @@ class Follower:
         except MatriarchError as e:
             log.info("slots: %s", e)
 
-    async def _confirmed(self, holder: Member) -> tuple[Member, ...] | None:
-        """Which voters the holder saw flush past its promotion record; None when it does not say."""
+    async def _confirmed(self, holder: Member) -> tuple[tuple[Member, ...] | None, tuple[Member, ...]]:
+        """Which voters the holder saw flush past its promotion record, None when it does not say; and who streams."""
         try:
             doc = await self._instance.peers.get(holder.instance, "/v1/status")
         except (Unavailable, Refused):
-            return None
+            return None, ()
         if doc.get("role") != "primary":
-            return None
-        return tuple(Member(*m) for m in doc.get("confirmed") or [])
+            return None, ()
+        streams = doc.get("streams") or []
+        streaming = tuple(Member(s["instance"], s["incarnation"]) for s in streams if s["state"] == "streaming")
+        return tuple(Member(*m) for m in doc.get("confirmed") or []), streaming
 
     async def _rewind(self, holder: Member, address: str) -> None:
         instance = self._instance
@@ -185,7 +211,8 @@ class Follower:
         if address is None:
             raise Unavailable(f"no address of {holder.instance} is known")
         rest = [v for v in lease.voters if v != instance.me]
-        if instance.me in lease.voters and len(rest) >= lease.k:
+        # A directory that a rewind left half done can't vote, so keeping it helps nobody.
+        if instance.me in lease.voters and len(rest) >= lease.k and await instance.server.kind() != "broken":
             # What it holds may still be needed until the others are known to hold it (I8, S1).
             raise Unavailable(f"{holder.instance} must take this volume out of the voters first")
         if instance.server_role != "stopped":

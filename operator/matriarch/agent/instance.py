@@ -62,6 +62,7 @@ class Instance:
     state: str = "starting"  # for people, as InstanceStatus names it
     reason: str = ""
     busy: str = ""
+    starts_primary: bool = False  # what the server was last started as
     stopping: int = 0  # above 0: an end of postgres is wanted, and the loop keeps away
     terminating: bool = False
     door: Literal["open", "closed"] = "closed"
@@ -71,7 +72,9 @@ class Instance:
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
     applied: tuple[ClusterConfig, bool] | None = None  # the configuration and door that PostgreSQL runs with
-    armed: bool = False  # the fencing deadline counts
+    armed: bool = False  # the heartbeat moves the deadline
+    guarded: bool = False  # and the supervisor ends everything past it
+    mute: bool = False  # a fence that could not be carried out: no beats, so that the voters elect
     warnings: dict[str, str] = field(default_factory=dict)
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
     control: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -159,7 +162,8 @@ class Instance:
 
     async def position(self) -> WalPosition:
         """Where this member's WAL ends, for elections. Raises Unavailable."""
-        return await self.server.vote_position()
+        with self.wanted_stop():  # a dead branch may have to go, which restarts the standby
+            return await self.server.vote_position()
 
     # --- heartbeat --------------------------------------------------------------------------------------------
 
@@ -168,17 +172,17 @@ class Instance:
         if lease is None or self.me is None:
             return "none"
         if self.is_holder:
-            return "holder" if self.fenced < lease.epoch else "none"
+            return "holder" if self.fenced < lease.epoch and not self.mute else "none"
         return "voter" if self.me in lease.voters else "none"
 
     async def sync_beats(self) -> int:
         """Tell the heartbeat what counts now; the sequence to wait for."""
         lease, me = self.lease, self.me
         if me is None or lease is None:
-            return self._sequence  # nobody yet: neither beats nor answers
+            return self._sequence + 1  # nobody yet: neither beats nor answers, and nothing that could be in force
         if self._sent is None and self.server_role != "stopped" and not (self.leases.fresh and self.status):
             # The agent restarted beside a PostgreSQL that runs: the heartbeat goes on with what it was told before.
-            return self._sequence
+            return self._sequence + 1
         role = self._beat_role()
         leads = role == "holder" and lease.mode == "quorum"
         voters, k = self.vouching or (lease.voters, lease.k)
@@ -217,10 +221,11 @@ class Instance:
                 raise Unavailable("no fencing deadline in the future: neither voters nor a renewed Lease")
             await self.heartbeat.next_view(0.1)
         await self.supervisor.arm()
+        self.guarded = True
 
     async def disarm(self) -> None:
         """Nothing that could acknowledge or read runs: no deadline counts."""
-        self.armed = False
+        self.armed = self.guarded = False
         await self.sync_beats()
         await self.supervisor.disarm()
 

@@ -48,10 +48,16 @@ class Leadership:
     def __post_init__(self) -> None:
         self._away: dict[Member, int] = {}
         self._next: dict[str, int] = {}
+        self._quorum_again = 0
+        self.epoch = self.instance.lease.epoch if self.instance.lease else 0
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
         self.instance.door, self.instance.door_reason = "closed", "PostgreSQL has just become primary"
+
+    def _leads(self, lease: LeaseState) -> bool:
+        """Whether this instance still holds what it began to lead; an epoch of its own above that is a reclaim."""
+        return self.instance.is_holder and lease.epoch >= self.epoch
 
     def _due(self, what: str, every: float) -> bool:
         now = boottime()
@@ -64,9 +70,11 @@ class Leadership:
         """One round of all duties; seconds until the next. What fails is a warning, and tried again."""
         instance = self.instance
         lease, config = instance.lease, instance.config
-        if lease is None or config is None:
+        if lease is None or config is None or not self._leads(lease):
             return TICK
         instance.state, instance.reason = "running", ""
+        if lease.mode == "quorum" and instance.door == "open" and not instance.guarded:
+            await self._attempt("fence", instance.arm())
         if self._due("look", 1.0):
             await instance.look()
         await self._attempt("history", self._record_history())
@@ -148,11 +156,25 @@ class Leadership:
         streaming = {s.member for s in streams if s.streaming}
         self._away = {v: self._away.get(v, now) for v in lease.voters if v not in streaming}
         change = next_change(lease, config.wish, streams, {v: now - since for v, since in self._away.items()})
+        if change is not None and change.kind == "to-quorum" and now < self._quorum_again:
+            change = None
         if change is not None:
-            await self._carry_out(lease, change)
+            try:
+                await self._carry_out(lease, change)
+            except MatriarchError:
+                # Commits wait under names that the Lease does not say: give them back, and try again later.
+                self._quorum_again = now + 10 * SECOND
+                raise
         elif self.names != (wanted := standby_names(lease, config.wish)):
             async with instance.control:
-                await self._name(wanted)
+                # A write of unknown outcome may still land; a newer one of ours makes it void (S9).
+                await instance.leases.renew(no_voters=lease.no_voters)
+                if (
+                    instance.lease is not None
+                    and self._leads(lease)
+                    and standby_names(instance.lease, config.wish) == wanted
+                ):
+                    await self._name(wanted)
 
     async def _carry_out(self, lease: LeaseState, change: Change) -> None:
         """The row's steps in order. Broken off anywhere, the next look finds the rest: each side alone is safe."""
@@ -181,17 +203,15 @@ class Leadership:
                     case "barrier":
                         await instance.server.barrier(new, change.k, also=old)
                     case "lease":
-                        await self._change(
-                            lambda s: (
-                                transitions.voters_set(s, change.mode, change.voters, change.k)
-                                if (s.voters, s.k, s.mode) == (lease.voters, lease.k, lease.mode)
-                                else s
-                            )
-                        )
-            if change.kind == "to-quorum" and instance.door == "open":
-                await instance.arm()
-            elif change.kind == "to-alone":
-                await instance.disarm()
+                        await self._change(lambda s: self._voters_changed(s, lease, change))
+                        if change.kind == "to-alone":
+                            await instance.disarm()  # before anybody may acknowledge without voters
+
+    def _voters_changed(self, now: LeaseState, planned_on: LeaseState, change: Change) -> LeaseState:
+        """The Lease's half of a change. Void when the voters are others by now: PostgreSQL must not follow then."""
+        if (now.voters, now.k, now.mode) != (planned_on.voters, planned_on.k, planned_on.mode):
+            raise Lost("the voters are others by now")
+        return transitions.voters_set(now, change.mode, change.voters, change.k)
 
     async def _vouch_by_lease(self) -> None:
         self.instance.vouching = None
@@ -251,12 +271,16 @@ class Leadership:
             names = {str(v): v for v in lease.voters}
             if instance.door != "open" or len(instance.confirmed) < len(names):
                 held = await instance.server.flushed_by(self.record, list(names))
-                instance.confirmed = tuple(names[h] for h in held if h in names)
+                # What was confirmed stays so when that voter goes away: its disk has it.
+                known = {*instance.confirmed, *(names[h] for h in held if h in names)}
+                instance.confirmed = tuple(sorted(known & set(lease.voters)))
             closed = len(instance.confirmed) < lease.k and f"{len(instance.confirmed)} of {lease.k} voters confirmed"
         else:
             closed = config.number > 0 and config.required and not lease.opened and "no replica streams yet"
-        if instance.door == "open":
+        if instance.door == "open" or not self._leads(lease):
             return
+        if lease.promoting is not None and instance.status and instance.status.timeline != lease.promoting.timeline:
+            closed = f"timeline {instance.status.timeline} runs, {lease.promoting.timeline} was claimed"
         left = self.door_not_before - boottime()
         if closed or left > 0:
             instance.door_reason = closed or "the predecessor's lease runs out"
@@ -269,6 +293,8 @@ class Leadership:
             # The fence ends reads that a successor's writes would make stale: it counts from the first reader on, and
             # not before, so that a long recovery does not race against it.
             await instance.arm()
+        if instance.lease is None or not self._leads(instance.lease):
+            return
         await apply_config(instance, standby_names(lease, config.wish), clients=True)
         await self._write_slices(await instance.server.replication())
         instance.door, instance.door_reason = "open", ""
@@ -276,7 +302,8 @@ class Leadership:
 
     async def hurry(self, *, seconds: float = 3.0) -> None:
         """Right after a promotion: look at the door every few milliseconds, within a bound."""
-        until = boottime() + int(seconds * SECOND)
+        begun = boottime()
+        until = begun + int(seconds * SECOND)
         pause = 0.005
         while boottime() < until:
             try:
@@ -286,6 +313,9 @@ class Leadership:
             lease = self.instance.lease
             if self.instance.door == "open" or lease is None or self.instance.promise_heard > lease.epoch:
                 return  # in the last case a voter may not follow before this epoch is reclaimed
+            if boottime() - begun > SECOND // 5 and lease.promoting is not None:
+                # Those who wrote past the fork wait for it to be known.
+                await self._attempt("history", self._record_history())
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, 0.05)
 
@@ -318,7 +348,8 @@ class Leadership:
     async def _write_slices(self, senders: list[WalSender]) -> None:
         instance = self.instance
         lease = instance.lease
-        assert lease is not None
+        if lease is None or not self._leads(lease):
+            return
         addresses = {**instance.addresses, instance.env.instance: instance.env.pod_ip}
         replicas, everybody = self._readers(senders)
         await instance.routing.write(

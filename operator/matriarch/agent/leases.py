@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -54,6 +54,8 @@ class Leases:
             ValueError: its state can't be read.
         """
         read = lease_codec.from_manifest(manifest)
+        if self._newest is not None and _version(read) < _version(self._newest) and self.state is not None:
+            return self.state  # a watch that is late: what it tells was replaced already
         if self._newest is None or read.renew_time != self._newest.renew_time:
             self.renewal_seen = boottime()
         known = self.state
@@ -75,9 +77,12 @@ class Leases:
             raise Lost(f"Lease {self.cluster} does not exist; nobody may lead without it")
         try:
             self.seen(manifest)
-            return lease_codec.from_manifest(manifest)
+            read = lease_codec.from_manifest(manifest)
         except ValueError as e:
             raise Lost(f"Lease {self.cluster} can't be read ({e}); nobody may lead by it") from e
+        if self.state is not None and read.state.epoch < self.state.epoch:
+            raise Lost(f"Lease {self.cluster} was rolled back to epoch {read.state.epoch}; it is void")
+        return read
 
     async def swap(self, base: LeaseRead, wanted: LeaseState, *, wait: float = 2.0, tries: int = 4) -> LeaseState:
         """Write `wanted` in place of `base`.
@@ -97,7 +102,7 @@ class Leases:
                 read = await self._settle(wait, attempt)
                 if read.state == wanted:
                     return self._won(base, wanted, read.manifest, sent)
-                if read.state != base.state:
+                if _normal(read.state) != _normal(base.state):
                     raise Lost(f"Lease {self.cluster} changed: epoch {read.state.epoch} now") from None
                 continue
             return self._won(base, wanted, written, sent)
@@ -157,6 +162,16 @@ class Leases:
             if old.get(key):
                 meta[key] = old[key]
         return made
+
+
+def _version(read: LeaseRead) -> int:
+    """Versions of one object grow; what can't be compared counts as newer."""
+    return int(read.resource_version) if read.resource_version.isdecimal() else 1 << 63
+
+
+def _normal(state: LeaseState) -> LeaseState:
+    """Without what a renewal may change: that never makes a swap void."""
+    return replace(state, no_voters=False)
 
 
 def new_nonce() -> str:

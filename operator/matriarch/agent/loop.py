@@ -13,22 +13,24 @@ from matriarch.agent.follow import Follower
 from matriarch.agent.instance import Instance
 from matriarch.agent.lead import Leadership
 from matriarch.agent.leases import Lost, new_nonce
+from matriarch.agent.postgres.facts import Promotion
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
 from matriarch.agent.voting import keep_promise
 from matriarch.decide import lease as transitions
 from matriarch.decide import role
-from matriarch.decide.election import next_epoch
+from matriarch.decide.election import LEASE, next_epoch
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.voters import standby_names
-from matriarch.errors import MatriarchError, Unavailable
+from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import slot_name
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
 
 START_WAIT = 60.0
+ORPHAN_WAIT = 10.0
 MAX_PAUSE = 10.0
 
 
@@ -40,6 +42,7 @@ class Loop:
         self._follower = Follower(instance)
         self._leadership: Leadership | None = None
         self._failures = 0
+        self._timeline = 0
         self._last = ""
         self.won: Won | None = None
 
@@ -79,6 +82,8 @@ class Loop:
             return 0.5
         if instance.stopping:
             return 0.02
+        if not instance.is_holder:
+            self.won = None
         if instance.server_role != "stopped" and instance.server.postmaster() is None:
             await stepdown.postgres_ended(instance, None)
             return 0.0
@@ -123,6 +128,7 @@ class Loop:
             instance=instance.env.instance,
             me=instance.me,
             data=data,
+            timeline=self._timeline,
             server=instance.server_role,
             lease=instance.lease,
             lease_fresh=instance.leases.fresh,
@@ -142,6 +148,7 @@ class Loop:
         if control is None:
             return "none"
         instance.system_identifier = control.system_identifier
+        self._timeline = max(control.timeline, control.minimum_recovery_timeline)
         return await instance.server.kind()
 
     # --- a new cluster, a new member --------------------------------------------------------------------------
@@ -204,11 +211,31 @@ class Loop:
                 return 0.0
             names = standby_names(lease, config.wish)
             await self._configure(names, clients=False)
-            instance.server_role = "starting"
+            instance.server_role, instance.starts_primary = "starting", True
             instance.state, instance.reason = "starting", "recovers"
             await instance.server.start_primary(timeout=START_WAIT)
             instance.server_role = "primary"
         return await self._lead()
+
+    async def _promote_to(self, claim: int) -> Promotion | None:
+        """None: the number can't be had from this WAL, and another was claimed; the next look promotes to that.
+
+        Corrupt when PostgreSQL came out on another timeline: it must not take writes, so it is ended.
+        """
+        instance = self._instance
+        try:
+            with instance.wanted_stop():
+                return await instance.server.promote(claim)
+        except Refused as e:
+            if e.reason != "TimelineTaken":
+                raise
+            log.warning("%s", e)
+            position = await instance.position()
+            await instance.leases.change(lambda s: transitions.claimed_again(s, position))
+            return None
+        except Corrupt:
+            await stepdown.end_postgres(instance)
+            raise
 
     async def _configure(self, names: str, *, clients: bool) -> None:
         instance = self._instance
@@ -249,8 +276,10 @@ class Loop:
                 self._route_here(lease),
             ]
             await asyncio.gather(*before)
-            promotion = await instance.server.promote(lease.promoting.timeline)
-            instance.server_role = "primary"
+            promotion = await self._promote_to(lease.promoting.timeline)
+            if promotion is None:
+                return 0.0
+            instance.server_role, instance.starts_primary = "primary", True
             instance.following = None
         log.info("promoted to timeline %d at %X", promotion.timeline, promotion.switch_lsn)
         # A record that is flushed here: the newest that PostgreSQL wrote by itself may wait for its WAL writer.
@@ -264,7 +293,10 @@ class Loop:
         await self._instance.server.end_client_sessions()
 
     def _door_not_before(self, lease: LeaseState) -> int:
-        return self.won.door_not_before if self.won is not None and self.won.epoch == lease.epoch else 0
+        if self.won is not None and self.won.epoch <= lease.epoch:
+            return self.won.door_not_before
+        # Nothing is known of the predecessor: after a promotion it may still serve for as long as a lease lasts.
+        return boottime() + LEASE if lease.promoting is not None else 0
 
     async def _lead(self) -> float:
         instance = self._instance
@@ -280,11 +312,12 @@ class Loop:
     async def _inherit(self) -> float:
         """A clean stop's heir: no promises are needed, for the one who could acknowledge is final."""
         instance = self._instance
-        if not await stepdown.inherit_ready(instance):
+        seen = instance.lease
+        if seen is None or not await stepdown.inherit_ready(instance):
             return 0.01
         base = await instance.leases.read(wait=1.0)
-        if base.state.heir != instance.me:
-            return 0.05
+        if (base.state.epoch, base.state.heir, base.state.clean_stop) != (seen.epoch, instance.me, seen.clean_stop):
+            return 0.01  # another hand-over by now: its last record must be here too
         epoch = next_epoch(base.state, instance.promised, instance.promise_heard)
         async with instance.control:
             await keep_promise(instance, epoch)
@@ -311,11 +344,13 @@ class Loop:
         assert lease is not None
         async with instance.control:
             await self._configure(NOBODY, clients=True)
-            instance.server_role = "starting"
+            instance.server_role, instance.starts_primary = "starting", False
             instance.state, instance.reason = "starting", ""
             upstream = self._follower.first_upstream(lease)
             line = lease.lineage if lease.promoting is None else ()
-            await instance.server.start_standby(upstream, line=line, timeout=START_WAIT)
+            # Without upstream a copy that is not consistent never becomes it: `follow` then attaches it.
+            wait = START_WAIT if upstream is not None else ORPHAN_WAIT
+            await instance.server.start_standby(upstream, line=line, timeout=wait)
             instance.server_role = "standby"
             if upstream is not None and lease.holder is not None:
                 instance.following = (lease.holder, upstream.address)

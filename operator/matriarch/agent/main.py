@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from matriarch.agent import candidate, stepdown
 from matriarch.agent.api import Api
@@ -107,7 +107,7 @@ class Agent:
                 case TerminationRequested():
                     log.info("asked to end, %.1f s left", (event.deadline - boottime()) / SECOND)
                     return
-                case ProcessExit():
+                case ProcessExit() if self.instance.server.postmaster() is None:
                     try:
                         await stepdown.postgres_ended(self.instance, event.status)
                     except MatriarchError as e:
@@ -121,7 +121,10 @@ class Agent:
             await instance.leases.changed.wait()
             instance.leases.changed.clear()
             lease = instance.lease
-            if lease is not None and not instance.is_holder and instance.server_role == "primary" and lease.epoch:
+            if instance.mute and not instance.is_holder:
+                instance.mute = False
+            runs = instance.server_role == "primary" or (instance.server_role == "starting" and instance.starts_primary)
+            if lease is not None and not instance.is_holder and runs and lease.epoch:
                 log.warning("%s holds epoch %d: this instance is deposed", lease.holder, lease.epoch)
                 with contextlib.suppress(MatriarchError):
                     await stepdown.depose(instance)
@@ -234,6 +237,10 @@ class Agent:
                     continue
                 await stepdown.switchover(instance, heir)
                 return
+            with instance.wanted_stop():
+                await instance.server.stop("fast", timeout=20.0)  # clean, for the restart: nobody can take over now
+                await stepdown.fence(instance, "the pod ends, and no replica can take over in order")
+            return
         instance.stopping += 1  # for good
         if not await instance.server.stop("fast", timeout=45.0):
             await stepdown.end_postgres(instance)
@@ -259,8 +266,12 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
     tls = Tls()
     writer = ThreadPoolExecutor(1, thread_name_prefix="lease")  # one: copies are written in the order seen
 
+    def told(done: Future[None]) -> None:
+        if error := done.exception():
+            log.error("the copy of the Lease could not be written: %s", error)
+
     def keep(state: LeaseState) -> None:
-        writer.submit(files.write_lease, {"state": transitions.encode(state)})
+        writer.submit(files.write_lease, {"state": transitions.encode(state)}).add_done_callback(told)
 
     leases = Leases(kube, env.cluster, env.namespace, env.labels, keep=keep)
     addresses: dict[str, str] = {}
@@ -280,7 +291,7 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
     _recall(instance)
     if server.postmaster() is not None:  # the agent restarted, PostgreSQL did not
         instance.server_role = "starting"
-        instance.armed = (await supervisor.state()).armed
+        instance.armed = instance.guarded = (await supervisor.state()).armed
         await instance.look(timeout=2.0)
     return instance, tls
 

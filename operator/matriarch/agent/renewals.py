@@ -27,7 +27,7 @@ async def keep_renewing(instance: Instance) -> None:
     while True:
         await asyncio.sleep(0.1)
         lease = instance.lease
-        if lease is None or not instance.is_holder or instance.fenced >= lease.epoch:
+        if lease is None or not instance.is_holder or instance.fenced >= lease.epoch or instance.mute:
             continue
         if instance.server_role == "stopped":
             continue  # nothing runs that a lease would keep

@@ -50,9 +50,10 @@ async def postgres_ended(instance: Instance, status: int | None) -> None:
         return
     with instance.wanted_stop():
         log.warning("PostgreSQL ended with status %s", status)
-        led = instance.server_role == "primary" and instance.is_holder
+        led = instance.server_role in ("primary", "starting") and instance.starts_primary and instance.is_holder
         instance.leases.authority = 0
-        if led and enough_voters(instance):
+        # Without the API server nobody can be elected, and "fenced" would be final: then only this one can go on.
+        if led and enough_voters(instance) and "api" not in instance.warnings:
             await fence(instance, f"PostgreSQL ended with status {status}")
             return
         instance.door, instance.door_reason = "closed", "PostgreSQL is started again"
@@ -99,14 +100,22 @@ async def _persist_fence(instance: Instance, epoch: int) -> None:
     instance.leases.authority = 0
     instance.door, instance.door_reason = "closed", "fenced"
     if not await end_postgres(instance):
+        await _fall_silent(instance)
         raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
     try:
         async with asyncio.timeout(0.5):
             await asyncio.to_thread(instance.files.write_fenced, epoch)
     except (TimeoutError, OSError) as e:
+        await _fall_silent(instance)
         raise MatriarchError("the volume does not take the fence; nothing is said, voters wait the lease out") from e
     instance.fenced = epoch
     instance.quiet_since = boottime()
+
+
+async def _fall_silent(instance: Instance) -> None:
+    """No more beats: the voters' leases run out, they elect, and the deadline ends what is left here."""
+    instance.mute = True
+    await instance.sync_beats()
 
 
 async def _say_fenced(instance: Instance) -> None:
@@ -151,6 +160,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
                 raise Unavailable("the Lease changed meanwhile")
+            if await check_heir(instance, heir.instance) != heir:
+                raise Unavailable(f"{heir.instance} is another incarnation now")
             stopping.enter_context(instance.wanted_stop())
             clean = await _clean_stop(instance)
             await _persist_fence(instance, lease.epoch)
@@ -162,7 +173,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
             finally:
                 await _say_fenced(instance)  # after the heir is named: an election would only come in its way
         instance.switchover["state"] = "done"
-    except Lost as e:
+    except (Lost, ValueError) as e:
         instance.switchover |= {"state": "aborted", "message": str(e)}
         raise Unavailable(str(e)) from e
     except MatriarchError as e:

@@ -130,6 +130,7 @@ class Supervisor:
         self._orphaned: set[int] = set()  # sessions of agents that died: their tools go with them
         self._armed = False
         self._deadline: int | None = None
+        self._deadline_epoch = 0
         self._fences = 0
         self._terminate_at: int | None = None
         self._sweeps: list[Sweep] = []
@@ -223,11 +224,14 @@ class Supervisor:
                 self._console.say(f"the heartbeat's deadlines cannot be read: {error}")
                 return
             if len(raw) == fuse.BYTES:
-                _, deadline = fuse.unpack(raw)
+                epoch, deadline = fuse.unpack(raw)
                 now = boottime()
                 self._heartbeat.sign_of_life(now)
-                if deadline is not None and deadline <= now + _FARTHEST:
-                    self._deadline = deadline
+                if deadline is None or deadline > now + _FARTHEST:
+                    continue
+                # A heartbeat that was started again knows an old renewal only: that takes nothing back.
+                if epoch > self._deadline_epoch or deadline > (self._deadline or 0):
+                    self._deadline, self._deadline_epoch = max(deadline, self._deadline or 0), epoch
 
     def _end_all(self, why: str) -> None:
         os.kill(-1, signal.SIGKILL)  # first of all; -1 spares PID 1 itself

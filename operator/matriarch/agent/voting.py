@@ -7,6 +7,7 @@ for certain. Sources: `docs/protocol.md`, steps 3 and 4; S4, L2, L10.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -64,8 +65,10 @@ async def promise(instance: Instance, epoch: int, *, to_another: bool) -> dict[s
             instance.courtesy_until = boottime() + COURTESY
         await keep_promise(instance, epoch)
         sight = instance.sight()  # after the promise is in force: every grant that was made is in it
-        await asyncio.gather(instance.server.end_client_sessions(), instance.server.cut_stream())
         instance.following = None
+        await instance.server.cut_stream()
+        with contextlib.suppress(Unavailable):  # replay may be slower for it; the promise does not depend on it
+            await instance.server.end_client_sessions()
         position = await instance.position()
         log.info("promised epoch %d at timeline %d, LSN %X", epoch, position.timeline, position.lsn)
         return {

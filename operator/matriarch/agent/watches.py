@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.config import ClusterConfig
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
@@ -70,12 +71,14 @@ async def watch_slices(instance: Instance) -> None:
 
 async def read_lease_sometimes(instance: Instance, *, every: float = 5.0) -> None:
     """A watch may stall; and a peer that beats at a higher epoch says that the Lease moved."""
+    told = 0
     while True:
         for _ in range(int(every / 0.1)):
             await asyncio.sleep(0.1)
             known = instance.lease.epoch if instance.lease else 0
-            if any(p.epoch > known for p in instance.view.peers):
+            if any(p.epoch > max(known, told) for p in instance.view.peers):
                 break
+        told = max((p.epoch for p in instance.view.peers), default=0)
         try:
             await instance.leases.read(wait=2.0)
             instance.warnings.pop("api", None)
@@ -85,15 +88,18 @@ async def read_lease_sometimes(instance: Instance, *, every: float = 5.0) -> Non
             instance.warnings["api"] = f"the API server does not answer ({e}); no failover can happen meanwhile"
 
 
-async def restarting(name: str, work: Callable[[], asyncio.Future[None]]) -> None:
-    """Run `work` again, a second later and longer each time, if it ever ends."""
-    pause = 1.0
+async def restarting(name: str, work: Callable[[], asyncio.Future[None]], *, longest: float = 5.0) -> None:
+    """Run `work` again whenever it ends, after a pause (s) that doubles up to `longest` while it ends at once."""
+    pause = 0.1
     while True:
+        begun = boottime()
         try:
             await work()
         except asyncio.CancelledError:
             raise
         except Exception:
             log.exception("%s ended", name)
+        if boottime() - begun > 60 * SECOND:
+            pause = 0.1
         await asyncio.sleep(pause)
-        pause = min(pause * 2, 30.0)
+        pause = min(pause * 2, longest)

@@ -23,12 +23,14 @@ class Facts:
     lease: LeaseState
     promised: int
     confirmed: tuple[Member, ...] | None = None
+    streaming: tuple[Member, ...] = ()  # voters that stream from the live holder now
+    waited: bool = False  # this standby has waited for long enough that those who are away will not help
     rewind_failed: bool = False
 
 
-def replaced(facts: Facts, *, confirmed: tuple[Member, ...] | None) -> Facts:
+def replaced(facts: Facts, *, confirmed: tuple[Member, ...] | None, streaming: tuple[Member, ...] = ()) -> Facts:
     """The same facts after the holder was asked."""
-    return replace(facts, confirmed=confirmed)
+    return replace(facts, confirmed=confirmed, streaming=streaming)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,8 @@ def verdict(f: Facts) -> Verdict:
     lease = f.lease
     if f.promised > lease.epoch:
         return Verdict("wait", f"epoch {f.promised} is promised, the Lease is at {lease.epoch}")
+    if f.rewind_failed:
+        return Verdict("clone", "a rewind failed, or the WAL that is needed is gone")
     match _relation(f.position, lease):
         case "ancestor":
             return Verdict("attach")
@@ -49,14 +53,15 @@ def verdict(f: Facts) -> Verdict:
             return Verdict("wait", "the holder's promotion is not recorded yet")
         case "diverged":
             pass
-    if f.rewind_failed:
-        return Verdict("clone", "a rewind failed")
     if f.confirmed is None:
         return Verdict("wait", "the holder does not answer, and only it or what it confirmed may be rewound from")
     others = [v for v in lease.voters if v != f.me]
     enough = sum(v in f.confirmed for v in others) >= lease.k
     if f.me not in lease.voters or len(others) < lease.k or enough:
         return Verdict("rewind", "the WAL here goes past the fork")
+    if f.waited and sum(v in f.streaming for v in others) < lease.k:
+        # No k other live voters are left: from the live holder, then (two would wait for each other for ever).
+        return Verdict("rewind", "the other voters are away")
     return Verdict("wait", "too few other voters hold the new timeline: this one may still be needed as it is")
 
 

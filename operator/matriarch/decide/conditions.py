@@ -50,6 +50,10 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if behind:
         said = "; ".join(f"{i.name}: {describe(i)}" for i in behind)
         return Verdict(Standing.WORKING, "InstancesNotReady", said)
+    unaware = [i.name for i in facts.instances if i.agent and i.agent.config_generation < facts.config_generation]
+    if unaware:
+        message = f"{', '.join(unaware)} to take on the configuration."
+        return Verdict(Standing.WORKING, "ApplyingConfiguration", message)
     return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
 
 

@@ -145,6 +145,7 @@ class Facts:
     missing: tuple[Ref, ...] = ()  # wanted objects that are absent or differ, in the order to write them
     surplus: tuple[Ref, ...] = ()  # objects that are no longer wanted
     certificates: CertificatePlan = field(default_factory=CertificatePlan)
+    config_generation: int = 0  # of the configuration that agents should have seen
     passwords: tuple[str, ...] = ()  # credentials Secrets without a password
     memory: Memory = field(default_factory=Memory)
 

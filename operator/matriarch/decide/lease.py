@@ -180,6 +180,13 @@ def history_recorded(state: LeaseState, history: Sequence[Switch]) -> LeaseState
     return replace(state, lineage=line, promoting=None)
 
 
+def claimed_again(state: LeaseState, position: WalPosition) -> LeaseState:
+    """The holder's own WAL reached the number that it had claimed, in a promotion that a crash broke off."""
+    _require(state.promoting is not None, "nothing is claimed")
+    claim = max(state.claimed, position.timeline) + 1
+    return replace(state, claimed=claim, promoting=Promotion(claim, position.timeline, position.lsn))
+
+
 def heir_named(state: LeaseState, heir: Member, clean: CleanStop) -> LeaseState:
     """The holder stopped cleanly and hands over to `heir`."""
     _require(heir in state.voters or state.mode == "alone", f"{heir} is no voter")

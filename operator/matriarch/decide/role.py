@@ -41,6 +41,7 @@ class Facts:
     server: Server
     lease: LeaseState | None
     lease_fresh: bool
+    timeline: int = 0  # the newest that the control file knows; of a stopped server only
     system_identifier: str = ""
     authority: int = 0
     promised: int = 0
@@ -104,6 +105,8 @@ def _bootstrap(f: Facts, lease: LeaseState) -> Step:
 
 
 def _as_holder(f: Facts, lease: LeaseState) -> Step:
+    if not f.lease_fresh and not (f.single and lease.mode == "alone"):
+        return Step("wait", "the Lease was not read yet; the copy on the volume may be old")
     if f.server == "starting":
         return Step("wait", "PostgreSQL starts")
     own_copy = f.single and lease.mode == "alone" and not f.lease_fresh
@@ -127,6 +130,8 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
         return Step("promote")
     if f.server == "primary":
         return Step("lead")
+    if f.data == "primary" and lease.promoting is not None and f.timeline < lease.promoting.timeline:
+        return Step("start-standby", "a crash broke the promotion off, and the claimed timeline has no record yet")
     if f.data == "primary":
         return Step("start-primary", "the Lease names this incarnation")
     if f.data == "standby":
@@ -144,7 +149,7 @@ def _as_member(f: Facts, lease: LeaseState) -> Step:
     if f.server == "stopped":
         return Step("start-standby", f"{holder.instance} holds epoch {lease.epoch}")
     if f.server == "starting":
-        return Step("wait", "PostgreSQL starts")
+        return Step("follow", "not consistent yet")
     if f.me is not None and f.me == lease.heir:
         return Step("inherit", f"{holder.instance} stopped cleanly and named this instance")
     return Step("follow")
