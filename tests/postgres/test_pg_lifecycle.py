@@ -38,7 +38,8 @@ async def test_initdb_makes_a_database_and_bootstrap_can_be_repeated(box: Box) -
     assert status.standby_names == NOBODY
     assert _login(one, "owner", PASSWORD, "app") == "owner"
     assert await one.value("SHOW data_checksums") == "on"
-    assert await one.value("SELECT datlocprovider::text || datlocale FROM pg_database WHERE datname = 'app'") == "bC.UTF-8"
+    locale = "SELECT datlocprovider::text || datlocale FROM pg_database WHERE datname = 'app'"
+    assert await one.value(locale) == "bC.UTF-8"  # the builtin provider's
     assert await one.value("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'app'") == "owner"
     superusers = await one.sql("SELECT rolname FROM pg_roles WHERE rolsuper")
     assert [r["rolname"] for r in superusers] == ["postgres"]
