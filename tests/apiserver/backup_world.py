@@ -72,6 +72,7 @@ class World:
     kube: Mortal
     env: Clocked
     namespace: str
+    kubectl: Kubectl
 
     async def run(self) -> None:
         """Let the controller work until nothing is left to do at once."""
@@ -274,7 +275,7 @@ async def world(api_server: ApiServer, kubectl: Kubectl) -> AsyncIterator[World]
     settings = Settings(postgres_images={"17": IMAGE})
     env = Clocked(mortal, agents, Recorder(mortal, "test"), WorkQueue(), settings)
     try:
-        yield World(mortal, env, namespace)
+        yield World(mortal, env, namespace, kubectl)
     finally:
         await agents.close()
         await mortal.close()

@@ -312,3 +312,40 @@ async def test_a_controller_that_dies_before_any_of_its_writes_makes_one_backup(
     await world.finish(jobs[0], backup_result(backup["status"]["backupName"]))
     assert (await world.look("Backup", "by-hand"))["status"]["phase"] == "Complete"
     assert len(await world.jobs("backup")) == 1
+
+
+async def test_a_pod_on_a_node_that_is_gone_does_not_hold_up_the_job(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    _, job = await begun(world)
+    spec = {**job["spec"]["template"]["spec"], "nodeName": "gone"}
+    labels = {"batch.kubernetes.io/job-name": job["metadata"]["name"]}
+    await world.make("Pod", "lost", spec, metadata={"labels": labels})
+    await world.kube.delete("Pod", world.namespace, "lost", grace=60)  # as the eviction from a lost node does
+    await world.look("Backup", "by-hand")
+    assert await world.kube.get("Pod", world.namespace, "lost") is not None, "its node may still end it"
+    world.env.ahead[0] += 180
+    backup = await world.look("Backup", "by-hand")
+    assert await world.kube.get("Pod", world.namespace, "lost") is None
+    assert backup["status"]["phase"] == "Running"
+
+
+async def test_a_job_that_a_quota_refuses_is_said_and_tried_again(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    hard = {"hard": {"count/jobs.batch": "0"}}
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": hard}
+    world.kubectl.apply(quota, namespace=world.namespace)
+    world.kubectl.run(
+        *("patch", "resourcequota", "none", "-n", world.namespace, "--subresource=status", "--type=merge"),
+        *("-p", '{"status":{"hard":{"count/jobs.batch":"0"},"used":{"count/jobs.batch":"0"}}}'),
+    )
+    await world.make("Backup", "by-hand", {"cluster": "orders"})
+    backup = await world.look("Backup", "by-hand")
+    ready = next(c for c in backup["status"]["conditions"] if c["type"] == "Ready")
+    assert ready["reason"] == "JobRefused"
+    assert "exceeded quota: none" in ready["message"]
+    world.kubectl.run("delete", "resourcequota", "none", "-n", world.namespace)
+    again = await world.look("Backup", "by-hand")
+    assert again["status"]["backupName"] == backup["status"]["backupName"]
+    assert len(await world.jobs("backup")) == 1

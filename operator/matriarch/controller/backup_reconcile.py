@@ -75,26 +75,30 @@ async def _one(backup: Object, around: Around, env: Env) -> float | None:
     if made:
         looked = await backup_jobs.look(env.kube, around.namespace, name, metadata["uid"], around.now)
     plan = plan_backup(_facts(backup, around, place, needs, looked))
+    if plan.make_job and place is not None:  # what it is for was written down in an earlier round
+        plan = await _make(env, backup, around, place, plan)
     begun = _begin(backup, around, place) if plan.begin and place is not None else {}
     written = backup_status(backup, plan, now=around.now, job=name, begun=begun, report=looked.report)
     await _write(env, backup, written, exclusive=plan.begin)
     await _tell(env, backup, plan)
-    if plan.make_job and place is not None:
-        wish = backup_job(env, backup, around, place, job_name(around.name, "backup", metadata["uid"], plan.jobs_made))
-        try:
-            await env.kube.create(job(wish))
-        except Conflict as e:
-            if not e.exists:
-                raise
-        except (Forbidden, Invalid) as e:  # a quota, an admission policy: said, and tried again for a while
-            verdict = Verdict(Standing.WORKING, "JobRefused", f"The API server refuses the backup's Job: {e}")
-            plan = replace(plan, verdict=verdict, requeue=LOOK_AGAIN)
-            refused = backup_status(backup, plan, now=around.now, job=name, begun=begun, report=looked.report)
-            await _write(env, backup, refused, exclusive=False)
-            await env.recorder.record(backup, verdict.reason, verdict.message, kind="Warning")
     if plan.finished:
         _wake(env, backup)
     return plan.requeue.total_seconds() if plan.requeue is not None else None
+
+
+async def _make(env: Env, backup: Object, around: Around, place: Place, plan: BackupPlan) -> BackupPlan:
+    """Make the Job; the plan says otherwise if it is refused."""
+    name = job_name(around.name, "backup", backup["metadata"]["uid"], plan.jobs_made)
+    try:
+        await env.kube.create(job(backup_job(env, backup, around, place, name)))
+    except Conflict as e:
+        if not e.exists:
+            raise
+    except (Forbidden, Invalid) as e:  # a quota, an admission policy: said, and tried again for a while
+        verdict = Verdict(Standing.WORKING, "JobRefused", f"The API server refuses the backup's Job: {e}")
+        await env.recorder.record(backup, verdict.reason, verdict.message, kind="Warning")
+        return replace(plan, verdict=verdict, requeue=LOOK_AGAIN)
+    return plan
 
 
 def _facts(

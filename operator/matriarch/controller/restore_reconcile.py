@@ -35,7 +35,7 @@ from matriarch.decide.restore import (
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
-from matriarch.kube.errors import Conflict, Invalid
+from matriarch.kube.errors import Conflict, Forbidden, Invalid
 from matriarch.resources import names
 from matriarch.resources.job import JobWish, job, job_name
 
@@ -68,7 +68,7 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
     await _tell(env, found, plan, step)
     try:
         await _act(env, found, restore, mode, around, source, plan, name)
-    except (Invalid, Refused) as e:  # repeating it cannot help
+    except (Forbidden, Invalid, Refused) as e:  # a quota, a rule, no image: a person has to mend it
         plan = plan_restore(replace(facts, refused=str(e)))
         status = restore_status(found, plan, mode, now=around.now, job=name, safety=facts.safety_name, report=None)
         await _write(env, found, status)
