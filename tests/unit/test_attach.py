@@ -33,6 +33,12 @@ def at(timeline: int, lsn: int, **more: object) -> Facts:
         pytest.param(at(2, 2001, confirmed=(), me=Member("orders-1", "new")), "rewind", id="out of the voters"),
         pytest.param(at(2, 2001, confirmed=(), lease=replace(LED, voters=(A,))), "rewind", id="no other voter at all"),
         pytest.param(at(2, 2001, rewind_failed=True), "clone", id="a rewind failed"),
+        pytest.param(at(2, 2000, rewind_failed=True), "clone", id="the WAL that it needs is gone"),
+        pytest.param(at(2, 2001, confirmed=(), waited=True), "rewind", id="the other voter is away for good"),
+        pytest.param(
+            at(2, 2001, confirmed=(), waited=True, streaming=(C,)), "wait", id="the other voter is on its way"
+        ),
+        pytest.param(at(2, 2001, confirmed=None, waited=True), "wait", id="no live holder: never"),
         pytest.param(at(1, 1001, confirmed=(C,)), "rewind", id="past an older fork"),
         pytest.param(at(7, 5000, confirmed=(C,)), "rewind", id="a branch that nobody knows"),
         pytest.param(at(3, 2500, promised=6), "wait", id="a higher epoch is promised"),

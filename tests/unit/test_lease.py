@@ -79,6 +79,15 @@ def test_the_whole_line_replaces_the_lineage_so_that_a_dead_winner_is_remembered
         lease.history_recorded(state, (*line, Switch(5, 4, 1000)))
 
 
+def test_a_number_that_a_crash_used_up_is_claimed_anew() -> None:
+    taken = lease.taken_over(QUORUM, B, 6, WalPosition(2, 500), "n")
+    again = lease.claimed_again(taken, WalPosition(3, 520))
+    assert again.promoting == Promotion(4, 3, 520)
+    assert again.claimed == 4
+    with pytest.raises(ValueError, match="nothing is claimed"):
+        lease.claimed_again(QUORUM, WalPosition(2, 1))
+
+
 def test_what_the_lease_names_may_not_be_deleted() -> None:
     assert QUORUM.names(A)
     assert QUORUM.names(B)

@@ -76,6 +76,18 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
         ),
         pytest.param(facts(server="stopped", data="standby", lease=ELECTED), "start-standby", id="elected, stopped"),
         pytest.param(facts(server="primary", lease=ELECTED), "lead", id="promoted, not recorded"),
+        pytest.param(facts(server="stopped", lease=ELECTED, timeline=2), "start-primary", id="promoted, crashed"),
+        pytest.param(
+            facts(server="stopped", lease=ELECTED, timeline=1),
+            "start-standby",
+            id="a promotion broken off has no record",
+        ),
+        pytest.param(facts(lease_fresh=False), "wait", id="the copy of the Lease may be old"),
+        pytest.param(
+            facts(me=B, instance="orders-2", data="standby", server="starting"),
+            "follow",
+            id="a copy, not consistent yet",
+        ),
         pytest.param(facts(me=B, instance="orders-2"), "depose", id="another holds, and this one runs as primary"),
         pytest.param(facts(me=B, instance="orders-2", server="starting"), "depose", id="and starts as primary"),
         pytest.param(facts(me=B, instance="orders-2", server="stopped"), "start-standby", id="another holds"),

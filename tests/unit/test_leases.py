@@ -1,0 +1,135 @@
+"""Swaps of the Lease: what is void, what is settled by reading, and that nothing old replaces anything newer.
+
+The API server here is a dictionary with its compare-and-swap and its ways to fail; against a real one the same code
+runs in the end-to-end tests.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from matriarch.agent.leases import Leases, Lost
+from matriarch.decide import lease as transitions
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.member import Member
+from matriarch.errors import Unavailable
+from matriarch.kube.errors import Conflict
+
+A, B = Member("orders-1", "aa"), Member("orders-2", "bb")
+STATE = LeaseState(epoch=5, holder=A, bootstrap="orders-1", mode="quorum", voters=(B,), k=1, system_identifier="7")
+
+
+class Server:
+    """One Lease. `before` runs ahead of each write, `lose` makes its answer be lost after it landed."""
+
+    def __init__(self, state: LeaseState) -> None:
+        self.version = 10
+        self.before: list[Callable[[], None]] = []
+        self.lose = 0
+        self.write(state)
+
+    def write(self, state: LeaseState, renewed: str = "t0") -> None:
+        self.version += 1
+        self.object = transitions.to_manifest(
+            state, cluster="orders", namespace="prod", renew_time=renewed, labels={}, resource_version=str(self.version)
+        )
+
+    @property
+    def state(self) -> LeaseState:
+        return transitions.from_manifest(self.object).state
+
+    async def get(self, *_: object, **__: object) -> dict[str, Any]:
+        return copy.deepcopy(self.object)
+
+    async def replace(self, obj: dict[str, Any], **_: object) -> dict[str, Any]:
+        if self.before:
+            self.before.pop(0)()
+        if obj["metadata"]["resourceVersion"] != self.object["metadata"]["resourceVersion"]:
+            raise Conflict("changed", status=409, reason="Conflict")
+        self.version += 1
+        self.object = copy.deepcopy(obj)
+        self.object["metadata"]["resourceVersion"] = str(self.version)
+        if self.lose:
+            self.lose -= 1
+            raise Unavailable("the answer was lost")
+        return copy.deepcopy(self.object)
+
+
+def leases(server: Server) -> Leases:
+    return Leases(server, "orders", "prod", {}, keep=lambda _: None)  # type: ignore[arg-type]  # the stand-in above
+
+
+async def test_a_swap_goes_through_a_renewal_that_came_in_between() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    base = await mine.read()
+    server.before = [lambda: server.write(replace(STATE, no_voters=True), "t1")]
+    won = await mine.swap(base, transitions.reclaimed(base.state, [7], "n"))
+    assert won.epoch == server.state.epoch == 8
+    assert mine.authority == 8
+
+
+async def test_a_swap_is_void_when_the_voters_changed_in_between() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    base = await mine.read()
+    server.before = [lambda: server.write(transitions.voters_set(STATE, "alone", (), 0))]
+    with pytest.raises(Lost):
+        await mine.swap(base, transitions.reclaimed(base.state, [], "n"))
+    assert server.state.epoch == 5
+    assert mine.authority == 0
+
+
+async def test_a_lost_answer_is_settled_by_reading() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    base = await mine.read()
+    server.lose = 1
+    await mine.swap(base, transitions.reclaimed(base.state, [], "n"))
+    assert mine.authority == server.state.epoch == 6
+
+
+async def test_a_rival_with_the_same_epoch_is_told_by_its_nonce() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    base = await mine.read()
+    server.before = [lambda: server.write(transitions.reclaimed(STATE, [], "rival"))]
+    with pytest.raises(Lost):
+        await mine.swap(base, transitions.reclaimed(base.state, [], "mine"))
+    assert mine.authority == 0
+
+
+async def test_a_late_watch_never_brings_an_older_set_of_voters_back() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    late = await server.get()
+    await mine.read()
+    await mine.change(lambda s: transitions.voters_set(s, "alone", (), 0))
+    assert mine.seen(late).mode == "alone"
+
+
+async def test_a_lease_that_was_rolled_back_is_void() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    await mine.read()
+    server.write(replace(STATE, epoch=3, holder=B, voters=(A,)))
+    with pytest.raises(Lost, match="rolled back"):
+        await mine.read()
+    assert mine.state is not None
+    assert mine.state.epoch == 5
+
+
+async def test_what_others_put_onto_the_object_stays() -> None:
+    server = Server(STATE)
+    server.object["metadata"]["annotations"]["example.org/mine"] = "x"
+    server.object["metadata"]["finalizers"] = ["example.org/hold"]
+    mine = leases(server)
+    await mine.renew(no_voters=False)
+    assert server.object["metadata"]["annotations"]["example.org/mine"] == "x"
+    assert server.object["metadata"]["finalizers"] == ["example.org/hold"]
+    assert server.object["spec"]["renewTime"] != "t0"
