@@ -186,6 +186,7 @@ def main() -> None:
     if what == "check":
         total = run_all(check_stages(helm=HELM.exists()))
     else:
+        _take_down()  # what an interrupted run left would be met by this one's tests
         try:
             total = run_all(test_stages() if what == "test" else long_stages())
         finally:
