@@ -36,7 +36,7 @@ from matriarch.resources import names, secrets
 from matriarch.resources.access import access
 from matriarch.resources.blueprint import Blueprint
 from matriarch.resources.claim import claim_notes, disruption_budget
-from matriarch.resources.config import KEY, config
+from matriarch.resources.config import KEY, config, generation_of
 from matriarch.resources.pod import pod_hash
 from matriarch.resources.services import services, slices
 
@@ -157,6 +157,7 @@ async def gather(resource: Object, env: Env) -> View:
         missing=tuple(ref for ref, obj in wanted.items() if not _is_there(obj, existing.get(ref))),
         surplus=tuple(_surplus(view)),
         certificates=plan_certificates(authority, leaves, now),
+        config_generation=generation_of(wanted[Ref("ConfigMap", names.config(key.name))]),
         passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
     )
     return view

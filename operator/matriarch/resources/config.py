@@ -49,3 +49,8 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "metadata": b.metadata(names.config(b.name)),
         "data": {KEY: json.dumps(document, sort_keys=True, indent=1)},
     }
+
+
+def generation_of(config_map: Object) -> int:
+    """The generation in a ConfigMap that `config` made."""
+    return int(json.loads(config_map["data"][KEY])["generation"])

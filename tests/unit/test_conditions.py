@@ -1,0 +1,125 @@
+"""How a cluster stands, by the contract that kstatus, kubectl wait, Argo CD and Flux read alike."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from matriarch.decide.conditions import HOPELESS_AFTER, Condition, assess, conditions, of_cluster, standing
+from matriarch.decide.facts import Memory
+from matriarch.decide.verdict import Standing, Verdict
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from cluster_world import START, World, names, world
+
+
+def ready(count: int = 3, **wish: object) -> World:
+    w = world(count, **wish)
+    assert w.settle().verdict.standing is Standing.READY
+    return w
+
+
+@pytest.mark.parametrize(
+    ("stands", "expected"),
+    [
+        (Standing.READY, {"Ready": "True"}),
+        (Standing.WORKING, {"Ready": "False", "Reconciling": "True"}),
+        (Standing.STALLED, {"Ready": "False", "Stalled": "True"}),
+    ],
+)
+def test_reconciling_and_stalled_exclude_each_other(stands: Standing, expected: dict[str, str]) -> None:
+    assert {c.type: c.status for c in standing(Verdict(stands, "Why", "What."))} == expected
+
+
+@given(st.sampled_from(list(Standing)), st.sampled_from(list(Standing)))
+def test_the_time_moves_exactly_with_the_status(first: Standing, second: Standing) -> None:
+    before = conditions((), standing(Verdict(first, "A", "a")), 1, "2026-01-01T00:00:00Z")
+    after = conditions(before, standing(Verdict(second, "B", "b")), 2, "2026-01-02T00:00:00Z")
+    old = {c["type"]: c for c in before}
+    for c in after:
+        same = c["type"] in old and old[c["type"]]["status"] == c["status"]
+        assert (c["lastTransitionTime"] == "2026-01-01T00:00:00Z") == same
+        assert c["observedGeneration"] == 2
+    assert len({c["type"] for c in after}) == len(after)
+
+
+def test_a_long_message_is_cut_to_what_the_schema_takes() -> None:
+    (made,) = conditions((), [Condition("A", "True", "B", "x" * 5000)], 1, "t")
+    assert len(made["message"]) == 4096
+
+
+def test_available_says_whether_writes_are_taken() -> None:
+    w = ready(3)
+    plan = w.reconcile()
+    kinds = {c.type: c for c in of_cluster(w.facts(), plan.verdict)}
+    assert kinds["Available"].status == "True"
+    assert kinds["SyncDegraded"].status == "False"
+    del w.pods["orders-1"]
+    gone = {c.type: c for c in of_cluster(w.facts(), assess(w.facts(), w.memory, None, w.now))}
+    assert gone["Available"].status == "False"
+
+
+def test_a_replica_that_is_away_leaves_the_cluster_available_but_not_ready() -> None:
+    w = ready(3)
+    w.unready.add("orders-3")
+    w.tick()
+    verdict = assess(w.facts(), w.memory, None, w.now)
+    assert (verdict.standing, verdict.reason) == (Standing.WORKING, "InstancesNotReady")
+    assert "orders-3" in verdict.message
+    assert {c.type: c.status for c in of_cluster(w.facts(), verdict)}["Available"] == "True"
+
+
+def test_an_agent_that_has_not_seen_the_configuration_is_waited_for() -> None:
+    facts = replace(ready(3).facts(), config_generation=2)
+    verdict = assess(facts, Memory(), None, START)
+    assert (verdict.standing, verdict.reason) == (Standing.WORKING, "ApplyingConfiguration")
+
+
+def test_a_failover_under_way_is_no_reason_for_a_person() -> None:
+    w = ready(3)
+    del w.pods["orders-1"]
+    verdict = assess(w.facts(), w.memory, None, w.now)
+    assert (verdict.standing, verdict.reason) == (Standing.WORKING, "FailingOver")
+
+
+def test_a_lost_quorum_needs_a_person_in_the_end() -> None:
+    w = ready(3)
+    w.pods.clear()
+    now = w.now
+    memory = replace(w.memory, not_ready_since=now)
+    soon = assess(w.facts(), memory, None, now + timedelta(minutes=2))
+    late = assess(w.facts(), memory, None, now + HOPELESS_AFTER)
+    assert (soon.standing, soon.reason) == (Standing.WORKING, "QuorumLost")
+    assert (late.standing, late.reason) == (Standing.STALLED, "QuorumLost")
+    assert "0 of 2 voters" in late.message
+
+
+def test_a_primary_that_acknowledges_alone_is_told() -> None:
+    w = ready(2)
+    assert w.lease is not None
+    w.lease = replace(w.lease, mode="alone", voters=(), k=0)
+    kinds = {c.type: c for c in of_cluster(w.facts(), assess(w.facts(), w.memory, None, w.now))}
+    assert (kinds["SyncDegraded"].status, kinds["SyncDegraded"].reason) == ("True", "Alone")
+
+
+def test_advice_is_given_and_taken_back() -> None:
+    w = ready(2, advice=("Do not.",))
+    verdict = w.reconcile().verdict
+    assert "Advice" in {c.type for c in of_cluster(w.facts(), verdict)}
+    w.wish = replace(w.wish, advice=())
+    assert "Advice" not in {c.type for c in of_cluster(w.facts(), verdict)}
+
+
+def test_creation_names_what_it_waits_for() -> None:
+    w = world(3)
+    w.reconcile()
+    verdict = assess(w.facts(), w.memory, None, w.now)
+    assert verdict.reason == "Creating"
+    assert all(n in verdict.message for n in names(3))
