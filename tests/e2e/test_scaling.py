@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import asyncpg
 import pytest
 from bench.outage_load import Load
 from dev.kubectl import Kubectl, wait
-from dev.product import Cluster
+from dev.product import Cluster, Database
 
 
 @pytest.fixture
@@ -57,16 +59,36 @@ def test_the_primary_is_moved_before_its_instance_goes(orders: Cluster, artifact
         assert load.figures(calm).lost == ()
 
 
+# While an instance restarts or changes its role it turns clients away for a moment.
+NOT_NOW = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+
+
 def starts(cluster: Cluster) -> dict[str, object]:
     """When each instance's PostgreSQL was started, as each says itself."""
-    query = "SELECT pg_postmaster_start_time()"
     uri = cluster.credentials()["uri"]
+    host = f"{cluster.name}-rw.{cluster.namespace}.svc"
+
+    def asked(address: str) -> object | None:
+        try:
+            return Database(uri, {host: address}).value("SELECT pg_postmaster_start_time()")
+        except NOT_NOW:
+            return None
+
     found = {}
     for instance in cluster.status()["instanceStatuses"]:
         address = cluster.pod(instance["name"])["status"]["podIP"]
-        host = f"{cluster.name}-rw.{cluster.namespace}.svc"
-        found[instance["name"]] = type(cluster.database())(uri, {host: address}).value(query)
+        found[instance["name"]] = wait(
+            f"an answer of {instance['name']}", partial(asked, address), timeout=60, show=cluster.describe
+        )
     return found
+
+
+def shows(cluster: Cluster, name: str, value: str) -> bool | None:
+    """Whether the primary's parameter has this value; None while it cannot be asked."""
+    try:
+        return cluster.database().value(f"SHOW {name}") == value or None
+    except NOT_NOW:
+        return None
 
 
 @pytest.mark.parametrize("connections", [150, 120])
@@ -78,10 +100,8 @@ def test_a_parameter_that_needs_a_restart(orders: Cluster, artifacts: Path, conn
         calm = load.flowing()
         orders.patch({"parameters": {"max_connections": connections}})
 
-        def everywhere() -> bool | None:
-            return (orders.database().value("SHOW max_connections") == str(connections)) or None
-
-        wait(f"max_connections {connections}", everywhere, timeout=180, show=orders.describe)
+        there = partial(shows, orders, "max_connections", str(connections))
+        wait(f"max_connections {connections}", there, timeout=180, show=orders.describe)
         found = orders.wait_ready()
         assert not found["status"].get("pendingRestart")
         load.flowing()
@@ -96,9 +116,6 @@ def test_a_parameter_that_needs_no_restart(orders: Cluster) -> None:
     before = starts(orders)
     orders.patch({"parameters": {"work_mem": "7MB"}})
 
-    def seen() -> bool | None:
-        return (orders.database().value("SHOW work_mem") == "7MB") or None
-
-    wait("work_mem 7MB", seen, timeout=60)
+    wait("work_mem 7MB", partial(shows, orders, "work_mem", "7MB"), timeout=60)
     orders.wait_ready()
     assert starts(orders) == before
