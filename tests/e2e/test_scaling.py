@@ -70,9 +70,10 @@ def starts(cluster: Cluster) -> dict[str, object]:
 
     def asked(address: str) -> object | None:
         try:
-            return Database(uri, {host: address}).value("SELECT pg_postmaster_start_time()")
+            started: object = Database(uri, {host: address}).value("SELECT pg_postmaster_start_time()")
         except NOT_NOW:
             return None
+        return started
 
     found = {}
     for instance in cluster.status()["instanceStatuses"]:
