@@ -22,15 +22,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.outage_faults import FAULTS, Fault, Nodes, Victim, struck
+from bench.outage_figures import Figures, table
+from bench.outage_load import Load
 from dev import cluster as ground
 from dev.host import DevError
 from dev.install import NAMESPACE, active_operator
 from dev.kubectl import Kubectl, Object, condition, wait
 from dev.product import Cluster
-
-from bench.outage_faults import FAULTS, Fault, Nodes, Victim, struck
-from bench.outage_figures import Figures, table
-from bench.outage_load import Load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

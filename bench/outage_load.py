@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dev.host import PROJECT, DevError
-
 from bench.outage_client import Run
 from bench.outage_figures import Attempt, Figures, figures, parse
+from dev.host import PROJECT, DevError
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bench.outage_client import Resolver
-
 from dev.host import DevError
 from dev.kubectl import Kubectl, Object, condition, holds, wait
 

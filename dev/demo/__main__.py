@@ -9,7 +9,6 @@ import traceback
 from pathlib import Path
 
 from bench.outage_figures import TARGETS
-
 from dev.demo.display import Display
 from dev.demo.story import BACKUP, CLUSTER, COPY, NAME, NAMESPACE, Demo
 from dev.host import CACHE, DevError

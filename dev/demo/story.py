@@ -15,7 +15,6 @@ from typing import Any
 from bench.outage_faults import FAULTS, Victim, struck
 from bench.outage_figures import Figures
 from bench.outage_load import Load
-
 from dev import cluster, install
 from dev.codepal import data, schema
 from dev.demo.compare import Compared, compare

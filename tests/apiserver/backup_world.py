@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+
 from dev.apiserver import ApiServer
 from dev.host import PROJECT
 from dev.kubectl import Kubectl
-
 from matriarch.backup import jobspec
 from matriarch.controller import backup_reconcile, pki, restore_reconcile, schedule_reconcile
 from matriarch.controller.agents import Agents

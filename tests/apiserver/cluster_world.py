@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+
 from dev.apiserver import ApiServer
 from dev.host import PROJECT
 from dev.kubectl import Kubectl, KubectlError
-
 from matriarch.controller.agents import Agents
 from matriarch.controller.databasecluster import reconcile_cluster
 from matriarch.controller.env import MANAGER, Env

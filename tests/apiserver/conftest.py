@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+
 from dev import apiserver
 from dev.host import DevError
 from dev.kubectl import Kubectl

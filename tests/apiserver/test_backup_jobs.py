@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from tests.apiserver.backup_world import IMAGE, KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
-from tests.apiserver.backup_world import task as task_of
 
 from matriarch.backup.jobspec import Reason
 from matriarch.kube.client import Object
+from tests.apiserver.backup_world import IMAGE, KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
+from tests.apiserver.backup_world import task as task_of
 
 
 async def begun(world: World, name: str = "by-hand", **spec: object) -> tuple[Object, Object]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 
 import pytest
-from tests.apiserver.backup_world import KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
-from tests.apiserver.backup_world import task as task_of
 
 from matriarch.backup.jobspec import Reason, RestoreResult, Result
 from matriarch.kube.client import Object
+from tests.apiserver.backup_world import KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
+from tests.apiserver.backup_world import task as task_of
 
 FILE = "backup-2026-03-01T02:00:00.000Z-abcdef2345.sql.gz.enc"
 

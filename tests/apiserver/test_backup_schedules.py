@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from tests.apiserver.backup_world import SYSTEM, World, backup_result, condition
-from tests.apiserver.backup_world import task as task_of
 
 from matriarch.backup.jobspec import Reason, Result
 from matriarch.controller.backup_status import parse_time
 from matriarch.kube.client import Object
+from tests.apiserver.backup_world import SYSTEM, World, backup_result, condition
+from tests.apiserver.backup_world import task as task_of
 
 HOUR = 3600.0
 

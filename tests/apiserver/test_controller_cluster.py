@@ -6,14 +6,14 @@ import json
 from typing import Any
 
 import pytest
-from dev.kubectl import Kubectl, KubectlError
-from tests.apiserver.cluster_world import ClusterWorld, Dying, cluster_world, definitions, install
 
+from dev.kubectl import Kubectl, KubectlError
 from matriarch.controller import pki
 from matriarch.decide.lease import from_manifest
 from matriarch.errors import Unavailable
 from matriarch.kube.errors import Forbidden, Invalid
 from matriarch.resources import names
+from tests.apiserver.cluster_world import ClusterWorld, Dying, cluster_world, definitions, install
 
 __all__ = ["cluster_world", "definitions"]
 

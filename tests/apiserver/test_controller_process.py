@@ -14,10 +14,9 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+
 from dev.host import PROJECT
 from dev.s3 import free_port
-from tests.apiserver.cluster_world import IMAGE, ClusterWorld, cluster_world, definitions
-
 from matriarch.controller.agents import Agents
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.health import Health
@@ -25,6 +24,7 @@ from matriarch.controller.main import LOCK, run
 from matriarch.controller.queue import WorkQueue
 from matriarch.kube.client import Kube
 from matriarch.kube.events import Recorder
+from tests.apiserver.cluster_world import IMAGE, ClusterWorld, cluster_world, definitions
 
 __all__ = ["cluster_world", "definitions"]
 

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
 from dev.host import PROJECT
 from dev.kubectl import Kubectl, KubectlError
-from tests.api_cases import API_VERSION, BAD, GOOD, Bad, manifest
-from tests.apiserver.http import Http
-
 from matriarch.api.backup import Backup
 from matriarch.api.backup_schedule import BackupSchedule
 from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.model import Resource
 from matriarch.api.restore import Restore
+from tests.api_cases import API_VERSION, BAD, GOOD, Bad, manifest
+from tests.apiserver.http import Http
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

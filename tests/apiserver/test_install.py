@@ -12,17 +12,17 @@ from typing import Any
 
 import pytest
 import yaml
+
 from dev import programs
 from dev.host import PROJECT
 from dev.kubectl import Kubectl, KubectlError, kubectl_command
-from tests.api_cases import manifest
-
 from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.defaults import fill
 from matriarch.controller.watches import OWNED
 from matriarch.kube.kinds import KINDS
 from matriarch.resources.access import access
 from matriarch.resources.blueprint import Blueprint
+from tests.api_cases import manifest
 
 CHART = PROJECT / "helm/matriarch"
 NAMESPACE = "matriarch-system"

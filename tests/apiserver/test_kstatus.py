@@ -6,6 +6,7 @@ import json
 import subprocess
 
 import pytest
+
 from dev import programs
 from dev.host import DevError
 from tests.condition_rows import ROWS, Row

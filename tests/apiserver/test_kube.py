@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from dev.apiserver import ApiServer
 
+from dev.apiserver import ApiServer
 from matriarch.errors import Refused, Unavailable
 from matriarch.kube.client import Kube, Object
 from matriarch.kube.config import connection

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+
 from bench.outage_faults import Nodes
 from dev import cluster, install
 from dev.host import DevError

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from dev.host import PROJECT
 from dev.install import NAMESPACE, active_operator
 from dev.kubectl import Kubectl, wait

@@ -10,6 +10,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from dev import cluster as dev_cluster
 from dev import s3
 from dev.codepal import data, schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncpg
 import pytest
+
 from dev.kubectl import Kubectl, KubectlError, condition
 from dev.product import Cluster
 

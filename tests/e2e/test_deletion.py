@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bench.outage_load import Load
 from dev.kubectl import Kubectl, condition, wait
 from dev.product import Cluster

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bench.outage import Bench
 from bench.outage_faults import FAULTS, Nodes
 from dev.product import Cluster

@@ -10,6 +10,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 import pytest
+
 from dev.kubebox.volumes import Volume
 from dev.kubectl import KubectlError, wait
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from dev.kubectl import Kubectl, KubectlError, condition, wait
 from dev.product import Cluster, cluster_manifest, resource
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.faults.namespaces import Network, Pod, alive, wait_for
 
 from matriarch.agent.beat import HeartbeatState
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.decide.election import T_FENCE
 from matriarch.decide.member import Member
+from tests.faults.namespaces import Network, Pod, alive, wait_for
 
 MEMBERS = [Member(f"orders-{n}", f"{n}{n}") for n in range(1, 4)]
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from bench.outage import Bench, place_operator
 from bench.outage_faults import FAULTS, Nodes
 from bench.outage_figures import table

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.faults.namespaces import AS_USER, ENVIRONMENT, USER, Pod, alive, children, command_line, wait_for
 
 from matriarch.agent.clock import boottime
 from matriarch.agent.volumelock import VolumeLock
+from tests.faults.namespaces import AS_USER, ENVIRONMENT, USER, Pod, alive, children, command_line, wait_for
 
 # a postmaster with a backend in a session of its own, as PostgreSQL's backends are
 POSTMASTER = ["/bin/sh", "-c", "setsid sleep 1001 & exec sleep 1000"]

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from dev import rootfs
 from dev.host import DevError
 from tests.postgres.pgbox import Box, make_box

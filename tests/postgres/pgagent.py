@@ -10,11 +10,10 @@ import json
 import sys
 from pathlib import Path
 
-from tests.postgres.pgbox import Spawner
-
 from matriarch.agent.postgres.server import Identity, Paths, Server
 from matriarch.postgres.conninfo import Upstream
 from matriarch.postgres.settings import ServerSettings
+from tests.postgres.pgbox import Spawner
 
 
 async def main(task: dict[str, object]) -> None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dev import catalogue as generator
-
 from matriarch.postgres import catalogue_17
 from matriarch.postgres.catalogue import Parameter, catalogue
 from matriarch.postgres.owned import OWNED

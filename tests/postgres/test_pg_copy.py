@@ -11,12 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 from matriarch.agent.postgres import processes
 from matriarch.agent.postgres.facts import CloneProgress
 from matriarch.errors import Corrupt, Refused, Unavailable
 from matriarch.postgres.conninfo import Upstream
+from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 import asyncpg
 import pytest
-from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 from matriarch.agent.postgres import processes
 from matriarch.agent.postgres.facts import PendingRestart
 from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.standbynames import NOBODY
+from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 pytestmark = pytest.mark.timeout(240)
 

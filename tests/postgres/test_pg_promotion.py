@@ -6,12 +6,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 from matriarch.errors import Refused
 from matriarch.postgres.lsn import parse_lsn
 from matriarch.postgres.standbynames import NOBODY, render_names
 from matriarch.postgres.timeline import Switch, WalPosition, follows, history_file
+from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import asyncpg
 import pytest
-from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.standbynames import NOBODY, render_names
+from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 LOCAL = "127.0.0.1"  # from where the kernel lets connections to any loopback address come
 

@@ -9,11 +9,11 @@ import socket
 from dataclasses import replace
 
 import pytest
-from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 from matriarch.agent.postgres import processes
 from matriarch.errors import Unavailable
 from matriarch.postgres.timeline import WalPosition
+from tests.postgres.pgbox import Box, Member, eventually, streaming
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+
 from dev import s3
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+
 from bench.outage_client import TABLE, Run
 from bench.outage_figures import figures, parse
 from dev.codepal import data, schema

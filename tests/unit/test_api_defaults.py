@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.api_cases import S3, manifest
 
 from matriarch.api.backup_schedule import BackupSchedule
 from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.defaults import SyncRule, fill, retention, sync_rule
+from tests.api_cases import S3, manifest
 
 
 def _spec(**change: Any) -> Any:

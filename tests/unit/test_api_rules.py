@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.api_cases import BAD, GOOD, Bad, manifest
 
 from matriarch.api.backup import Backup
 from matriarch.api.backup_schedule import BackupSchedule
@@ -18,6 +17,7 @@ from matriarch.api.model import Model, Resource, refusals
 from matriarch.api.restore import Restore
 from matriarch.api.rules import quantity
 from matriarch.postgres.owned import OWNED, refusal
+from tests.api_cases import BAD, GOOD, Bad, manifest
 
 MODELS: dict[str, type[Resource]] = {m.__name__: m for m in (DatabaseCluster, Backup, BackupSchedule, Restore)}
 

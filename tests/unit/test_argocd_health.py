@@ -8,6 +8,7 @@ from typing import Any
 import lupa
 import pytest
 import yaml
+
 from tests.condition_rows import ROWS, Row
 
 PROJECT = Path(__file__).parents[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from bench.outage_faults import Process, first_process, pod_processes, postmaster
 
 UID = "0a1b2c3d-1111-2222-3333-444455556666"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from bench.outage_client import Run
 from bench.outage_figures import SECOND, Attempt, Figures, Gap, figures, longest_gap, parse, table
 

@@ -6,6 +6,7 @@ import io
 import time
 
 import pytest
+
 from dev.demo import display
 from dev.demo.display import Display
 

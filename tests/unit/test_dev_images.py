@@ -7,10 +7,11 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from dev import images
-from dev.hostconfig import mirror_in
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dev import images
+from dev.hostconfig import mirror_in
 
 if TYPE_CHECKING:
     from pathlib import Path

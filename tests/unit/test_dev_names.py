@@ -7,11 +7,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dev.host import DevError
 from dev.kubebox import names
 from dev.kubebox.names import CLUSTERS, NODES, Cluster
-from hypothesis import given
-from hypothesis import strategies as st
 
 if TYPE_CHECKING:
     from pathlib import Path

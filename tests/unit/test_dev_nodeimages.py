@@ -9,6 +9,7 @@ import tarfile
 from typing import TYPE_CHECKING
 
 import pytest
+
 from dev.host import DevError
 from dev.kubebox import nodeimages
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dev.host import DevError
 from dev.kubebox import provisioner
 from dev.kubebox.volumes import SMALLEST, bytes_of, quantity, size_for
-from hypothesis import given
-from hypothesis import strategies as st
 
 Object = dict[str, Any]
 

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
+
 from dev import cluster, stages
 from dev.host import DevError
 from dev.stages import Counts, Stage

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
-from tests.postgres.pgbox import _ENTER
 
 from matriarch.backup import backup, jobspec, restore
 from matriarch.backup.jobspec import BackupTask, ClusterIdentity, LocalStore, RestoreResult, RestoreTask, S3Store
@@ -30,6 +29,7 @@ from matriarch.backup.manifest import Opened
 from matriarch.backup.s3 import S3
 from matriarch.backup.server import Server
 from matriarch.backup.store import Store
+from tests.postgres.pgbox import _ENTER
 
 T = TypeVar("T")
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from dev import s3 as s3_server
 from dev.rootfs import Rootfs
 from tests.postgres.backup.bed import Postgres, fill, install_tools

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.postgres.backup.bed import KEY, Postgres, do_restore, keys_in, local, make_backup
 
 from matriarch.backup import catalog
 from matriarch.backup.format import canonical
@@ -17,6 +16,7 @@ from matriarch.backup.jobspec import ClusterIdentity
 from matriarch.backup.keys import Kek
 from matriarch.backup.local import Local
 from matriarch.errors import Corrupt, MatriarchError, Refused
+from tests.postgres.backup.bed import KEY, Postgres, do_restore, keys_in, local, make_backup
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,14 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
+from matriarch.backup import restore
+from matriarch.backup import target as places
+from matriarch.backup.jobspec import JobSpec, LocalStore, RestoreTask, Result, ServerSpec, StoreSpec
+from matriarch.backup.local import Local
+from matriarch.backup.manifest import Sequence
+from matriarch.backup.progress import Tracker
+from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from tests.postgres.backup.bed import (
     CLUSTER,
     KEY,
@@ -22,14 +30,6 @@ from tests.postgres.backup.bed import (
     local,
     make_backup,
 )
-
-from matriarch.backup import restore
-from matriarch.backup import target as places
-from matriarch.backup.jobspec import JobSpec, LocalStore, RestoreTask, Result, ServerSpec, StoreSpec
-from matriarch.backup.local import Local
-from matriarch.backup.manifest import Sequence
-from matriarch.backup.progress import Tracker
-from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dev import s3 as s3_server
 from dev.s3 import S3Server
-from tests.postgres.backup.bed import CLUSTER, KEY, Postgres, job_environment, keys_in, local, make_backup, s3, s3_spec
-
 from matriarch.backup import backup as engine
 from matriarch.backup import catalog, jobspec, restore
 from matriarch.backup import s3 as s3_module
@@ -27,6 +26,7 @@ from matriarch.backup.local import Local
 from matriarch.backup.progress import Tracker
 from matriarch.backup.stop import Stop
 from matriarch.errors import MatriarchError, Unavailable
+from tests.postgres.backup.bed import CLUSTER, KEY, Postgres, job_environment, keys_in, local, make_backup, s3, s3_spec
 
 NAME = "backup-2024-01-15T02:00:00.000Z-k3vq7m2xw4.sql.gz.enc"
 

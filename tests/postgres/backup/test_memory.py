@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from dev.s3 import S3Server
+from matriarch.backup.jobspec import BackupTask, JobSpec, RestoreTask, Result, ServerSpec, StoreSpec, VerifyTask
 from tests.postgres.backup.bed import CLUSTER, Postgres, job_environment, s3_spec
 from tests.postgres.backup.memgroup import MemoryGroup, memory_group
-
-from matriarch.backup.jobspec import BackupTask, JobSpec, RestoreTask, Result, ServerSpec, StoreSpec, VerifyTask
 
 LIMIT = 256 << 20
 TEXT = 600 << 20  # bytes of SQL; it hardly compresses, so that what is stored does not fit either

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from dev.s3 import S3Server
-from tests.postgres.backup.bed import KEY, ODD, Postgres, do_restore, keys_in, local, make_backup, s3
 
+from dev.s3 import S3Server
 from matriarch.backup.store import Store
+from tests.postgres.backup.bed import KEY, ODD, Postgres, do_restore, keys_in, local, make_backup, s3
 
 
 @pytest.fixture(params=["s3", "local"])

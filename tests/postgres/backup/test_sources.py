@@ -11,13 +11,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from tests.postgres.backup.bed import KEY, Postgres, do_restore, in_loop, local, make_backup
 
 from matriarch.backup import dump as dump_module
 from matriarch.backup import restore
 from matriarch.backup.progress import Tracker
 from matriarch.backup.stop import Stop
 from matriarch.errors import Refused, Unavailable
+from tests.postgres.backup.bed import KEY, Postgres, do_restore, in_loop, local, make_backup
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
+
 from dev import s3 as s3_server
 from dev.s3 import S3Server
-from tests.postgres.backup.bed import local, s3, s3_spec
-
 from matriarch.backup import catalog
 from matriarch.backup import s3 as s3_module
 from matriarch.backup.jobspec import LocalStore, S3Store
@@ -19,6 +18,7 @@ from matriarch.backup.s3 import S3
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
+from tests.postgres.backup.bed import local, s3, s3_spec
 
 
 @pytest.fixture(params=["s3", "local", "s3 over TLS"])
