@@ -33,7 +33,7 @@ _FILL = """
     INSERT INTO orders SELECT i, i % 10000, 'customer-' || i % 50000 || '@example.org',
         'Order number ' || i || ' of the ' || (ARRAY['red', 'green', 'blue', 'yellow'])[i % 4 + 1]
         || ' widgets, to be delivered to street ' || i % 997,
-        timestamptz '2024-01-01' + i * interval '1 second', (i * 7919 % 1000000) / 100.0, md5(i::text)
+        timestamptz '2024-01-01' + i * interval '1 second', (i::bigint * 7919 % 1000000) / 100.0, md5(i::text)
     FROM generate_series({first}, {last}) i
 """
 _ROW = 165  # bytes of SQL

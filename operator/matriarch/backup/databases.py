@@ -32,7 +32,8 @@ async def application_databases(session: Session, wanted: tuple[str, ...] = ()) 
         SELECT datname AS name, datname = 'postgres' AS maintenance,
                CASE WHEN has_database_privilege(oid, 'CONNECT') THEN pg_database_size(oid) ELSE 0 END AS size
         FROM pg_catalog.pg_database
-        WHERE datallowconn AND NOT datistemplate AND NOT starts_with(datname, $1)
+        WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 -- a DROP that was interrupted
+          AND NOT starts_with(datname, $1)
           AND coalesce(shobj_description(oid, 'pg_database'), '') NOT LIKE $2
         ORDER BY datname COLLATE "C"
         """,

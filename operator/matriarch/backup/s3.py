@@ -100,6 +100,10 @@ class S3:
             except Exception as error:
                 if _is_missing(error):
                     raise Corrupt(f"The object {self.address}/{key} is gone.", reason=Reason.OBJECT_MISSING) from None
+                if _is_taken(error):
+                    raise Corrupt(
+                        f"The object {self.address}/{key} was replaced while it was read.", reason=Reason.OBJECT_CORRUPT
+                    ) from None
                 explained = explain(error, self.address)
                 if not isinstance(explained, Unavailable):
                     raise explained from error

@@ -184,7 +184,7 @@ def test_an_object_that_changes_under_the_reader_is_noticed(own_server: S3Server
         own_server.stop()
         own_server.start()
         store.put("big", b"\1" * (40 << 20))
-        with pytest.raises(Refused):
+        with pytest.raises(Corrupt, match="was replaced while it was read"):
             b"".join(pieces)
 
 
