@@ -39,6 +39,7 @@ class Load:
 
     def __enter__(self) -> Load:
         self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.unlink(missing_ok=True)  # an earlier run's lines must not be counted until the clients are up
         options = ["--log", str(self.log), "--run", str(self.run.number), *self._options]
         for name, address in self.database.names.items():
             options += ["--resolve", f"{name}={address}"]
