@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -263,8 +264,10 @@ def switchover(name: str, to: str | None, namespace: str | None) -> None:
             )
         if obj.get("status", {}).get("primary") == target:
             raise Refused(f"{target} is the primary already.", reason="AlreadyPrimary")
+        # One shot each: the time makes a second wish for the same instance another one.
+        wish = f"{target}@{int(time.time())}"
         await kube.patch(
-            "DatabaseCluster", here, name, {"metadata": {"annotations": {"matriarch.dev/switchover": target}}}
+            "DatabaseCluster", here, name, {"metadata": {"annotations": {"matriarch.dev/switchover": wish}}}
         )
         return target
 
