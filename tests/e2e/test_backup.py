@@ -55,9 +55,10 @@ class Shop:
         return self.kubectl.get(kind, name, self.namespace)
 
     def objects(self, part: str = "") -> list[str]:
-        """Objects of this cluster in the bucket."""
+        """Objects of this cluster in the bucket, but the log of deletions."""
         pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=self.prefix)
-        return [o["Key"] for page in pages for o in page.get("Contents", []) if part in o["Key"]]
+        keys = [o["Key"] for page in pages for o in page.get("Contents", [])]
+        return [key for key in keys if part in key and "/tombstones/" not in key]
 
     def running_pod(self, backup: str) -> str:
         """The pod of a Backup's Job, once it runs."""
