@@ -102,6 +102,7 @@ async def test_a_standby_keeps_what_its_primary_has_until_that_has_less(box: Box
     lowered = {"max_connections": "30"}
     await two.server.configure(replace(two.settings, parameters=lowered))
     await eventually(lambda: _pending(two, "50"), "as low as the primary allows")
+    assert two.server.held_up  # so the agent writes it again, until the primary has less
     await one.server.configure(replace(one.settings, parameters=lowered))
     assert await one.server.stop("fast")
     await one.server.start_primary()
@@ -111,6 +112,7 @@ async def test_a_standby_keeps_what_its_primary_has_until_that_has_less(box: Box
     await eventually(lambda: _replayed(two, lsn), "replay goes on")
     await two.server.configure(replace(two.settings, parameters=lowered))
     await eventually(lambda: _pending(two, "30"), "the primary has less now")
+    assert not two.server.held_up
 
 
 async def test_a_hung_server_has_no_status_and_gets_it_back(box: Box) -> None:

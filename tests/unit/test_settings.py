@@ -14,6 +14,7 @@ from matriarch.postgres.settings import (
     ServerSettings,
     StreamSettings,
     computed_sizes,
+    held_up,
     include_main,
     parse_stream,
     render_main,
@@ -52,6 +53,14 @@ def test_libraries_are_joined_once_each() -> None:
         {"shared_preload_libraries": "pgaudit, pg_stat_statements"}, preload=("pg_stat_statements",)
     )
     assert _render(settings)["shared_preload_libraries"] == "pg_stat_statements,pgaudit"
+
+
+def test_what_keeps_a_standby_above_what_is_wanted_is_seen() -> None:
+    """Lowered on the primary, not yet replayed here: what is written now must be written again later."""
+    assert held_up({"max_connections": "120"}, {"max_connections": 150})
+    assert held_up({}, {"max_worker_processes": 10_000})
+    assert not held_up({"max_connections": "120"}, {"max_connections": 120})
+    assert not held_up({"max_connections": "150"}, {})
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
 async def apply_config(instance: Instance, names: str, *, clients: bool) -> None:
     """Bring PostgreSQL to the configuration and the door as they are now. Raises Unavailable."""
     config = instance.config
-    if config is None or instance.applied == (config, clients):
+    if config is None or (instance.applied == (config, clients) and not instance.server.held_up):
         return
     await instance.server.configure(server_settings(instance, names, clients=clients))
     instance.applied = (config, clients)

@@ -202,6 +202,15 @@ def slot_limit(volume: int) -> int:
     return _clamp(volume // 5, 256 * MB, 64 * GB) if volume else 4 * GB
 
 
+def held_up(parameters: Mapping[str, str], floors: Mapping[str, int]) -> bool:
+    """Whether a standby must keep more than is wanted, because its primary's last known value is higher.
+
+    What is written for it then holds only until the primary's lowered value was replayed.
+    """
+    wanted = {name: _integer(parameters.get(name), default) for name, default in SHARED_DEFAULTS.items()}
+    return any(floors.get(name, 0) > value for name, value in wanted.items())
+
+
 def _shared(parameters: Mapping[str, str], floors: Mapping[str, int]) -> dict[str, str]:
     wanted = {name: _integer(parameters.get(name), default) for name, default in SHARED_DEFAULTS.items()}
     return {name: str(max(value, floors.get(name, 0))) for name, value in wanted.items()}

@@ -33,6 +33,7 @@ class ServerBase:
         self._supervisor = supervisor
         self._sessions = Sessions(paths.socket_dir)
         self._settings: ServerSettings | None = None
+        self.held_up = False  # a standby's files hold more than is wanted: to be written again, see settings.held_up
         self._stream: StreamSettings | None = None  # as in the file; None: not read yet
         self._stream_turn = asyncio.Lock()
         self._stream_files = threading.Lock()

@@ -21,7 +21,14 @@ from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.conninfo import SERVICE_FILE, Upstream, primary_conninfo
 from matriarch.postgres.controldata import ControlData
 from matriarch.postgres.hba import render_hba, render_ident
-from matriarch.postgres.settings import MAIN_FILE, ServerSettings, StreamSettings, include_main, render_main
+from matriarch.postgres.settings import (
+    MAIN_FILE,
+    ServerSettings,
+    StreamSettings,
+    held_up,
+    include_main,
+    render_main,
+)
 from matriarch.postgres.timeline import Switch, WalPosition, dead_branches
 from matriarch.postgres.version import check_version, parse_version
 
@@ -42,7 +49,9 @@ class Lifecycle(DataDirectory):
         self._sessions.port = settings.port
         if self.postmaster() is None:
             return False
-        changed = await files.in_thread(timeout, self._write_files, await self._floors())
+        floors = await self._floors()
+        changed = await files.in_thread(timeout, self._write_files, floors)
+        self.held_up = held_up(settings.parameters, floors)
         if changed:
             await self.reload()
         return changed
