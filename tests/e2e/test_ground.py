@@ -36,6 +36,8 @@ def space(kubectl: Kubectl) -> Iterator[str]:
     name = f"ground-{uuid.uuid4().hex[:6]}"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    # Pods are refused until the controller manager has made it, which takes a moment.
+    kubectl.run("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=60s")
     yield name
     kubectl.run("delete", "namespace", name, "--wait=false")
 
