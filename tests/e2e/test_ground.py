@@ -145,8 +145,9 @@ def test_names_of_services_and_pods_resolve(kubectl: Kubectl, space: str, image:
     for name in ("b", f"b.{space}", f"b.{space}.svc.cluster.local"):
         assert _sh(kubectl, space, "a", f"getent hosts {name}").split()[0] == wanted
     # Ready is a moment earlier than the rules of the other node's kube-proxy.
-    ask = "for i in $(seq 20); do curl -s -m 3 -o /dev/null -w '%{http_code}' http://b/ && exit 0; sleep 0.5; done; exit 1"
-    assert _sh(kubectl, space, "a", ask).endswith("200")
+    once = "curl -s -m 3 -o /dev/null -w '%{http_code}' http://b/"
+    answer = wait("an answer of the Service", lambda: _sh(kubectl, space, "a", once) or None, timeout=20)
+    assert answer == "200"
     with pytest.raises(KubectlError):
         _sh(kubectl, space, "a", "getent hosts no-such-service")
 
