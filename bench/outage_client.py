@@ -159,7 +159,7 @@ async def prepare(uri: str, seconds: float = 30.0) -> None:
                 await connection.execute(TABLE, timeout=STATEMENT_TIMEOUT)
             finally:
                 connection.terminate()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.2)

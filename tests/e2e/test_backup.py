@@ -122,7 +122,7 @@ def _fill(database: Database) -> None:
     for attempts_left in (2, 1, 0):
         try:
             database.run(fill, timeout=END)
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             if not attempts_left:
                 raise
             time.sleep(10)

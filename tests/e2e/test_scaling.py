@@ -61,7 +61,7 @@ def test_the_primary_is_moved_before_its_instance_goes(orders: Cluster, artifact
 
 
 # While an instance restarts or changes its role it turns clients away for a moment.
-NOT_NOW = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+NOT_NOW = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def starts(cluster: Cluster) -> dict[str, object]:

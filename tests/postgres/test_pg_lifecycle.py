@@ -186,7 +186,7 @@ async def test_clients_sessions_are_ended_and_the_agents_are_not(box: Box) -> No
     await one.server.status()
     assert await one.server.end_client_sessions() == 3
     for client in clients:
-        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)):
             await client.fetch("SELECT 1")
         client.terminate()
     assert await one.server.status() is not None

@@ -201,6 +201,6 @@ def explained() -> Iterator[None]:
         ) from error
     except asyncpg.DataCorruptedError as error:
         raise Corrupt(f"PostgreSQL found damaged data: {error}", reason=Reason.OBJECT_CORRUPT) from error
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         text = " ".join(str(error).split())[:300] or type(error).__name__
         raise Unavailable(f"The dump was interrupted by the server: {text}", reason=Reason.SOURCE_CHANGED) from error

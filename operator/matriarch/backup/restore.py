@@ -75,7 +75,7 @@ async def restore(request: Request) -> RestoreResult:
             await _refuse_filled(server, places)
         await asyncio.to_thread(check_object, request.store, opened, request.tracker, request.stop)
         return await _fill_and_switch(request, server, session, opened, wanted, places)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError) as error:
         raise _explain(error) from error
     finally:
         with contextlib.suppress(Exception):
@@ -239,7 +239,9 @@ def _keeps(task: RestoreTask) -> bool:
 
 async def _undo(session: Session, temporary: list[str], before: set[str]) -> None:
     """As far as the target can be reached; the next attempt finds the temporary databases by their names."""
-    with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+    with contextlib.suppress(
+        asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError
+    ):
         async with asyncio.timeout(30):
             await target.drop(session, temporary)
             await target.drop_roles(session, await target.roles(session) - before)

@@ -142,7 +142,13 @@ class Server:
                 connection_class=Session,
                 server_settings={**_SESSION, "application_name": name},
             )
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as error:
+        except (
+            OSError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+            ValueError,
+        ) as error:
             raise _explain_connect(error, self.address, database) from error
 
     def libpq(self, database: str, *, name: str = "matriarch") -> tuple[str, dict[str, str]]:

@@ -144,7 +144,7 @@ async def _rename(session: Session, places: Sequence[Place], restore_id: str, re
 
 async def _open_again(session: Session, names: Sequence[str]) -> None:
     for name in names:
-        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError):
             await session.execute(f"ALTER DATABASE {quote(name)} ALLOW_CONNECTIONS true")
 
 

@@ -83,7 +83,7 @@ def test_replaced_in_one_step_while_clients_are_connected(store: Local, shop: Po
                     seen.add(await session.fetchval("SELECT count(*) FROM t"))
                 finally:
                     session.terminate()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError):
                 pass
             await asyncio.sleep(0)
         return seen

@@ -91,7 +91,7 @@ class Looking(Promoting):
                 return True
         except asyncpg.TooManyConnectionsError:
             return True
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
             return False
         finally:
             if connection is not None:
