@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from dev.host import CACHE, lock, need_linux_root, need_tools, run, say, succeeds
+from dev.host import CACHE, DevError, lock, need_linux_root, need_tools, run, say, succeeds
 from dev.hostconfig import debian_mirror
 
 NAME = "localhost/debian:trixie-slim"
@@ -27,11 +27,7 @@ path-exclude=/usr/share/groff/*
 path-include=/usr/share/doc/*/copyright
 """
 
-SOURCES = """\
-deb http://deb.debian.org/debian trixie main
-deb http://deb.debian.org/debian trixie-updates main
-deb http://deb.debian.org/debian-security trixie-security main
-"""
+SOURCES = "# Where packages come from is told at build time (dev/hostconfig.py) and does not stay in the image.\n"
 
 # Apt in a container must neither keep archives nor start services.
 CONTAINER = {
@@ -79,7 +75,10 @@ def _bootstrap() -> Path:
     half = root.with_name(f"{root.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    run("debootstrap", "--variant=minbase", SUITE, half, debian_mirror(), timeout=1800)
+    mirror = debian_mirror()
+    if mirror is None:
+        raise DevError("apt's sources name no Debian archive to make the images' base from; add one, or install docker")
+    run("debootstrap", "--variant=minbase", SUITE, half, mirror, timeout=1800)
     for pattern in REMOVED:
         for path in half.glob(pattern):
             if path.is_dir() and not path.is_symlink():

@@ -13,20 +13,19 @@ from pathlib import Path
 
 from dev.host import run
 
-DEBIAN = "http://deb.debian.org/debian"
 _AUTHORITIES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _PIP = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def debian_mirror(sources: Path = Path("/etc/apt")) -> str:
-    """The address from which this machine gets Debian itself, or Debian's own."""
+def debian_mirror(sources: Path = Path("/etc/apt")) -> str | None:
+    """The address from which this machine gets Debian itself; None where apt's sources name none."""
     for path in [sources / "sources.list", *sorted(sources.glob("sources.list.d/*"))]:
         if path.is_file():
             found = mirror_in(path.read_text())
             if found:
                 return found
-    return DEBIAN
+    return None
 
 
 def mirror_in(text: str) -> str | None:
@@ -94,7 +93,7 @@ def write_secrets(folder: Path) -> dict[str, Path]:
         if value:
             apt.append(f'Acquire::{name.removesuffix("_proxy")}::Proxy "{value}";')
     mirror = debian_mirror()
-    if mirror != DEBIAN:
+    if mirror is not None:
         secrets["sources"] = folder / "sources.list"
         secrets["sources"].write_text(f"deb {mirror} trixie main\n")
         apt += ['Dir::Etc::SourceList "/run/secrets/sources";', 'Dir::Etc::SourceParts "/dev/null";']

@@ -76,11 +76,11 @@ def test_a_copy_holds_nothing_but_what_the_image_may_have(copy: images.Recipe) -
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("deb http://deb.debian.org/debian trixie main\n", "http://deb.debian.org/debian"),
+        ("deb http://archive.example.org/debian trixie main\n", "http://archive.example.org/debian"),
         ("deb [signed-by=/x] https://mirror.example.com/debian/ trixie main", "https://mirror.example.com/debian"),
         ("Types: deb\nURIs: http://m.example/debian\nSuites: trixie\n", "http://m.example/debian"),
-        ("deb http://security.debian.org/debian-security trixie-security main\n", None),
-        ("# deb http://deb.debian.org/debian trixie main\n", None),
+        ("deb http://security.example.org/debian-security trixie-security main\n", None),
+        ("# deb http://archive.example.org/debian trixie main\n", None),
         ("deb https://example.com/apt stable main\n", None),
         ("", None),
     ],
