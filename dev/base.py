@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 
 from dev.host import CACHE, DevError, lock, need_linux_root, need_tools, run, say, succeeds
-from dev.hostconfig import debian_mirror
+from dev.hostconfig import debian_archives
 
 NAME = "localhost/debian:trixie-slim"
 SUITE = "trixie"
@@ -75,7 +75,7 @@ def _bootstrap() -> Path:
     half = root.with_name(f"{root.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir(parents=True)
-    mirror = debian_mirror()
+    mirror = debian_archives().main
     if mirror is None:
         raise DevError("apt's sources name no Debian archive to make the images' base from; add one, or install docker")
     run("debootstrap", "--variant=minbase", SUITE, half, mirror, timeout=1800)

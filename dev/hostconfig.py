@@ -9,35 +9,55 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
-from dev.host import run
+from dev.host import run, say
 
 _AUTHORITIES = ("PIP_CERT", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 _PIP = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "default-timeout")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
 
 
-def debian_mirror(sources: Path = Path("/etc/apt")) -> str | None:
-    """The address from which this machine gets Debian itself; None where apt's sources name none."""
+@dataclass(frozen=True, slots=True)
+class Archives:
+    """Where this machine gets Debian itself, and its security updates; None where apt's sources name none."""
+
+    main: str | None = None
+    security: str | None = None
+
+    def sources(self, suite: str) -> str:
+        """A sources.list for `suite`. Without the security archive images would ship known holes, so it is never left
+        out where there is one.
+        """
+        lines = [f"deb {self.main} {suite} main", f"deb {self.main} {suite}-updates main"] if self.main else []
+        lines += [f"deb {self.security} {suite}-security main"] if self.security else []
+        return "".join(f"{line}\n" for line in lines)
+
+
+def debian_archives(sources: Path = Path("/etc/apt")) -> Archives:
+    """The first archives of each kind that apt's sources name."""
+    found = Archives()
     for path in [sources / "sources.list", *sorted(sources.glob("sources.list.d/*"))]:
         if path.is_file():
-            found = mirror_in(path.read_text())
-            if found:
-                return found
-    return None
+            more = archives_in(path.read_text())
+            found = Archives(found.main or more.main, found.security or more.security)
+    return found
 
 
-def mirror_in(text: str) -> str | None:
-    """The first Debian main archive that an apt sources file (one-line or deb822) names.
+def archives_in(text: str) -> Archives:
+    """The first Debian archives that an apt sources file (one-line or deb822) names.
 
-    Security, backports and third parties' archives don't count: they lack the base system.
+    Backports and third parties' archives don't count: they lack the base system.
     """
+    main = security = None
     for line in text.splitlines():
-        match = re.match(r"\s*(?:deb(?:\s+\[[^]]*\])?\s+|URIs:\s*)(https?://\S+?/debian)/?(?:\s|$)", line)
-        if match:
-            return match.group(1)
-    return None
+        match = re.match(r"\s*(?:deb(?:\s+\[[^]]*\])?\s+|URIs:\s*)(https?://\S+?/debian(-security)?)/?(?:\s|$)", line)
+        if match and match.group(2):
+            security = security or match.group(1)
+        elif match:
+            main = main or match.group(1)
+    return Archives(main, security)
 
 
 def _authority() -> Path | None:
@@ -92,10 +112,12 @@ def write_secrets(folder: Path) -> dict[str, Path]:
         value = os.environ.get(name) or os.environ.get(name.upper())
         if value:
             apt.append(f'Acquire::{name.removesuffix("_proxy")}::Proxy "{value}";')
-    mirror = debian_mirror()
-    if mirror is not None:
+    archives = debian_archives()
+    if archives.main:
         secrets["sources"] = folder / "sources.list"
-        secrets["sources"].write_text(f"deb {mirror} trixie main\n")
+        secrets["sources"].write_text(archives.sources("trixie"))
+        if not archives.security:
+            say("apt's sources name no debian-security archive: the images are built without Debian's security updates")
         apt += ['Dir::Etc::SourceList "/run/secrets/sources";', 'Dir::Etc::SourceParts "/dev/null";']
     secrets["apt"] = folder / "apt.conf"
     secrets["apt"].write_text("\n".join(apt) + "\n")

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dev import images
-from dev.hostconfig import mirror_in
+from dev.hostconfig import Archives, archives_in, debian_archives
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -73,17 +73,32 @@ def test_a_copy_holds_nothing_but_what_the_image_may_have(copy: images.Recipe) -
     assert {p.name for p in copy.root.iterdir()} == {"images", "requirements", "operator"}
 
 
+MAIN, SECURITY = "http://archive.example.org/debian", "http://archive.example.org/debian-security"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("deb http://archive.example.org/debian trixie main\n", "http://archive.example.org/debian"),
-        ("deb [signed-by=/x] https://mirror.example.com/debian/ trixie main", "https://mirror.example.com/debian"),
-        ("Types: deb\nURIs: http://m.example/debian\nSuites: trixie\n", "http://m.example/debian"),
-        ("deb http://security.example.org/debian-security trixie-security main\n", None),
-        ("# deb http://archive.example.org/debian trixie main\n", None),
-        ("deb https://example.com/apt stable main\n", None),
-        ("", None),
+        (f"deb {MAIN} trixie main\n", Archives(MAIN)),
+        (f"deb [signed-by=/x] {MAIN}/ trixie main", Archives(MAIN)),
+        (f"Types: deb\nURIs: {MAIN}\nSuites: trixie\n\nTypes: deb\nURIs: {SECURITY}/\n", Archives(MAIN, SECURITY)),
+        (f"deb {SECURITY} trixie-security main\n", Archives(None, SECURITY)),
+        (f"# deb {MAIN} trixie main\n", Archives()),
+        ("deb https://example.com/apt stable main\n", Archives()),
+        ("", Archives()),
     ],
 )
-def test_debians_mirror_is_found_in_apts_sources(text: str, expected: str | None) -> None:
-    assert mirror_in(text) == expected
+def test_debians_archives_are_found_in_apts_sources(text: str, expected: Archives, tmp_path: Path) -> None:
+    assert archives_in(text) == expected
+    (tmp_path / "sources.list.d").mkdir()
+    (tmp_path / "sources.list.d" / "debian.sources").write_text(text)
+    assert debian_archives(tmp_path) == expected
+
+
+def test_images_get_security_updates() -> None:
+    assert Archives(MAIN, SECURITY).sources("trixie").splitlines() == [
+        f"deb {MAIN} trixie main",
+        f"deb {MAIN} trixie-updates main",
+        f"deb {SECURITY} trixie-security main",
+    ]
+    assert Archives().sources("trixie") == ""

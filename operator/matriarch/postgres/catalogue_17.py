@@ -5,6 +5,8 @@ Columns of PARAMETERS: name, type, unit, context, least value, greatest value, w
 """
 # ruff: noqa: E501 - the words of one parameter stay on its line
 
+MADE_FROM = "17.11"
+
 PARAMETERS = """\
 allow_alter_system|bool||sighup|||
 allow_in_place_tablespaces|bool||superuser|||
