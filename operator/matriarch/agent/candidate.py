@@ -127,16 +127,23 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
     lease = base.state
     assert instance.me is not None
     others = [m for m in voters if m != instance.me]
-    answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
-    promised = [b for b in answers if b is not None]
-    if instance.lease is None or instance.lease.epoch != lease.epoch or instance.promised > epoch:
-        raise NotNow("another was elected meanwhile", _jitter())
-    if len(promised) + 1 < lease.election_quorum:
-        raise NotNow(f"only {len(promised)} of {len(others)} promised epoch {epoch}", _jitter())
+    # The own promise comes last, so that half an election never costs a live holder a good standby (L2). From one that
+    # is final nobody streams: then all promise at once.
+    final = instance.sight().evidence(lease) in ("fenced", "gone")
+    early = asyncio.create_task(_own_promise(instance, epoch)) if final else None
     try:
-        own = _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
-    except Refused as e:
-        raise NotNow(str(e), _jitter()) from None
+        answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
+        promised = [b for b in answers if b is not None]
+        if instance.lease is None or instance.lease.epoch != lease.epoch or instance.promised > epoch:
+            raise NotNow("another was elected meanwhile", _jitter())
+        if len(promised) + 1 < lease.election_quorum:
+            raise NotNow(f"only {len(promised)} of {len(others)} promised epoch {epoch}", _jitter())
+        own = await (early or _own_promise(instance, epoch))
+    finally:
+        if early is not None:
+            # A promise that is begun is kept to its end, for what comes next needs the same lock.
+            await asyncio.wait({early})
+            early.cancelled() or early.exception()
     ballots = [*promised, own]
     positions = {b.member: b.position for b in ballots}
     winner = best(positions, _priorities(instance))
@@ -147,6 +154,14 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
     return await take(
         instance, base, epoch, position=positions[winner], others=len(promised), last_sign=max(signs, default=0)
     )
+
+
+async def _own_promise(instance: Instance, epoch: int) -> Ballot:
+    assert instance.me is not None
+    try:
+        return _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
+    except Refused as e:
+        raise NotNow(str(e), _jitter()) from None
 
 
 async def take(
@@ -192,10 +207,11 @@ async def _read(instance: Instance) -> LeaseRead:
 
 async def _prevotes(instance: Instance, lease: LeaseState, epoch: int) -> list[Ballot]:
     assert instance.me is not None
-    own = _ballot(await voting.prevote(instance, epoch), instance.me)
     others = [m for m in lease.voters if m != instance.me]
-    answers = await asyncio.gather(*(_prevote_of(instance, m, epoch) for m in others))
-    return [own, *(b for b in answers if b is not None)]
+    own, *answers = await asyncio.gather(
+        voting.prevote(instance, epoch), *(_prevote_of(instance, m, epoch) for m in others)
+    )
+    return [_ballot(own, instance.me), *(b for b in answers if b is not None)]
 
 
 async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
