@@ -34,6 +34,10 @@ async def apply_config(instance: Instance, names: str, *, clients: bool) -> None
     config = instance.config
     if config is None or (instance.applied == (config, clients) and not instance.server.held_up):
         return
+    if instance.applied == (config, not clients):  # only the door moves, and nobody may wait for the rest of it
+        await instance.server.set_door(clients=clients)
+        instance.applied = (config, clients)
+        return
     await instance.server.configure(server_settings(instance, names, clients=clients))
     instance.applied = (config, clients)
 

@@ -34,13 +34,16 @@ class Quorum(Looking):
         Other processes may still follow the old rule; barrier() and probe_sync_rep() end that. Where no server runs,
         it is what the next start begins with.
         """
-        await self._change_stream(lambda s: replace(s, standby_names=value))
+        if await self._change_stream(lambda s: replace(s, standby_names=value)):
+            self._shown = None
         if self._settings is not None:
             self._settings = replace(self._settings, standby_names=value)
-        if self.postmaster() is None:
+        if self.postmaster() is None or self._shown == (self._process, value):
             return
+        self._shown = None
         await self.reload()
         await self._await_shown(value, timeout)
+        self._shown = (self._process, value)
 
     async def barrier(self, voters: Sequence[str], k: int, *, also: Sequence[str] = (), timeout: float = 10.0) -> None:
         """Returns when no commit can be acknowledged by an older rule than the one last set (S6).

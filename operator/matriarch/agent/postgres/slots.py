@@ -44,6 +44,9 @@ class Slots(Quorum):
         and is left alone. One that lost its WAL is made anew, for a member that is cloned.
         """
         present = {slot.name: slot for slot in await self.slots(timeout=timeout)}
+        idle = all(name in wanted and not slot.lost for name, slot in present.items() if not slot.active)
+        if idle and all(name in present and lsn is None for name, lsn in wanted.items()):
+            return
         async with self._sessions.new("slots", timeout) as session:
             for name, slot in present.items():
                 if not slot.active and (name not in wanted or slot.lost):
