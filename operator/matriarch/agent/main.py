@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from matriarch.agent import candidate, stepdown
 from matriarch.agent.api import Api
+from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.config import ClusterConfig, Environment
 from matriarch.agent.heartbeat_client import HeartbeatClient
@@ -35,7 +36,6 @@ from matriarch.kube.client import Kube
 
 log = logging.getLogger("matriarch.agent")
 
-CANARY_EVERY, CANARY_DEADLINE, CANARY_MISSES = 0.5, 2.0, 2
 SHORT_GRACE = 5 * SECOND
 
 
@@ -80,7 +80,7 @@ class Agent:
             "own address": self._announce,
             "candidacy": self._candidacy,
             "guard": self._guard,
-            "canary": self._canary,
+            "canary": lambda: Canary(instance).watch(),
             "certificates": self._certificates,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
@@ -160,25 +160,6 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(pause - 0.4, 0)):
                     await self.elect_now.wait()
-
-    async def _canary(self) -> None:
-        """A new connection that commits, twice a second. Two that miss their deadline: alive, but useless."""
-        instance, misses = self.instance, 0
-        while True:
-            await asyncio.sleep(CANARY_EVERY)
-            if instance.server_role != "primary" or not instance.is_holder or instance.door != "open":
-                misses = 0
-                continue
-            if await instance.server.canary(CANARY_DEADLINE) or instance.server_role != "primary":
-                misses = 0
-                instance.warnings.pop("canary", None)
-                continue
-            misses += 1
-            instance.warnings["canary"] = f"a commit did not end within {CANARY_DEADLINE:g} s"
-            if misses >= CANARY_MISSES and stepdown.enough_voters(instance):
-                with contextlib.suppress(MatriarchError):
-                    await stepdown.fence(instance, "PostgreSQL does not commit any more")
-                misses = 0
 
     async def _announce(self) -> None:
         while True:
