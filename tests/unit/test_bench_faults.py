@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.outage_faults import Process, first_process, pod_processes, postmaster
+from bench.faults import Process, first_process, pod_processes, postmaster
 
 UID = "0a1b2c3d-1111-2222-3333-444455556666"
 V1 = f"12:memory:/kubebox/node1/kubepods/burstable/pod{UID}/abc\n1:name=systemd:/\n"

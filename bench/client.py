@@ -181,7 +181,7 @@ async def write(uri: str, run: Run, log: TextIO, *, clients: int, interval: floa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m bench.outage_client", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.client", description=__doc__)
     parser.add_argument("--log", type=Path, required=True, help="where the attempts are written")
     parser.add_argument("--run", type=int, help="the run's number, part of each id; the time by default")
     parser.add_argument("--clients", type=int, default=4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.outage_client import Run
-from bench.outage_figures import SECOND, Attempt, Figures, Gap, figures, longest_gap, parse, table
+from bench.client import Run
+from bench.figures import SECOND, Attempt, Figures, Gap, figures, longest_gap, parse, table
 
 
 def at(*seconds: float) -> list[int]:
