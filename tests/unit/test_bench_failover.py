@@ -97,7 +97,7 @@ def test_only_the_peer_needs_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("settings", list(SETTINGS))
 def test_the_peers_settings_keep_its_own_rule(settings: str) -> None:
-    """Patroni's documentation: ttl at least 20, loop_wait 1, retry_timeout 3, and loop_wait + 2 retry_timeout <= ttl."""
+    """Patroni's documentation: ttl at least 20, loop_wait 1, retry_timeout 3; loop_wait + 2 retry_timeout <= ttl."""
     dcs = configuration(settings)["bootstrap"]["dcs"]  # type: ignore[arg-type]
     assert dcs["ttl"] >= 20
     assert dcs["loop_wait"] >= 1
