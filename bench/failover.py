@@ -103,6 +103,7 @@ def measure(
                     healed=bench.healed,
                     at=at,
                     revision=sources,
+                    load=os.getloadavg()[0],
                 )
                 found.append(kept)
                 args.records.parent.mkdir(parents=True, exist_ok=True)

@@ -42,13 +42,16 @@ class Record:
     errors: Mapping[str, int] = field(default_factory=dict)
     at: str = ""
     revision: str = ""
+    load: float = 0.0  # processes that wanted a processor, of the whole machine, over the last minute
 
     @property
     def contender(self) -> str:
         return f"{self.product} {self.settings}".strip()
 
 
-def record(seen: Figures, *, product: str, settings: str, fault: str, healed: bool, at: str, revision: str) -> Record:
+def record(
+    seen: Figures, *, product: str, settings: str, fault: str, healed: bool, at: str, revision: str, load: float
+) -> Record:
     """What is kept of a run's figures."""
     return Record(
         product=product,
@@ -66,6 +69,7 @@ def record(seen: Figures, *, product: str, settings: str, fault: str, healed: bo
         errors=seen.errors,
         at=at,
         revision=revision,
+        load=round(load, 1),
     )
 
 

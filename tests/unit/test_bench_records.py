@@ -69,9 +69,12 @@ def test_what_is_written_is_read_again() -> None:
 
 def test_a_record_is_made_of_a_runs_figures() -> None:
     seen = Figures(Gap(31.0, 5, open_end=True), 31.5, 0.02, 10, 1, 2, (5, 6), {"x": 1})
-    kept = record(seen, product="patroni", settings="default", fault="node-cut", healed=False, at="now", revision="abc")
+    kept = record(
+        seen, product="patroni", settings="default", fault="node-cut", healed=False, at="now", revision="abc", load=2.34
+    )
     assert (kept.outage_s, kept.back, kept.lost, kept.unknown, kept.healed) == (31.0, False, 2, 2, False)
     assert kept.contender == "patroni default"
+    assert kept.load == 2.3
 
 
 def test_the_readable_table() -> None:
