@@ -41,11 +41,12 @@ def kubernetes(given: str | None) -> Ground:
 
 
 def revision() -> str:
-    """The sources that are measured, as git names them; with "+" when something is not committed; "" without git."""
+    """The last commit that changed what is measured, with "+" when more is not committed; "" without git."""
     if not succeeds("git", "-C", PROJECT, "rev-parse"):
         return ""
-    dirty = "" if succeeds("git", "-C", PROJECT, "diff", "--quiet", "HEAD", "--", "operator", "images") else "+"
-    return run("git", "-C", PROJECT, "rev-parse", "--short", "HEAD").strip() + dirty
+    what = ("--", "operator", "images")
+    dirty = "" if succeeds("git", "-C", PROJECT, "diff", "--quiet", "HEAD", *what) else "+"
+    return run("git", "-C", PROJECT, "log", "-1", "--format=%h", *what).strip() + dirty
 
 
 def machine() -> str:

@@ -27,7 +27,9 @@ import argparse
 import datetime as dt
 import json
 import os
+import signal
 import tempfile
+import time
 from typing import TYPE_CHECKING, Any
 
 from bench.contenders import Matriarch, Peer, kubernetes, revision
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from dev.cluster import Ground
 
 RECORDS = PROJECT / "build" / "failover.jsonl"
+STARTED = time.monotonic()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,6 +69,8 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--namespace", default="bench")
     made.add_argument("--cluster", default="failover", help="a DatabaseCluster; made when it is not there")
     made.add_argument("--records", type=Path, default=RECORDS, help="every run is added to this file")
+    made.add_argument("--resume", action="store_true", help="count the runs of the same sources that it has already")
+    made.add_argument("--minutes", type=float, help="begin no run after so long; --resume goes on another time")
     made.add_argument("--table", action="store_true", help="only print the table of all runs in --records")
     return made
 
@@ -76,32 +81,51 @@ def faults(given: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(name for one in names for name in (REQUIRED if one == "all" else [one])))
 
 
+def missing(fault: str, kept: Sequence[Record], args: argparse.Namespace) -> int:
+    """How many runs of a fault are to be made, when `kept` were made before."""
+    wanted_runs: int = args.runs
+    return max(0, wanted_runs - sum(one.fault == fault for one in kept))
+
+
+def earlier(args: argparse.Namespace, product: str, settings: str, sources: str) -> list[Record]:
+    """With `--resume`: the runs of the same sources that the file has already."""
+    if not args.resume or not args.records.exists():
+        return []
+    with args.records.open() as lines:
+        return [one for one in read(lines) if (one.product, one.settings, one.revision) == (product, settings, sources)]
+
+
 def measure(
     bench: Bench, args: argparse.Namespace, *, product: str, settings: str, renew: Callable[[], None]
 ) -> list[Record]:
     """Every wanted fault, so many times, on every wanted place; each run is kept as soon as it is over.
 
-    `renew` makes the cluster anew after it did not become whole again.
+    Faults take turns, so that what else happens on the machine meets all alike. `renew` makes the cluster anew after
+    it did not become whole again.
     """
-    found: list[Record] = []
     sources = revision()
+    found = earlier(args, product, settings, sources)
     cluster = bench.cluster
     nodes = [cluster.node_of(name) for name in cluster.instances()]
-    for node, there in wanted(args.operator, cluster.node_of(cluster.primary), nodes, each=args.each_node):
-        for fault in faults(args.fault):
-            for number in range(args.runs):
-                bench.say(f"{product} {settings} {fault}, {number + 1} of {args.runs}".replace("  ", " "))
+    places = wanted(args.operator, cluster.node_of(cluster.primary), nodes, each=args.each_node)
+    due = {fault: missing(fault, found, args) for fault in faults(args.fault)}
+    for number in range(max(due.values())):
+        for fault in (name for name, count in due.items() if count > number):
+            for node, there in places:
+                if over(args):
+                    bench.say("the time is over")
+                    return found
+                bench.say(f"{product} {settings} {fault}, {number + 1} of {due[fault]}".replace("  ", " "))
                 if node and there is not None:
                     place_operator(cluster.kubectl, node, there=there)
                 seen = bench.run(FAULTS[fault], place=node)
-                at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
                 kept = record(
                     seen,
                     product=product,
                     settings=settings,
                     fault=fault,
                     healed=bench.healed,
-                    at=at,
+                    at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
                     revision=sources,
                     load=os.getloadavg()[0],
                 )
@@ -112,6 +136,11 @@ def measure(
                 if not bench.healed:
                     renew()
     return found
+
+
+def over(args: argparse.Namespace) -> bool:
+    """Whether no further run may begin."""
+    return args.minutes is not None and time.monotonic() - STARTED > 60 * args.minutes
 
 
 def ours(ground: Ground, args: argparse.Namespace, logs: Path) -> list[Record]:
@@ -127,6 +156,8 @@ def peers(ground: Ground, args: argparse.Namespace, logs: Path) -> list[Record]:
     """The runs on the peer's cluster, which is taken away afterwards."""
     found: list[Record] = []
     for settings in ("default", "fastest") if args.peer_settings == "both" else (args.peer_settings,):
+        if over(args):
+            break
         peer = Peer(ground, f"{args.namespace}-{args.peer}", settings)
         try:
             peer.renew()
@@ -165,6 +196,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with args.records.open() as lines:
             print(markdown(read(lines), list(FAULTS)))
         return 0
+    # A plain `kill` must leave no cut node and no stopped API server behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     own: list[Record] = []
     others: list[Record] = []
     try:

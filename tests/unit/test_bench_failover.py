@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.contenders import cluster_name, replaced
-from bench.failover import faults, main, parser, told
+from bench.failover import earlier, faults, main, missing, over, parser, told
 from bench.faults import FAULTS, REQUIRED
 from bench.patroni.cluster import whole
 from bench.patroni.manifests import SETTINGS, configuration
@@ -126,3 +126,21 @@ STANDBYS = [{"name": f"patroni-{n}", "role": "quorum_standby", "state": "streami
 )
 def test_when_the_peer_is_whole(members: list[dict[str, object]], expected: bool) -> None:
     assert whole(members) is expected
+
+
+def test_a_second_piece_makes_the_runs_that_the_first_one_left(tmp_path: Path) -> None:
+    kept = tmp_path / "runs.jsonl"
+    others = [replace(RUN, revision="b"), replace(RUN, product="patroni"), replace(RUN, settings="pooler")]
+    kept.write_text("".join(line(one) for one in [RUN, *others, RUN, replace(RUN, fault="switchover")]))
+    args = parser().parse_args(["--runs", "3", "--resume", "--records", str(kept)])
+    found = earlier(args, "matriarch", "", "")
+    assert [one.fault for one in found] == ["pid1-kill", "pid1-kill", "switchover"]
+    assert [missing(name, found, args) for name in ("pid1-kill", "switchover", "node-cut")] == [1, 2, 3]
+    assert missing("pid1-kill", [RUN] * 5, args) == 0
+    assert earlier(parser().parse_args(["--records", str(kept)]), "matriarch", "", "") == []
+
+
+def test_no_run_begins_after_the_time() -> None:
+    assert not over(parser().parse_args([]))
+    assert over(parser().parse_args(["--minutes", "-1"]))
+    assert not over(parser().parse_args(["--minutes", "1000000"]))
