@@ -34,6 +34,8 @@ def kubernetes(given: str | None) -> Ground:
     """A working Kubernetes: one that is up, or a new one, which stays up for the next run."""
     demo = names.registered().get(DEMO)
     name = cluster_name(given, demo_is_up=demo is not None and lifecycle.healthy(demo))
+    if name == DEMO and demo is not None and not given:
+        return grounds.find(DEMO)  # `up` would replace one that answers late: it is not ours to replace
     ground = grounds.up(name)
     if name != DEMO:
         say(f"Kubernetes `{name}` stays up for the next run; `make cluster-down NAME={name}` takes it away")
