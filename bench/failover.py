@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from bench.contenders import Matriarch, Peer, kubernetes, revision
 from bench.faults import FAULTS, REQUIRED
 from bench.places import OPERATOR, place_operator, wanted
-from bench.records import Record, by_fault, line, markdown, read, readable, record, summary
+from bench.records import Record, by_fault, line, markdown, parse, readable, record, summary
 from bench.runs import Bench
 from dev.host import PROJECT, DevError
 
@@ -92,7 +92,9 @@ def earlier(args: argparse.Namespace, product: str, settings: str, sources: str)
     if not args.resume or not args.records.exists():
         return []
     with args.records.open() as lines:
-        return [one for one in read(lines) if (one.product, one.settings, one.revision) == (product, settings, sources)]
+        return [
+            one for one in parse(lines) if (one.product, one.settings, one.revision) == (product, settings, sources)
+        ]
 
 
 def measure(
@@ -125,6 +127,7 @@ def measure(
                     settings=settings,
                     fault=fault,
                     healed=bench.healed,
+                    read=bench.read,
                     at=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
                     revision=sources,
                     load=os.getloadavg()[0],
@@ -194,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     if args.table:
         with args.records.open() as lines:
-            print(markdown(read(lines), list(FAULTS)))
+            print(markdown(parse(lines), list(FAULTS)))
         return 0
     # A plain `kill` must leave no cut node and no stopped API server behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

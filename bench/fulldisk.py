@@ -12,8 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
-
+from bench.client import CLIENT_ERRORS
 from dev.host import DevError
 
 if TYPE_CHECKING:
@@ -73,7 +72,5 @@ class FullDisk:
             for _ in range(LIMIT):
                 await connection.execute("SELECT pg_logical_emit_message(false, 'bench', repeat('x', 1048576))")
 
-        with contextlib.suppress(
-            OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
-        ):
+        with contextlib.suppress(OSError, TimeoutError, *CLIENT_ERRORS):
             self._database.run(load, timeout=25)

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.client import Run
+from bench.client import CLIENT_ERRORS, Run
 from bench.figures import Attempt, Figures, figures, parse
 from dev.host import PROJECT, DevError
 
@@ -114,5 +114,17 @@ class Load:
         return self.database.run(fetch, timeout=timeout)
 
     def figures(self, fault: int) -> Figures:
-        """What the run showed, read from the database as it is now; `fault` is in ns of CLOCK_MONOTONIC."""
-        return figures(self.attempts(), self.present(), fault=fault, until=self._stopped)
+        """What the run showed, read from the database as it is now; `fault` is in ns of CLOCK_MONOTONIC.
+
+        Raises DevError when the database cannot be read.
+        """
+        try:
+            present = self.present()
+        except (OSError, TimeoutError, *CLIENT_ERRORS) as e:
+            raise DevError(f"the database cannot be read, so nobody knows what is lost: {e}") from e
+        return figures(self.attempts(), present, fault=fault, until=self._stopped)
+
+    def times(self, fault: int) -> Figures:
+        """What the run showed of times; of what is lost it says nothing."""
+        attempts = self.attempts()
+        return figures(attempts, {a.id for a in attempts}, fault=fault, until=self._stopped)

@@ -39,6 +39,7 @@ class Record:
     unknown: int
     lost: int
     healed: bool = True  # whole again without a hand
+    read: bool = True  # false: nobody knows what was lost
     errors: Mapping[str, int] = field(default_factory=dict)
     at: str = ""
     revision: str = ""
@@ -50,7 +51,16 @@ class Record:
 
 
 def record(
-    seen: Figures, *, product: str, settings: str, fault: str, healed: bool, at: str, revision: str, load: float
+    seen: Figures,
+    *,
+    product: str,
+    settings: str,
+    fault: str,
+    healed: bool,
+    read: bool,
+    at: str,
+    revision: str,
+    load: float,
 ) -> Record:
     """What is kept of a run's figures."""
     return Record(
@@ -66,6 +76,7 @@ def record(
         unknown=seen.unknown,
         lost=len(seen.lost),
         healed=healed,
+        read=read,
         errors=seen.errors,
         at=at,
         revision=revision,
@@ -78,7 +89,7 @@ def line(one: Record) -> str:
     return json.dumps(asdict(one)) + "\n"
 
 
-def read(lines: Iterable[str]) -> list[Record]:
+def parse(lines: Iterable[str]) -> list[Record]:
     """The records of a file. Raises ValueError or TypeError for a line that is none."""
     return [Record(**json.loads(text)) for text in lines if text.strip()]
 
@@ -110,6 +121,7 @@ def summary(fault: str, runs: Sequence[Record]) -> dict[str, Any]:
         "settings": runs[0].settings,
         "not_back": sum(not run.back for run in runs),
         "not_healed": sum(not run.healed for run in runs),
+        "not_read": sum(not run.read for run in runs),
         "each_s": [round(outage, 3) for outage in outages],
     }
 
@@ -168,4 +180,7 @@ def _cells(runs: Sequence[Record]) -> list[str]:
         times += f" ({told['not_back']} never came back)"
     if told["not_healed"]:
         times += f" ({told['not_healed']} by hand)"
-    return [str(told["runs"]), times, f"{told['lost']} of {told['acknowledged']:,}"]
+    lost = f"{told['lost']} of {told['acknowledged']:,}"
+    if told["not_read"]:
+        lost += f" ({told['not_read']} could not be read)"
+    return [str(told["runs"]), times, lost]

@@ -39,11 +39,13 @@ class Bench:
     through: Callable[[], Database] | None = None
     results: dict[str, list[Figures]] = field(default_factory=dict)
     healed: bool = True
+    read: bool = True
 
     def run(self, fault: Fault, *, place: str | None = None) -> Figures:
         """One fault on the present primary, or on the primary after it was moved to the node `place`.
 
-        Afterwards `healed` says whether the cluster was whole again without a hand.
+        Afterwards `healed` says whether the cluster was whole again without a hand; where it was not, `read` says
+        whether it could be asked at least which writes it has.
         """
         self.cluster.wait_ready(timeout=WHOLE)
         if place:
@@ -59,7 +61,7 @@ class Bench:
             back = self._flows(load, LIMIT) and back
             self.healed = self._whole()
             load.stop()
-            seen = load.figures(blow)
+            seen = self._seen(load, blow)
         self.results.setdefault(fault.name, []).append(seen)
         self.say(f"{fault.name} at {primary} on {where}: {_sentence(seen)}")
         return seen
@@ -71,6 +73,17 @@ class Bench:
             self.say(f"writes did not come back within {timeout:.0f} s: {e}")
             return False
         return True
+
+    def _seen(self, load: Load, blow: int) -> Figures:
+        self.read = True
+        try:
+            return load.figures(blow)
+        except DevError as e:
+            if self.healed:
+                raise
+            self.say(str(e))
+            self.read = False
+            return load.times(blow)
 
     def _whole(self) -> bool:
         time.sleep(SETTLE)

@@ -26,7 +26,15 @@ RUNS = int(os.environ.get("RUNS", "1"))
 def bench(orders: Cluster, nodes: Nodes, artifacts: Path) -> Iterator[Bench]:
     made = Bench(orders, nodes, artifacts / "load")
     yield made
-    told = {"product": "matriarch", "settings": "", "healed": True, "at": "", "revision": revision(), "load": 0.0}
+    told = {
+        "product": "matriarch",
+        "settings": "",
+        "healed": True,
+        "read": True,
+        "at": "",
+        "revision": revision(),
+        "load": 0.0,
+    }
     kept = [record(seen, fault=fault, **told) for fault, runs in made.results.items() for seen in runs]
     (artifacts / "outages.txt").write_text(f"{readable(kept)}\n")
 

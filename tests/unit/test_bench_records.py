@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bench.figures import Figures, Gap
-from bench.records import Record, line, markdown, percentile, read, readable, record, summary
+from bench.records import Record, line, markdown, parse, percentile, readable, record, summary
 
 RUN = Record(
     product="matriarch",
@@ -64,15 +64,24 @@ def test_no_runs_have_no_summary() -> None:
 
 def test_what_is_written_is_read_again() -> None:
     kept = [replace(RUN, errors={"TimeoutError: ": 3}), replace(RUN, product="patroni", settings="fastest")]
-    assert read("".join(line(one) for one in kept).splitlines(keepends=True)) == kept
+    assert parse("".join(line(one) for one in kept).splitlines(keepends=True)) == kept
 
 
 def test_a_record_is_made_of_a_runs_figures() -> None:
     seen = Figures(Gap(31.0, 5, open_end=True), 31.5, 0.02, 10, 1, 2, (5, 6), {"x": 1})
     kept = record(
-        seen, product="patroni", settings="default", fault="node-cut", healed=False, at="now", revision="abc", load=2.34
+        seen,
+        product="patroni",
+        settings="default",
+        fault="node-cut",
+        healed=False,
+        read=False,
+        at="now",
+        revision="abc",
+        load=2.34,
     )
-    assert (kept.outage_s, kept.back, kept.lost, kept.unknown, kept.healed) == (31.0, False, 2, 2, False)
+    assert (kept.outage_s, kept.back, kept.lost, kept.unknown) == (31.0, False, 2, 2)
+    assert (kept.healed, kept.read) == (False, False)
     assert kept.contender == "patroni default"
     assert kept.load == 2.3
 
@@ -87,12 +96,13 @@ def test_the_readable_table() -> None:
 
 def test_the_table_for_the_docs_has_ours_first_and_says_what_never_came_back() -> None:
     peers = runs(31.0, 120.0, product="patroni", settings="default")
-    peers[1] = replace(peers[1], back=False, healed=False)
+    peers[1] = replace(peers[1], back=False, healed=False, read=False)
     told = markdown([*peers, *runs(0.5, 0.6, lost=1)], ["pid1-kill", "node-cut"]).splitlines()
     assert [cell.strip() for cell in told[0].split("|")][2:6:3] == ["matriarch: runs", "patroni default: runs"]
     assert told[2] == (
         "| pid1-kill | 2 | **0.55** / 0.60 / 0.60 | 2 of 2,000 "
-        "| 2 | **75.50** / 120.00 / 120.00 (1 never came back) (1 by hand) | 0 of 2,000 | – |"
+        "| 2 | **75.50** / 120.00 / 120.00 (1 never came back) (1 by hand) "
+        "| 0 of 2,000 (1 could not be read) | – |"
     )
     assert len(told) == 3  # nobody ran node-cut
     assert len({row.count("|") for row in told}) == 1
