@@ -107,15 +107,13 @@ class Matriarch:
         self.prepare()
 
     def database(self) -> Database:
-        """As clients reach it: by the Secret's `uri`, or by the same through the pooler's Service."""
+        """As clients reach it: by the Secret's `uri`, or by its `pooler-uri`."""
         if not self.pooler:
             return self.cluster.database()
-        uri = self.cluster.credentials()["uri"]
-        for service in (f"{self.name}-pooler-rw", f"{self.name}-pooler"):
-            if self.kubectl.get("service", service, self.namespace):
-                through = replaced(uri, service)
-                return Database(through, self.kubectl.resolve(through))
-        raise DevError(f"DatabaseCluster {self.name} has no pooler Service; its spec must ask for one")
+        uri = self.cluster.credentials().get("pooler-uri")
+        if not uri:
+            raise DevError(f"the Secret of DatabaseCluster {self.name} has no `pooler-uri`: its operator has no pooler")
+        return Database(uri, self.kubectl.resolve(uri))
 
 
 def replaced(uri: str, service: str) -> str:

@@ -117,6 +117,7 @@ def summary(fault: str, runs: Sequence[Record]) -> dict[str, Any]:
         "acknowledged": sum(run.acknowledged for run in runs),
         "lost": sum(run.lost for run in runs),
         "unknown": sum(run.unknown for run in runs),
+        "failed": sum(run.failed for run in runs),
         "product": runs[0].product,
         "settings": runs[0].settings,
         "not_back": sum(not run.back for run in runs),
