@@ -12,7 +12,7 @@ from bench.patroni.cluster import Patroni, load_image
 from bench.runs import WHOLE
 from dev import cluster as grounds
 from dev import install
-from dev.host import PROJECT, DevError, run, say, succeeds
+from dev.host import PROJECT, run, say, succeeds
 from dev.kubebox import cluster as lifecycle
 from dev.kubebox import names
 from dev.kubectl import Kubectl, wait
@@ -110,9 +110,8 @@ class Matriarch:
         """As clients reach it: by the Secret's `uri`, or by its `pooler-uri`."""
         if not self.pooler:
             return self.cluster.database()
-        uri = self.cluster.credentials().get("pooler-uri")
-        if not uri:
-            raise DevError(f"the Secret of DatabaseCluster {self.name} has no `pooler-uri`: its operator has no pooler")
+        what = f"`pooler-uri` in the Secret of {self.name}"
+        uri = wait(what, lambda: self.cluster.credentials().get("pooler-uri"), timeout=60)
         return Database(uri, self.kubectl.resolve(uri))
 
 
