@@ -157,31 +157,33 @@ def readable(records: Iterable[Record]) -> str:
 
 
 def markdown(records: Sequence[Record], faults: Sequence[str]) -> str:
-    """The table of `docs/reference/failover.md`: a line for each fault, two columns for each contender."""
+    """The table of `docs/reference/failover.md`: a line for each fault, a column for each contender, ours first."""
     contenders = sorted({one.contender for one in records}, key=lambda name: (not name.startswith("matriarch"), name))
-    head = ["fault"]
-    for name in contenders:
-        head += [f"{name}: runs", "p50 / p95 / max, s", "lost of acknowledged"]
-    lines = ["| " + " | ".join([*head, "CloudNativePG 1.30"]) + " |", "|---" + "|---:" * len(head) + "|"]
+    lines = [_row("fault", *contenders, "CloudNativePG 1.30"), "|---" + "|---:" * (len(contenders) + 1) + "|"]
     for fault in faults:
-        cells = [fault]
-        for name in contenders:
-            cells += _cells([one for one in records if one.contender == name and one.fault == fault])
-        if any(cell != "–" for cell in cells[1:]):
-            lines.append("| " + " | ".join([*cells, CLOUDNATIVEPG.get(fault, "–")]) + " |")
-    return "\n".join(lines)
+        cells = [_cell([r for r in records if (r.contender, r.fault) == (name, fault)]) for name in contenders]
+        if any(cell != NOTHING for cell in cells):
+            lines.append(_row(fault, *cells, CLOUDNATIVEPG.get(fault, NOTHING)))
+    totals = []
+    for name in contenders:
+        runs = [one for one in records if one.contender == name]
+        unread = sum(not one.read for one in runs)
+        lost = f"{sum(one.lost for one in runs)} of {sum(one.acknowledged for one in runs):,}"
+        totals.append(lost + (f" ({unread} could not be read)" if unread else ""))
+    return "\n".join([*lines, _row("**lost of acknowledged**", *totals, NOTHING)])
 
 
-def _cells(runs: Sequence[Record]) -> list[str]:
+NOTHING = "–"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(runs: Sequence[Record]) -> str:
     if not runs:
-        return ["–", "–", "–"]
+        return NOTHING
     told = summary(runs[0].fault, runs)
-    times = f"**{told['p50_s']:.2f}** / {told['p95_s']:.2f} / {told['max_s']:.2f}"
-    if told["not_back"]:
-        times += f" ({told['not_back']} never came back)"
-    if told["not_healed"]:
-        times += f" ({told['not_healed']} by hand)"
-    lost = f"{told['lost']} of {told['acknowledged']:,}"
-    if told["not_read"]:
-        lost += f" ({told['not_read']} could not be read)"
-    return [str(told["runs"]), times, lost]
+    text = f"**{told['p50_s']:.2f}** / {told['p95_s']:.2f} / {told['max_s']:.2f} ({told['runs']})"
+    notes = {"never came back": told["not_back"], "by hand": told["not_healed"], "lost": told["lost"]}
+    return text + "".join(f", {count} {what}" for what, count in notes.items() if count)

@@ -87,7 +87,7 @@ def test_only_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     kept = tmp_path / "runs.jsonl"
     kept.write_text(line(RUN))
     assert main(["--table", "--records", str(kept)]) == 0
-    assert "| pid1-kill | 1 | **0.50** / 0.50 / 0.50 | 0 of 1,000 |" in capsys.readouterr().out
+    assert "| pid1-kill | **0.50** / 0.50 / 0.50 (1) |" in capsys.readouterr().out
 
 
 def test_only_the_peer_needs_a_peer(capsys: pytest.CaptureFixture[str]) -> None:
