@@ -101,7 +101,9 @@ def test_the_table_for_the_docs_has_ours_first_and_says_what_never_came_back() -
     assert told == [
         "| fault | matriarch | patroni default | CloudNativePG 1.30 |",
         "|---|---:|---:|---:|",
-        "| pid1-kill | **0.55** / 0.60 / 0.60 (2), 2 lost "
-        "| **75.50** / 120.00 / 120.00 (2), 1 never came back, 1 by hand | – |",
+        (
+            "| pid1-kill | **0.55** / 0.60 / 0.60 (2), 2 lost "
+            "| **75.50** / 120.00 / 120.00 (2), 1 never came back, 1 by hand | – |"
+        ),
         "| **lost of acknowledged** | 2 of 2,000 | 0 of 2,000 (1 could not be read) | – |",
     ]  # nobody ran node-cut
