@@ -25,7 +25,7 @@ OF_THE_CLUSTER = {
     *("cluster_name", "primary_conninfo", "primary_slot_name", "synchronous_standby_names", "restore_command"),
     *("ssl_cert_file", "ssl_key_file", "ssl_ca_file", "unix_socket_directories", "listen_addresses", "port"),
     *("config_file", "data_directory", "hba_file", "ident_file", "external_pid_file"),
-    *("restart_after_crash", "allow_alter_system", "shared_preload_libraries"),
+    *("restart_after_crash", "allow_alter_system"),
 }
 
 HBA = """\
@@ -42,8 +42,10 @@ if [ ! -e {data}/PG_VERSION ]; then
     if [ "$PLAIN" = {name}-0 ]; then
         initdb -D {data} -U postgres --data-checksums --encoding UTF8 --locale C.UTF-8 >/dev/null
     else
-        until pg_basebackup -D {data} -R -C -S "$(echo "$PLAIN" | tr - _)" \\
-            -d "host={name}-0 user=postgres application_name=$PLAIN"; do sleep 1; rm -rf {data}; done
+        # -C makes the slot; one that an interrupted attempt left is used as it is.
+        copy="pg_basebackup -D {data} -R -S $(echo "$PLAIN" | tr - _) -d"
+        from="host={name}-0 user=postgres application_name=$PLAIN"
+        until $copy "$from" -C || $copy "$from"; do sleep 1; rm -rf {data}; done
     fi
     cp /etc/plain/postgresql.conf /etc/plain/pg_hba.conf {data}/
 fi
