@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from matriarch.agent import stepdown
+from matriarch.agent import mutant, stepdown
 from matriarch.agent.candidate import Won
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.follow import Follower
@@ -270,7 +270,7 @@ class Loop:
             others = {slot_name(i): None for i in config.instances if i != instance.env.instance}
             before: list[Awaitable[object]] = [
                 instance.sync_beats(),
-                instance.server.set_standby_names(names),
+                instance.server.set_standby_names("" if mutant.is_on("empty-names") else names),
                 instance.server.ensure_slots(others),  # or the voters could not attach
                 self._close_door(names),
                 self._route_here(lease),
