@@ -16,7 +16,7 @@ from dev.host import PROJECT
 from dev.install import NAMESPACE, active_operator
 from dev.kubectl import Kubectl, wait
 from dev.product import Cluster
-from tests.e2e.dump import dump
+from dev.dump import dump
 
 ARTIFACTS = Path(os.environ.get("ARTIFACTS", PROJECT / "build" / "e2e"))
 

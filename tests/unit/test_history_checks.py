@@ -287,6 +287,9 @@ def test_a_snapshot_from_before_an_acknowledged_transaction_is_found(seed: int) 
     bad = txn(901, (late + 5, late + 6), ["r", "x", final.get("x", [])])
     assert judge([*ops, fresh, good], ended).violations == ()
     assert rules(judge([*ops, fresh, bad], ended)) == {"G-single-realtime"}
+    span = [(late + 5, late + 9)]
+    allowed = append.check([*ops, fresh, bad], ended, workload="append-ser", serializable=True, stale_allowed=span)
+    assert allowed.violations == ()
 
 
 @pytest.mark.parametrize(

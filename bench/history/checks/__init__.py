@@ -28,5 +28,7 @@ def check(ops: Sequence[Op], final: Final, *, stale_allowed: Sequence[register.S
     for workload in SETS:
         verdict += sets.check(ops, final.sets[workload], workload=workload)
     for workload, serializable in APPENDS.items():
-        verdict += append.check(ops, final.lists[workload], workload=workload, serializable=serializable)
+        verdict += append.check(
+            ops, final.lists[workload], workload=workload, serializable=serializable, stale_allowed=stale_allowed
+        )
     return verdict

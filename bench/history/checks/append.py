@@ -39,18 +39,26 @@ class _Work:
             self.found.append(Violation(self.workload, rule, text, ops))
 
 
-def check(ops: Sequence[Op], final: Mapping[str, Sequence[int]], *, workload: str, serializable: bool) -> Verdict:
+def check(
+    ops: Sequence[Op],
+    final: Mapping[str, Sequence[int]],
+    *,
+    workload: str,
+    serializable: bool,
+    stale_allowed: Sequence[tuple[int, int]] = (),
+) -> Verdict:
     """Operations of kind `txn`; their value is a list of ["a", list, element] and ["r", list, elements].
 
     `final`: every list at the end. `serializable`: the isolation level was that one, else repeatable read, under which
-    PostgreSQL gives snapshot isolation and cycles of several rw are allowed.
+    PostgreSQL gives snapshot isolation and cycles of several rw are allowed. `stale_allowed`: spans of boot time in
+    which a deposed primary may answer; cycles against real time are not judged there.
     """
     work = _Work(workload, {op.id: op for op in ops if op.workload == workload and op.kind == "txn"})
     _take_apart(work)
     lost = _elements(work, final)
     order = _orders(work, final)
     ww, wr, rw = _dependencies(work, order)
-    _cycles(work, ww, wr, rw, serializable=serializable)
+    _cycles(work, ww, wr, rw, serializable=serializable, allowed=stale_allowed)
     return Verdict(tuple(work.found), lost, {"txns": len(work.txns)})
 
 
@@ -163,8 +171,11 @@ def _real_time(txns: Iterable[Op]) -> Edges:
     return edges
 
 
-def _cycles(work: _Work, ww: Edges, wr: Edges, rw: Edges, *, serializable: bool) -> None:
-    rt = _real_time(work.txns.values())
+def _cycles(
+    work: _Work, ww: Edges, wr: Edges, rw: Edges, *, serializable: bool, allowed: Sequence[tuple[int, int]]
+) -> None:
+    stale = {op.id for op in work.txns.values() if op.ended is not None and any(a <= op.ended <= b for a, b in allowed)}
+    rt = _real_time([op for op in work.txns.values() if op.id not in stale])
     reported: set[frozenset[int]] = set()
 
     def report(rule: str, cycle: Sequence[int]) -> None:
