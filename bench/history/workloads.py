@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, ClassVar, TextIO
 
 from bench.history.checks import bank
@@ -120,32 +120,47 @@ class Adder(Client):
 
 
 class Impatient(Client):
-    """Unique inserts with time-outs that fall into waits for replication: by the server, or by the driver's cancel."""
+    """Unique inserts that are given up while they wait for replication.
+
+    In turn by the driver's time-out, which sends a cancel, and by a second session's pg_cancel_backend(), after which
+    the server answers success with a warning. statement_timeout is of no use here: it ends before the wait begins.
+    """
 
     workload = "cancel"
     pace = 0.05
+
+    def __init__(self, uri: str, host: str | None, number: int, log: Log, rng: random.Random) -> None:
+        super().__init__(uri, host, number, log, rng)
+        self._other = Session(uri, host, timeout=self.timeout)
 
     async def once(self, connection: Any) -> None:
         value = self.unique()
         number = self.log.begin(self.number, self.workload, "add", value)
         limit = self.rng.choice((0.02, 0.05, 0.2, 0.5))
-        by_server = self.rng.random() < 0.5
-        sent = False
+        sql = "INSERT INTO history_cancel VALUES ($1)"
         try:
-            await self.session.within(connection.execute(f"SET statement_timeout = {int(limit * 1000) * by_server}"))
-            sent = True
-            sql = "INSERT INTO history_cancel VALUES ($1)"
-            if by_server:
-                await self.session.within(connection.execute(sql, value))
-            else:
+            if value % 2:
                 await connection.execute(sql, value, timeout=limit)
+            else:
+                await self._cancelled_after(limit, connection, self.session.within(connection.execute(sql, value)))
         except ERRORS as e:
             if isinstance(e, TimeoutError) and not isinstance(e, SlowError):
                 self.log.end(number, "info", error=words(e))  # the driver cancels, and goes on with the connection
             else:
-                self.failed(number, e, sent=sent)
+                self.failed(number, e, sent=True)
         else:
             await self.succeeded(number)
+
+    async def _cancelled_after(self, limit: float, connection: Any, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.create_task(work)
+        done, _ = await asyncio.wait({task}, timeout=limit)
+        if not done and (other := await self._other.connection()) is not None:
+            try:
+                sql = "SELECT pg_cancel_backend($1)"
+                await self._other.within(other.execute(sql, connection.get_server_pid()))
+            except ERRORS:
+                self._other.drop()
+        await task
 
 
 class Teller(Client):
