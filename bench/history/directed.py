@@ -44,8 +44,7 @@ class Stage:
     def holder(self) -> str:
         """The instance that the Lease names."""
         cluster = self.ground.cluster
-        found = lease_state(cluster.kubectl, cluster.namespace, cluster.name)
-        return str((found.get("holder") or [""])[0])
+        return on.holder(lease_state(cluster.kubectl, cluster.namespace, cluster.name))
 
     def successor(self, of: str, *, timeout: float = 60.0) -> Place:
         """Who leads after `of`, once clients write there."""

@@ -110,8 +110,9 @@ class Scene:
 
     @classmethod
     def look(cls, cluster: Cluster, nodes: Nodes) -> Scene:
-        """Raises DevError while there is no primary, or a pod is missing."""
+        """The primary is whom the Lease names: the status may lag. Raises DevError while a pod is missing."""
         kubectl, namespace = cluster.kubectl, cluster.namespace
+        primary = holder(lease_state(kubectl, namespace, cluster.name))
         status = cluster.status()
         volumes = {v["metadata"]["name"]: v for v in kubectl.list("persistentvolume")}
         places = {}
@@ -122,7 +123,7 @@ class Scene:
             path = volume.get("spec", {}).get("local", {}).get("path")
             places[name] = Place(name, pod["metadata"]["uid"], pod["spec"]["nodeName"], Path(path) if path else None)
         operators = tuple(p["metadata"]["uid"] for p in kubectl.list("pod", NAMESPACE))
-        return cls(cluster, nodes, cluster.primary, places, operators)
+        return cls(cluster, nodes, primary, places, operators)
 
     def named(self, role: str) -> list[Place]:
         """The instances of a role, by name."""
@@ -134,6 +135,11 @@ def lease_state(kubectl: Kubectl, namespace: str, name: str) -> dict[str, Any]:
     lease = kubectl.get("lease", name, namespace) or {}
     found: dict[str, Any] = json.loads(lease.get("metadata", {}).get("annotations", {}).get(STATE, "{}"))
     return found
+
+
+def holder(state: dict[str, Any]) -> str:
+    """The instance that leads by this state of the Lease, "" when none does."""
+    return str((state.get("holder") or [""])[0])
 
 
 def heal_everything(cluster: Cluster, nodes: Nodes) -> None:
