@@ -154,10 +154,8 @@ def refuse(node: Node) -> None:
 
     The node itself keeps talking to the API server: it stays Ready, and only its pods are alone.
     """
-    sides = "".join(
-        f'{side} "eth0" meta l4proto tcp reject with tcp reset\n{side} "eth0" reject\n'
-        for side in ("iifname", "oifname")
-    )
+    tcp, rest = "meta l4proto tcp reject with tcp reset", "reject"
+    sides = "".join(f'{side} "eth0" {tcp}\n{side} "eth0" {rest}\n' for side in ("iifname", "oifname"))
     rules = f"table inet {REFUSAL} {{\nchain passing {{\ntype filter hook forward priority -10;\n{sides}}}\n}}\n"
     run("nsenter", f"--net={node.netns_path}", "nft", "-f", "-", stdin=f"{_no_refusal()}\n{rules}")
 
