@@ -33,7 +33,7 @@ CALM = 3.0  # seconds of load before the first fault, and between the last undo 
 
 @dataclass(frozen=True, slots=True)
 class RoundResult:
-    """Seconds, and counts of the operations that began in this round."""
+    """Seconds, and counts of the operations that began in this round. `epochs`: by how many the Lease went on."""
 
     faults: str
     struck: tuple[str, ...]
@@ -42,6 +42,7 @@ class RoundResult:
     operations: int
     acknowledged: int
     unknown: int
+    epochs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,7 @@ class _Span:
     struck: list[str] = field(default_factory=list)
     undone: int = 0
     whole: int = 0
+    epochs: int = 0
 
 
 @dataclass(slots=True)
@@ -98,7 +100,6 @@ class Piece:
         self.folder.mkdir(parents=True)
         with PodLogs(self.nodes.cluster.folder, self.cluster.namespace, self.folder / "podlogs"):
             whole(self.cluster)
-            epoch = self._epoch()
             with Load(self.cluster.database(), self.folder / "history.jsonl", seed=seed * 1000 + index) as load:
                 load.flowing()
                 time.sleep(CALM)
@@ -108,7 +109,6 @@ class Piece:
                 ops = load.stop()
             ended = boottime()
             verdict = self._verdict(ops)
-            notes = {**verdict.notes, "epochs": self._epoch() - epoch}
             result = PieceResult(
                 seed=seed,
                 index=index,
@@ -117,7 +117,7 @@ class Piece:
                 lost=verdict.lost,
                 violations=tuple(f"{v.workload}/{v.rule}: {v.text} {list(v.ops)}" for v in verdict.violations),
                 stuck=self.stuck,
-                notes=notes,
+                notes=verdict.notes,
             )
             if not result.good:
                 evidence(self.cluster, self.folder)
@@ -129,14 +129,14 @@ class Piece:
         span = _Span(plan, boottime())
         self.spans.append(span)
         try:
-            scene = Scene.look(self.cluster, self.nodes)
+            scene, epoch = Scene.look(self.cluster, self.nodes), self._epoch()
             self._strike(scene, span)
             span.undone = boottime()
             time.sleep(CALM)
             settled = [f for b in plan.blows if (f := FAULTS[b.fault].settled) is not None]
             whole(self.cluster, settled=lambda: all(done(scene) for done in settled))
             load.flowing(more=100, timeout=60)
-            span.whole = boottime()
+            span.whole, span.epochs = boottime(), self._epoch() - epoch
             say(f"{plan.name}: {', '.join(span.struck)}; whole {(span.whole - span.undone) / SECOND:.1f} s after")
         except DevError as e:
             self.stuck = f"{plan.name} ({', '.join(span.struck)}): {e}"
@@ -204,6 +204,7 @@ class Piece:
                     operations=len(mine),
                     acknowledged=sum(op.ok for op in mine),
                     unknown=sum(op.outcome == "info" for op in mine),
+                    epochs=span.epochs,
                 )
             )
         return found

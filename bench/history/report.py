@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEADER = (
-    *("faults", "pieces", "rounds", "operations", "acknowledged", "unknown", "lost"),
+    *("faults", "pieces", "rounds", "epochs", "operations", "acknowledged", "unknown", "lost"),
     *("median outage, s", "longest outage, s", "longest until whole, s"),
 )
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
-    """Markdown; `results` are the lines of a state file. `lost` is that of the pieces in which the faults struck."""
+    """Markdown; `results` are the lines of a state file. `lost` is that of the pieces in which the faults struck.
+
+    `epochs` says how often leadership was claimed anew: by an election, a planned switchover, or a reclaim.
+    """
     rows: dict[str, list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
     for result in results:
         for entry in result["rounds"]:
@@ -34,7 +37,10 @@ def _row(name: str, pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
         name,
         str(len(pieces)),
         str(len(rounds)),
-        *(f"{sum(entry[key] for entry in rounds):,}" for key in ("operations", "acknowledged", "unknown")),
+        *(
+            f"{sum(entry.get(key, 0) for entry in rounds):,}"
+            for key in ("epochs", "operations", "acknowledged", "unknown")
+        ),
         str(sum(piece["lost"] for piece in pieces)),
         f"{statistics.median(outages):.2f}",
         f"{max(outages):.2f}",

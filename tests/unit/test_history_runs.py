@@ -116,6 +116,7 @@ def result(index: int, *rounds: tuple[str, float], **more: Any) -> dict[str, Any
             "struck": [],
             "outage": o,
             "whole_after": 4.0,
+            "epochs": 1,
             "operations": 100,
             "acknowledged": 90,
             "unknown": 3,
@@ -133,9 +134,9 @@ def test_the_table_has_a_line_for_each_fault_and_one_for_all() -> None:
     ]
     lines = table(results).splitlines()[2:]
     assert lines == [
-        "| node-cut | 2 | 2 | 200 | 180 | 6 | 2 | 2.00 | 3.00 | 4 |",
-        "| a + b | 1 | 1 | 100 | 90 | 3 | 0 | 9.00 | 9.00 | 4 |",
-        "| all | 2 | 3 | 300 | 270 | 9 | 2 | 3.00 | 9.00 | 4 |",
+        "| node-cut | 2 | 2 | 2 | 200 | 180 | 6 | 2 | 2.00 | 3.00 | 4 |",
+        "| a + b | 1 | 1 | 1 | 100 | 90 | 3 | 0 | 9.00 | 9.00 | 4 |",
+        "| all | 2 | 3 | 3 | 300 | 270 | 9 | 2 | 3.00 | 9.00 | 4 |",
     ]
     text = summary(results)
     assert "2 pieces in 0.03 h, 1 of them wrong; 2 acknowledged operations lost, 0 times stuck" in text
