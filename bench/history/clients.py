@@ -22,6 +22,7 @@ from bench.history.workloads import (
     Client,
     Impatient,
     Log,
+    LongReader,
     RegisterReader,
     RegisterWriter,
     SerialAppender,
@@ -34,6 +35,7 @@ CLIENTS: tuple[tuple[type[Client], int], ...] = (
     *((RegisterWriter, 2), (RegisterReader, 2), (Sleeper, 6)),
     *((Adder, 3), (Impatient, 2), (Teller, 2), (Appender, 2), (SerialAppender, 2)),
 )
+LONG_READERS = 2
 
 
 async def prepare(uri: str, host: str | None, seconds: float = 30.0) -> None:
@@ -55,8 +57,8 @@ async def prepare(uri: str, host: str | None, seconds: float = 30.0) -> None:
             return
 
 
-async def run(uri: str, host: str | None, log: Log, seed: int) -> None:
-    """Runs every client until SIGTERM or SIGINT."""
+async def run(uri: str, host: str | None, replicas: str | None, log: Log, seed: int) -> None:
+    """Runs every client until SIGTERM or SIGINT; readers of replicas only where there are some."""
     stop = asyncio.Event()
     for sign in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
@@ -64,6 +66,9 @@ async def run(uri: str, host: str | None, log: Log, seed: int) -> None:
     kinds = [kind for kind, count in CLIENTS for _ in range(count)]
     RegisterReader.registers = tuple(n for n, kind in enumerate(kinds) if kind is RegisterWriter)
     clients = [kind(uri, host, n, log, random.Random(f"{seed}/{n}")) for n, kind in enumerate(kinds)]
+    if replicas is not None:
+        numbers = range(len(kinds), len(kinds) + LONG_READERS)
+        clients += [LongReader(uri, replicas, n, log, random.Random(f"{seed}/{n}")) for n in numbers]
     await asyncio.gather(*(client.run(stop) for client in clients))
 
 
@@ -72,6 +77,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.history.clients", description=__doc__)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--host", help="the address that stands for the uri's host")
+    parser.add_argument("--replicas", help="the address of replicas, which know the same user and database")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     uri = uri_from_environment()
@@ -79,7 +85,7 @@ def main() -> int:
         print("DATABASE_URL is empty; give it the `uri` of the cluster's Secret", file=sys.stderr)
         return 2
     with args.log.open("w", buffering=1) as file:
-        asyncio.run(run(uri, args.host, Log(file), args.seed))
+        asyncio.run(run(uri, args.host, args.replicas, Log(file), args.seed))
     return 0
 
 

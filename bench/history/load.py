@@ -22,7 +22,7 @@ WRITES = {"add", "write", "transfer", "txn"}
 
 
 class Load:
-    """Clients that work through the write Service until `stop`.
+    """Clients that work through the write Service until `stop`. `replicas`: the address at which replicas are read.
 
     with Load(database, folder / "history.jsonl") as load:
         load.flowing()
@@ -30,16 +30,18 @@ class Load:
         load.stop()
     """
 
-    def __init__(self, database: Database, log: Path, *, seed: int = 0) -> None:
+    def __init__(self, database: Database, log: Path, *, seed: int = 0, replicas: str | None = None) -> None:
         self.database = database
         self.log = log
-        self._seed = seed
+        self._options = ["--log", str(log), "--seed", str(seed)]
+        if replicas is not None:
+            self._options += ["--replicas", replicas]
         self._process: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Load:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.unlink(missing_ok=True)
-        options = ["--log", str(self.log), "--seed", str(self._seed)]
+        options = [*self._options]
         for address in self.database.names.values():
             options += ["--host", address]
         self._process = subprocess.Popen(

@@ -16,7 +16,7 @@ from bench.history.faults import FAULTS, Undo
 from bench.history.keep import PodLogs, evidence
 from bench.history.load import Load, final, outage
 from bench.history.ops import SECOND, Op, Verdict
-from bench.history.scene import Scene, lease_state
+from bench.history.scene import Scene, lease_state, replicas
 from bench.history.schedule import Round
 from bench.history.session import boottime
 from dev.cluster import Nodes
@@ -100,7 +100,12 @@ class Piece:
         self.folder.mkdir(parents=True)
         with PodLogs(self.nodes.cluster.folder, self.cluster.namespace, self.folder / "podlogs"):
             whole(self.cluster)
-            with Load(self.cluster.database(), self.folder / "history.jsonl", seed=seed * 1000 + index) as load:
+            with Load(
+                self.cluster.database(),
+                self.folder / "history.jsonl",
+                seed=seed * 1000 + index,
+                replicas=replicas(self.cluster),
+            ) as load:
                 load.flowing()
                 time.sleep(CALM)
                 for plan in rounds:

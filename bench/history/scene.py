@@ -142,6 +142,12 @@ def holder(state: dict[str, Any]) -> str:
     return str((state.get("holder") or [""])[0])
 
 
+def replicas(cluster: Cluster) -> str:
+    """The address of the Service that leads to replicas."""
+    service = cluster.kubectl.need("service", f"{cluster.name}-ro", cluster.namespace)
+    return str(service["spec"]["clusterIP"])
+
+
 def heal_everything(cluster: Cluster, nodes: Nodes) -> None:
     """Whatever an interrupted run left behind: the API server, nodes, cables, stopped processes, full volumes.
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bench.history.faults import Fault
 
-GAP = 4.0  # seconds within which the second fault of a pair follows the first
+GAPS = (0.4, 4.0)
+"""Seconds within which the second fault of a pair follows the first: in the middle of an election, or after it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ def _round(rng: random.Random, faults: Sequence[Fault], *, pair: bool) -> Round:
     role = rng.choice(first.roles)
     roles = [r for r in second.roles if second.name != first.name or r != role]
     one = _blow(first, rng, role, 0.0)
-    return Round((one, _blow(second, rng, rng.choice(roles), round(rng.random() * GAP, 2))))
+    return Round((one, _blow(second, rng, rng.choice(roles), round(rng.random() * rng.choice(GAPS), 2))))
 
 
 def _blow(fault: Fault, rng: random.Random, role: str, at: float) -> Blow:

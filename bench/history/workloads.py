@@ -192,6 +192,9 @@ class Teller(Client):
         sent = False
         try:
             await self.session.within(connection.execute("BEGIN"))
+            if self.rng.random() < 0.02:  # as a migration does; a reader on a replica holds up its replay there
+                sql = "LOCK TABLE history_account IN ACCESS EXCLUSIVE MODE"
+                await self.session.within(connection.execute(sql))
             steps = sorted([(source, -amount), (target, amount)])  # in one order, or they lock each other out
             for account, change in steps:
                 sql = "UPDATE history_account SET balance = balance + $2 WHERE id = $1"
@@ -204,6 +207,25 @@ class Teller(Client):
             self.failed(number, e, sent=sent)
         else:
             await self.succeeded(number)
+
+
+class LongReader(Client):
+    """Looks at all accounts on a replica, in a transaction that stays open for seconds: a heir must not wait for it."""
+
+    workload = "bank"
+    timeout = 12.0
+
+    async def once(self, connection: Any) -> None:
+        number = self.log.begin(self.number, self.workload, "read", None)
+        try:
+            await self.session.within(connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+            rows = await self.session.within(connection.fetch("SELECT id, balance FROM history_account"))
+            await self.session.within(connection.execute("SELECT pg_sleep($1)", self.rng.random() * 8))
+            await self.session.within(connection.execute("COMMIT"))
+        except ERRORS as e:
+            self.failed(number, e, sent=False)
+        else:
+            self.log.end(number, "ok", {str(row["id"]): row["balance"] for row in rows})
 
 
 class Appender(Client):

@@ -78,6 +78,7 @@ async def test_a_standby_that_takes_over_without_the_last_writes_is_found(box: B
         (sender,) = one.children("walsender")  # not the receiver: what was sent to it already it would still read
         os.kill(sender, signal.SIGSTOP)
         await asyncio.to_thread(load.flowing, more=300)
+        os.kill(sender, signal.SIGKILL)  # before anything wakes it up
         one.kill()
         await two.server.cut_stream()
         await two.server.set_standby_names("")
