@@ -78,7 +78,7 @@ class Run:
     def __init__(self, args: argparse.Namespace, seed: int) -> None:
         self.args = args
         self.seed = seed
-        self.file: Path = args.state / f"{seed}.jsonl"
+        self.file: Path = args.state / (f"{seed}-named.jsonl" if args.fault else f"{seed}.jsonl")
         self.results = read(self.file)
 
     def piece(self, ground: Ground, rounds: Sequence[schedule.Round]) -> PieceResult:
@@ -121,6 +121,8 @@ def _random(args: argparse.Namespace, ground: Ground, deadline: float | None) ->
     while not run.all_done() and run.fits(deadline):
         plan = schedule.piece(run.seed, len(run.results), chosen, rounds=args.rounds, pairs=args.pairs)
         run.piece(ground, plan)
+    if not run.all_done():
+        say("the time of this run is over; the same seed goes on")
     return run
 
 
