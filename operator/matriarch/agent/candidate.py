@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from matriarch.agent import voting
+from matriarch.agent import mutant, voting
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
@@ -115,7 +115,7 @@ async def stand(instance: Instance) -> Won | None:
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
     assert instance.me is not None
-    favourite = best({b.member: b.position for b in yes}, _priorities(instance))
+    favourite = _best(instance, {b.member: b.position for b in yes})
     if favourite != instance.me and await _ask_to_stand(instance, favourite):
         # It has more to offer; if it does nothing within the wait, this member goes on by itself next time.
         raise NotNow(f"{favourite.instance} was asked to stand", 0.25 + random.random() * 0.1)  # noqa: S311 - jitter
@@ -146,7 +146,7 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
             early.cancelled() or early.exception()
     ballots = [*promised, own]
     positions = {b.member: b.position for b in ballots}
-    winner = best(positions, _priorities(instance))
+    winner = _best(instance, positions)
     signs = [b.last_sign for b in ballots if b.last_sign is not None]
     if winner != instance.me:
         await _hand_over(instance, winner, base, epoch, ballots)
@@ -295,8 +295,10 @@ def _ballot(doc: dict[str, Any], member: Member) -> Ballot:
     )
 
 
-def _priorities(instance: Instance) -> dict[str, int]:
-    return dict(instance.config.priorities) if instance.config else {}
+def _best(instance: Instance, positions: dict[Member, WalPosition]) -> Member:
+    if mutant.is_on("lsn-only"):
+        positions = {m: WalPosition(0, p.lsn) for m, p in positions.items()}
+    return best(positions, dict(instance.config.priorities) if instance.config else {})
 
 
 def _jitter() -> float:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from matriarch.agent import stepdown
+from matriarch.agent import mutant, stepdown
 from matriarch.agent.candidate import Won
 from matriarch.agent.clock import MILLISECOND, SECOND, boottime
 from matriarch.agent.follow import Follower
@@ -275,7 +275,7 @@ class Loop:
             try:
                 before: list[Awaitable[object]] = [
                     instance.sync_beats(),
-                    instance.server.set_standby_names(names),
+                    instance.server.set_standby_names("" if mutant.is_on("empty-names") else names),
                     instance.server.ensure_slots(others),  # or the voters could not attach
                     self._close_door(names),
                 ]

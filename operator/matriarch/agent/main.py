@@ -10,7 +10,7 @@ import sys
 from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from matriarch.agent import candidate, stepdown
+from matriarch.agent import candidate, mutant, stepdown
 from matriarch.agent.api import Api
 from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
@@ -69,6 +69,8 @@ class Agent:
     async def run(self) -> None:
         """Until the supervisor wants the pod to end."""
         instance = self.instance
+        if name := next(filter(mutant.is_on, mutant.MUTANTS), ""):
+            log.error("built to lose data: the mutant %s is on", name)
         await self.api.start()
         loop = asyncio.create_task(self.loop.run())
         jobs = {

@@ -132,7 +132,7 @@ async def gather(resource: Object, env: Env) -> View:
         known = ", ".join(sorted(env.settings.postgres_images))
         refused.append(f"spec.version: this operator has no image for {defaults.version}; it has {known}")
     refused += [f.message for f in _findings(defaults)]
-    blueprint = Blueprint(cluster, defaults, image, env.settings.slice_family)
+    blueprint = Blueprint(cluster, defaults, image, env.settings.slice_family, test_mutant=env.settings.test_mutant)
     facts = Facts(wish=_wish(blueprint), instances=(), memory=facts_of.memory(resource.get("status") or {}))
     view = View(resource, now, blueprint, facts, {}, existing)
     problem = ""

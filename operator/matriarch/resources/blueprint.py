@@ -20,6 +20,7 @@ class Blueprint:
     defaults: ClusterDefaults
     image: str
     slice_family: str = "IPv4"
+    test_mutant: str = ""  # the operator's setting; empty but in the project's own fault tests
 
     @property
     def name(self) -> str:
