@@ -80,6 +80,7 @@ class ClusterConfig:
     database: str = "app"
     owner: str = "app"
     superuser_access: bool = False
+    uid: str = ""  # of the DatabaseCluster
 
     @property
     def single(self) -> bool:
@@ -106,6 +107,7 @@ class ClusterConfig:
                 database=str(doc["database"]),
                 owner=str(doc["owner"]),
                 superuser_access=bool(doc.get("superuser_access", False)),
+                uid=str(doc.get("uid") or ""),
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

@@ -15,6 +15,7 @@ from pathlib import Path
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.logical import Consumers
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
@@ -50,6 +51,8 @@ class Leadership:
         self._next: dict[str, int] = {}
         self._quorum_again = 0
         self.epoch = self.instance.lease.epoch if self.instance.lease else 0
+        self._consumers = Consumers(self.instance, self.instance.lease) if self.instance.lease else None
+        self._streaming: set[Member] = set()
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
@@ -85,6 +88,8 @@ class Leadership:
         senders = await self._senders()
         if senders is not None:
             await self._attempt("voters", self._voters(senders))
+            if self._consumers is not None and instance.lease is not None:
+                await self._attempt("consumers", self._consumers.keep(instance.lease, self._streaming))
             await self._attempt("door", self.door())
             await self._attempt("routing", self._route(senders))
             await self._attempt("streams", self._foreign(senders))
@@ -153,7 +158,7 @@ class Leadership:
             if s.role == STREAM_ROLE and (member := Member.parse(s.application_name)) is not None
         ]
         now = boottime()
-        streaming = {s.member for s in streams if s.streaming}
+        self._streaming = streaming = {s.member for s in streams if s.streaming}
         self._away = {v: self._away.get(v, now) for v in lease.voters if v not in streaming}
         change = next_change(lease, config.wish, streams, {v: now - since for v, since in self._away.items()})
         if change is not None and change.kind == "to-quorum" and now < self._quorum_again:
@@ -197,6 +202,8 @@ class Leadership:
                         if not await instance.server.probe_sync_rep():
                             raise Unavailable("no commit was seen to wait under the new names")
                     case "postgres":
+                        if "barrier" in STEPS[change.kind] and self._consumers is not None:
+                            await self._consumers.before(change, self._streaming)
                         await self._name(
                             render_names(change.k, new) if change.mode == "quorum" else self._alone_names()
                         )
@@ -250,7 +257,8 @@ class Leadership:
         config, instance = self.instance.config, self.instance
         assert config is not None
         others = [i for i in config.instances if i != instance.env.instance]
-        await instance.server.ensure_slots({slot_name(i): None for i in others})
+        voters = [slot_name(v.instance) for v in instance.lease.voters] if instance.lease else ()
+        await instance.server.ensure_slots({slot_name(i): None for i in others}, rows_for=voters)
 
     async def _foreign(self, senders: list[WalSender]) -> None:
         """Nobody but the cluster's own pods may count as a voter (S7)."""

@@ -14,16 +14,20 @@ from matriarch.agent import candidate, stepdown
 from matriarch.agent.api import Api
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.config import ClusterConfig, Environment
+from matriarch.agent.events import Notices
 from matriarch.agent.heartbeat_client import HeartbeatClient
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
 from matriarch.agent.loop import Loop
 from matriarch.agent.memberfiles import MemberFiles
 from matriarch.agent.peers import Peers
+from matriarch.agent.postgres import files as postgres_files
 from matriarch.agent.postgres.facts import Identity, Paths
 from matriarch.agent.postgres.server import Server
 from matriarch.agent.renewals import keep_renewing
+from matriarch.agent.reserve import Reserve
 from matriarch.agent.routing import Routing
+from matriarch.agent.space import Volume
 from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
 from matriarch.agent.tls import Tls
 from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
@@ -82,6 +86,7 @@ class Agent:
             "guard": self._guard,
             "canary": self._canary,
             "certificates": self._certificates,
+            "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
         try:
@@ -259,7 +264,9 @@ class Agent:
 
 async def connect(env: Environment) -> tuple[Instance, Tls]:
     """Everything that the agent stands on. Raises MatriarchError when the pod lacks something."""
-    files = await asyncio.to_thread(MemberFiles)
+    reserve = Reserve()
+    postgres_files.RESERVE = reserve
+    files = await asyncio.to_thread(MemberFiles, reserve=reserve)
     supervisor = await SupervisorClient.connect()
     heartbeat = await HeartbeatClient.connect()
     kube = Kube.connect(timeout=5.0, manager="matriarch-agent")

@@ -13,10 +13,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from matriarch.agent.reserve import Reserve
 from matriarch.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+RESERVE: Reserve | None = None
+"""The agent's own room on the volume, once it has said where that is: its small files fit on a full one too."""
 
 
 @asynccontextmanager
@@ -38,6 +42,12 @@ async def in_thread(timeout: float, call: Callable[P, T], *args: P.args, **kwarg
 
 def write_durably(path: Path, content: str | bytes, mode: int = 0o600) -> bool:
     """Atomic and durable; False without touching the file when it holds `content` already."""
+    if RESERVE is None:
+        return _write_once(path, content, mode)
+    return RESERVE.with_room(lambda: _write_once(path, content, mode))
+
+
+def _write_once(path: Path, content: str | bytes, mode: int) -> bool:
     data = content.encode() if isinstance(content, str) else content
     try:
         if path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:
