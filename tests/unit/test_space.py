@@ -40,23 +40,44 @@ def test_the_ballast_is_not_made_and_released_in_turn(total: int, share: float, 
     if space.remakes(without):
         wanted = space.ballast(total)
         made = seen(without, total, without.free_bytes - wanted, wanted)
-        assert not space.releases(made, runs=runs)
+        assert not space.releases(made, runs=runs, leads=True)
         assert not made.writes_stopped
         assert not space.remakes(made)
 
 
 @pytest.mark.parametrize(
-    ("free", "runs", "gone"),
-    [(40, True, False), (20, True, False), (20, False, True), (15, True, True), (15, False, True)],
+    ("free", "runs", "leads", "gone"),
+    [
+        (40, True, True, False),
+        (40, False, True, False),
+        (20, True, True, False),
+        (20, False, False, True),
+        (15, True, True, True),
+        (15, True, False, False),
+        (15, False, False, True),
+    ],
 )
-def test_when_the_ballast_goes(free: int, runs: bool, gone: bool) -> None:
+def test_when_the_ballast_goes(free: int, runs: bool, leads: bool, gone: bool) -> None:
     now = seen(Space(), 300 * MB, free * MB, 32 * MB)
-    assert space.releases(now, runs=runs) is gone
-    assert not space.releases(seen(Space(), 300 * MB, free * MB, 0), runs=runs)
+    assert space.releases(now, runs=runs, leads=leads) is gone
+    assert not space.releases(seen(Space(), 300 * MB, free * MB, 0), runs=runs, leads=leads)
+
+
+@given(SIZES, st.floats(0, 1))
+def test_a_standby_goes_on_for_longer_than_a_primary_writes(total: int, share: float) -> None:
+    now = seen(Space(), total, int(total * share), 0)
+    if not space.takes_wal(True, now):
+        assert now.writes_stopped
+        assert not space.takes_wal(False, now)
+    if not now.writes_stopped:
+        assert space.takes_wal(True, now)
+        assert space.takes_wal(False, now)
 
 
 def test_an_unseen_volume_changes_nothing() -> None:
-    assert not space.releases(Space(), runs=False)
+    assert not space.releases(Space(), runs=False, leads=True)
+    assert space.takes_wal(True, Space())
+    assert space.takes_wal(False, Space())
     assert not space.remakes(Space())
     assert not Space().writes_stopped
 

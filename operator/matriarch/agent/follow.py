@@ -14,6 +14,7 @@ from matriarch.agent.settings import apply_config
 from matriarch.decide import attach
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
+from matriarch.decide.space import advice, takes_wal
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import Upstream, slot_name
 from matriarch.postgres.lsn import parse_lsn
@@ -44,12 +45,15 @@ class Follower:
         self._slots_at = 0
         self._waiting_since = 0
         self._slots_task: asyncio.Task[None] | None = None
+        self._takes_wal = True
 
     def first_upstream(self, lease: LeaseState) -> Upstream | None:
         """Whom a standby may follow from its very start: only whom it was just made from."""
         instance = self._instance
         address = instance.addresses.get(self._made_from.instance) if self._made_from else None
         if self._made_from is None or self._made_from != lease.holder or address is None:
+            return None
+        if not self._takes_wal:
             return None
         return self.upstream(self._made_from, address) if instance.promised <= lease.epoch else None
 
@@ -66,6 +70,9 @@ class Follower:
         if status is None:
             return await self._not_consistent(lease)
         self._silent_since = 0
+        self._takes_wal = takes_wal(self._takes_wal, instance.space)
+        if not self._takes_wal:
+            return await self._park()
         if status.receiver is not None and status.receiver.status == "streaming":
             self._streamed = boottime()
             self.doctor.rewinds_failed = 0
@@ -86,6 +93,17 @@ class Follower:
                 self._slots_task = asyncio.create_task(self._keep_slots(lease.holder))
             return 1.0
         return await self._decide(lease, me, lease.holder, address)
+
+    async def _park(self) -> float:
+        """No room for more WAL: up and able to vote, but nobody's standby until there is room."""
+        instance = self._instance
+        if instance.following is not None:
+            async with instance.control:
+                await instance.server.cut_stream()
+                instance.following = None
+            log.warning("the volume is full: no more WAL is taken")
+        instance.state, instance.reason = "waiting", advice(instance.space, leads=False)
+        return 1.0
 
     async def _not_consistent(self, lease: LeaseState) -> float:
         """A clone or rewind that was started without upstream never becomes consistent; attaching destroys nothing."""

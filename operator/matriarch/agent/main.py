@@ -34,7 +34,7 @@ from matriarch.agent.watches import read_lease_sometimes, restarting, watch_conf
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
-from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from matriarch.kube.client import Kube
 
 log = logging.getLogger("matriarch.agent")
@@ -290,7 +290,7 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
         env, files, kube, leases, supervisor, heartbeat, server, Routing(kube, env), peers, addresses=addresses
     )
     await server.settle()
-    if await server.control_data() is not None:
+    if await _holds_data(server):
         known = await asyncio.to_thread(files.ensure_incarnation, env.claim_uid)
     instance.me = Member(env.instance, known.id) if known else None
     instance.promised = await asyncio.to_thread(files.promise)
@@ -301,6 +301,15 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
         instance.armed = instance.guarded = (await supervisor.state()).armed
         await instance.look(timeout=2.0)
     return instance, tls
+
+
+async def _holds_data(server: Server) -> bool:
+    """Also data that cannot be read: what becomes of it is decided later, with what the Lease says."""
+    try:
+        return await server.control_data() is not None
+    except Corrupt as e:
+        log.error("%s", e)
+        return True
 
 
 def _recall(instance: Instance) -> None:

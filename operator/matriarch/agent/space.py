@@ -47,7 +47,7 @@ class Volume:
         instance, before = self._instance, self._instance.space
         now = rules.seen(before, *await files.in_thread(DISK, self._reserve.look))
         runs = instance.server_role != "stopped" and instance.server.postmaster() is not None
-        if rules.releases(now, runs=runs):
+        if rules.releases(now, runs=runs, leads=instance.is_holder):
             await files.in_thread(DISK, self._reserve.release)
             log.warning("the volume is full: its ballast of %d MiB is released", now.ballast_bytes >> 20)
             now = rules.seen(now, *await files.in_thread(DISK, self._reserve.look))

@@ -217,6 +217,8 @@ def treat(diagnosis: Diagnosis, case: Case, signs: Signs, now: float) -> Treatme
     if tried and now - case.tried_at < TIMES[tried[-1]]:
         return Treatment("wait", f"{tried[-1]} was tried, and gets its time")
     remedy = next((r for r in ladder if r not in tried), ladder[-1])
+    if remedy == "free-space" and signs.server != "standby":
+        return Treatment("wait", "it starts with what its ballast left")
     if remedy in tried and remedy != "clone":
         return Treatment("wait", f"{', '.join(tried)} did not help")
     if remedy == "clone":

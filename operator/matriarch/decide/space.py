@@ -54,11 +54,24 @@ def seen(before: Space, total: int, free: int, ballast_bytes: int) -> Space:
     return Space(total, free, ballast_bytes, state, stopped)
 
 
-def releases(space: Space, *, runs: bool) -> bool:
-    """Whether the ballast has to go: less than a segment is free, or PostgreSQL is down and must start with little."""
+def releases(space: Space, *, runs: bool, leads: bool) -> bool:
+    """Whether the ballast has to go: PostgreSQL is down and must start with little, or a primary would end at once.
+
+    A standby that runs keeps it: what it takes no more room for is WAL, and that comes later.
+    """
     if not space.ballast_bytes or not space.total_bytes:
         return False
-    return space.free_bytes < SEGMENT or (not runs and space.state == "full")
+    return space.state == "full" and (not runs or (leads and space.free_bytes < SEGMENT))
+
+
+def takes_wal(took: bool, space: Space) -> bool:
+    """Whether a standby goes on receiving: without room for a segment it would end, and could not even vote.
+
+    Later than writes stop on a primary, so that a cluster that fills evenly stops in order.
+    """
+    if not space.total_bytes:
+        return True
+    return space.free_bytes >= (SEGMENT if took else full_below(space.total_bytes))
 
 
 def remakes(space: Space) -> bool:
