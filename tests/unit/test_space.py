@@ -35,32 +35,32 @@ def test_writes_stop_when_full_and_go_on_only_with_room_to_spare(total: int, sha
 
 
 @given(SIZES, st.floats(0, 1), st.booleans())
-def test_the_ballast_is_not_made_and_released_in_turn(total: int, share: float, runs: bool) -> None:
+def test_the_ballast_is_not_made_and_released_in_turn(total: int, share: float, ended: bool) -> None:
     without = seen(Space(), total, int(total * share), 0)
     if space.remakes(without):
         wanted = space.ballast(total)
         made = seen(without, total, without.free_bytes - wanted, wanted)
-        assert not space.releases(made, runs=runs, leads=True)
+        assert not space.releases(made, ended=ended, leads=True)
         assert not made.writes_stopped
         assert not space.remakes(made)
 
 
 @pytest.mark.parametrize(
-    ("free", "runs", "leads", "gone"),
+    ("free", "ended", "leads", "gone"),
     [
-        (40, True, True, False),
         (40, False, True, False),
-        (20, True, True, False),
-        (20, False, False, True),
-        (15, True, True, True),
-        (15, True, False, False),
-        (15, False, False, True),
+        (40, True, True, False),
+        (20, False, True, False),
+        (20, True, False, True),
+        (15, False, True, True),
+        (15, False, False, False),
+        (15, True, False, True),
     ],
 )
-def test_when_the_ballast_goes(free: int, runs: bool, leads: bool, gone: bool) -> None:
+def test_when_the_ballast_goes(free: int, ended: bool, leads: bool, gone: bool) -> None:
     now = seen(Space(), 300 * MB, free * MB, 32 * MB)
-    assert space.releases(now, runs=runs, leads=leads) is gone
-    assert not space.releases(seen(Space(), 300 * MB, free * MB, 0), runs=runs, leads=leads)
+    assert space.releases(now, ended=ended, leads=leads) is gone
+    assert not space.releases(seen(Space(), 300 * MB, free * MB, 0), ended=ended, leads=leads)
 
 
 @given(SIZES, st.floats(0, 1))
@@ -75,7 +75,7 @@ def test_a_standby_goes_on_for_longer_than_a_primary_writes(total: int, share: f
 
 
 def test_an_unseen_volume_changes_nothing() -> None:
-    assert not space.releases(Space(), runs=False, leads=True)
+    assert not space.releases(Space(), ended=True, leads=True)
     assert space.takes_wal(True, Space())
     assert space.takes_wal(False, Space())
     assert not space.remakes(Space())

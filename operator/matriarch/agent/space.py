@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 EVERY = 1.0
 DISK = 5.0
 HAND_OVER_EVERY = 60 * SECOND
+ENDED_WITHIN = 300 * SECOND
 
 
 class Volume:
@@ -46,8 +47,8 @@ class Volume:
         """One look, and what follows from it. Raises Unavailable, OSError."""
         instance, before = self._instance, self._instance.space
         now = rules.seen(before, *await files.in_thread(DISK, self._reserve.look))
-        runs = instance.server_role != "stopped" and instance.server.postmaster() is not None
-        if rules.releases(now, runs=runs, leads=instance.is_holder):
+        ended = instance.server.postmaster() is None and any(boottime() - e < ENDED_WITHIN for e in instance.ends)
+        if rules.releases(now, ended=ended, leads=instance.is_holder):
             await files.in_thread(DISK, self._reserve.release)
             log.warning("the volume is full: its ballast of %d MiB is released", now.ballast_bytes >> 20)
             now = rules.seen(now, *await files.in_thread(DISK, self._reserve.look))

@@ -54,14 +54,14 @@ def seen(before: Space, total: int, free: int, ballast_bytes: int) -> Space:
     return Space(total, free, ballast_bytes, state, stopped)
 
 
-def releases(space: Space, *, runs: bool, leads: bool) -> bool:
-    """Whether the ballast has to go: PostgreSQL is down and must start with little, or a primary would end at once.
+def releases(space: Space, *, ended: bool, leads: bool) -> bool:
+    """Whether the ballast has to go: PostgreSQL ended unasked and must start, or a primary would end at once.
 
     A standby that runs keeps it: what it takes no more room for is WAL, and that comes later.
     """
     if not space.ballast_bytes or not space.total_bytes:
         return False
-    return space.state == "full" and (not runs or (leads and space.free_bytes < SEGMENT))
+    return space.state == "full" and (ended or (leads and space.free_bytes < SEGMENT))
 
 
 def takes_wal(took: bool, space: Space) -> bool:

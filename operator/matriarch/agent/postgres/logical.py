@@ -47,9 +47,12 @@ class Logical(Slots):
         ]
 
     async def set_standby_slots(self, names: Sequence[str], *, timeout: float = 5.0) -> None:
-        """Consumers wait for the flush of these physical slots, which must exist; returns when new sessions show it."""
-        changed = await self._change_stream(lambda s: replace(s, standby_slots=tuple(names)))
-        if self.postmaster() is None or not changed:
+        """Consumers wait for the flush of these physical slots, which must exist; returns when new sessions show it.
+
+        Also where the file says so already: a server that lacked a slot when it read the file kept its old list.
+        """
+        await self._change_stream(lambda s: replace(s, standby_slots=tuple(names)))
+        if self.postmaster() is None:
             return
         await self.reload()
         end = asyncio.get_running_loop().time() + timeout
