@@ -130,6 +130,9 @@ class Doctor:
             return
         received, replayed = status.position.lsn, status.replayed_lsn
         streaming = status.receiver is not None and status.receiver.status == "streaming"
+        # One that stays behind on purpose begins to receive only when it has replayed what is here.
+        behind = instance.delay > 0
+        excused = streaming or (behind and status.received_lsn is None)
         came, went = (
             received > self._lsns[0] or received >= self._goal,
             replayed > self._lsns[1] or replayed >= received,
@@ -143,10 +146,10 @@ class Doctor:
         self._signs = replace(
             s,
             start_still_since=0,
-            no_stream_since=0 if streaming else before.no_stream_since or now,
+            no_stream_since=0 if excused else before.no_stream_since or now,
             receiver_still_since=0 if came or not streaming else before.receiver_still_since or now,
             paused_since=paused,
-            replay_still_since=0 if went else before.replay_still_since or now,
+            replay_still_since=0 if went or behind else before.replay_still_since or now,
             reader_patience=patience,
             received_lsn=received,
         )

@@ -92,7 +92,19 @@ class Follower:
                 # Beside the loop: the holder may be gone, and the loop must not wait for it.
                 self._slots_task = asyncio.create_task(self._keep_slots(lease.holder))
             return 1.0
+        if instance.delay and status.received_lsn is None and not await self._replayed_all():
+            instance.state, instance.reason = "running", "replays what it has, late as it should, before it streams"
+            await apply_config(instance, NOBODY, clients=True)
+            return 2.0
         return await self._decide(lease, me, lease.holder, address)
+
+    async def _replayed_all(self) -> bool:
+        try:
+            with self._instance.wanted_stop():  # as instance.position()
+                await self._instance.server.vote_position(timeout=0.5)
+        except Unavailable:
+            return False
+        return True
 
     async def _park(self) -> float:
         """No room for more WAL: up and able to vote, but nobody's standby until there is room."""

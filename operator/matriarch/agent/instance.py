@@ -109,6 +109,11 @@ class Instance:
     def promise_heard(self) -> int:
         return max((self.view.promise_heard, *(p.promised for p in self.view.peers)))
 
+    @property
+    def delay(self) -> int:
+        """Seconds that replay stays behind here on purpose; 0 for none."""
+        return self.config.delays.get(self.env.instance, 0) if self.config is not None else 0
+
     def nudge(self) -> None:
         """Let the loop look again now."""
         self.wake.set()

@@ -350,6 +350,7 @@ class Leadership:
             and s.state == "streaming"
             and (m := Member.parse(s.application_name)) is not None
             and m.instance in config.instances
+            and m.instance not in config.delays
         )
         return replicas, replicas | {self.instance.env.instance}
 

@@ -27,6 +27,7 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
         memory=_memory_limit(),
         volume=instance.space.total_bytes or _volume_size(),
         standby_slots=tuple(slot_name(m.instance) for m in waited_for(instance.lease)) if instance.lease else (),
+        delay=config.delays.get(instance.env.instance, 0),
         read_only=instance.space.writes_stopped,
         superuser_access=config.superuser_access,
         clients=clients,

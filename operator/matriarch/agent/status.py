@@ -74,7 +74,7 @@ def is_ready(instance: Instance) -> bool:
         return False
     if instance.server_role == "primary":
         return instance.is_holder and instance.door == "open"
-    return instance.server_role == "standby" and instance.following is not None
+    return instance.server_role == "standby" and (instance.following is not None or instance.delay > 0)
 
 
 def _stream(sender: WalSender, lsn: int) -> dict[str, Any] | None:

@@ -33,6 +33,7 @@ class Wish:
     request: str | None = None  # the switchover annotation
     restart: str | None = None  # the restart annotation
     priorities: Mapping[str, int] = field(default_factory=dict)
+    delayed: tuple[str, ...] = ()  # replicas that stay behind on purpose: never primary
     storage: int = 0
     health_interval: float = 10.0  # seconds
     advice: tuple[str, ...] = ()  # what is accepted but not advised

@@ -91,6 +91,7 @@ class ServerSettings:
     memory: int = 0
     volume: int = 0
     standby_slots: tuple[str, ...] = ()  # as `standby_names`, for consumers of logical slots
+    delay: int = 0  # seconds that a standby's replay stays behind
     read_only: bool = False  # the volume is full: transactions are read-only unless a session says otherwise
     superuser_access: bool = False
     clients: bool = True  # whether anybody but the cluster itself may log in
@@ -138,6 +139,8 @@ def render_main(
             "max_slot_wal_keep_size": _megabytes(slot_limit(settings.volume)),
         }
     )
+    if settings.delay:
+        values["recovery_min_apply_delay"] = f"{settings.delay}s"
     if settings.read_only:
         values["default_transaction_read_only"] = "on"
     libraries = (*settings.preload, *_list(values.get("shared_preload_libraries", "")))
