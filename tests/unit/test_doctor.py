@@ -27,6 +27,7 @@ ROWS: list[tuple[str, Signs, str | None]] = [
     ("well", WELL, None),
     ("an election: nobody to stream from", replace(WELL, no_stream_since=_ago(300), source=None), None),
     ("must stay as it is (S3)", replace(WELL, no_stream_since=_ago(300), waits=True), None),
+    ("a rewind failed", replace(WELL, no_stream_since=_ago(1), waits=True, rewind_failed=True), "RewindFailed"),
     ("a short gap", replace(WELL, no_stream_since=_ago(20)), None),
     ("no stream", replace(WELL, no_stream_since=_ago(26)), "NoStream"),
     ("its slot is lost", replace(WELL, no_stream_since=_ago(26), source=replace(SOURCE, slot="lost")), "SlotLost"),
@@ -36,14 +37,14 @@ ROWS: list[tuple[str, Signs, str | None]] = [
     ("nothing arrives", replace(WELL, receiver_still_since=_ago(21)), "ReceiverStuck"),
     ("paused by a person a moment ago", replace(WELL, paused_since=_ago(50), replay_still_since=_ago(90)), None),
     ("paused and forgotten", replace(WELL, paused_since=_ago(61)), "ReplayPaused"),
-    ("replay stands", replace(WELL, replay_still_since=_ago(61)), "ReplayStuck"),
-    ("readers may be patient", replace(WELL, replay_still_since=_ago(100), reader_patience=60 * SECOND), None),
+    ("replay stands", replace(WELL, replay_still_since=_ago(301)), "ReplayStuck"),
+    ("readers may be patient", replace(WELL, replay_still_since=_ago(400), reader_patience=250 * SECOND), None),
     ("readers may be patient for ever", replace(WELL, replay_still_since=_ago(9999), reader_patience=None), None),
     ("three crashes", replace(WELL, server="stopped", ends=(_ago(9), _ago(6), _ago(3))), None),
     ("four crashes", replace(WELL, server="stopped", ends=(_ago(12), _ago(9), _ago(6), _ago(3))), "CrashLoop"),
     ("four old crashes", replace(WELL, server="stopped", ends=(_ago(400), _ago(390), _ago(380), _ago(370))), None),
     ("recovers slowly", replace(WELL, server="starting", start_still_since=_ago(100)), None),
-    ("never consistent", replace(WELL, server="starting", start_still_since=_ago(121)), "NeverConsistent"),
+    ("never consistent", replace(WELL, server="starting", start_still_since=_ago(601)), "NeverConsistent"),
     ("an unreadable directory", replace(WELL, server="stopped", unreadable_since=_ago(31)), "DataUnreadable"),
     ("full and well", replace(WELL, space=FULL), None),
     (
@@ -120,7 +121,7 @@ def test_copies_that_fail_are_tried_with_growing_pauses_and_do_not_count_as_made
 
 
 def test_the_only_voter_that_streams_is_not_taken_away() -> None:
-    alone = replace(WELL, source=replace(SOURCE, others=0), replay_still_since=_ago(100))
+    alone = replace(WELL, source=replace(SOURCE, others=0), replay_still_since=_ago(400))
     case = Case("ReplayStuck", ("end-readers", "restart"), 1.0)
     found = Diagnosis("ReplayStuck", "")
     assert treat(found, case, alone, 1e9).remedy == "wait"

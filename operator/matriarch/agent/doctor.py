@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = SECOND
 ASK_EVERY, ASK_SICK_EVERY = 15 * SECOND, 3 * SECOND
+REWINDS = 2
+"""A rewind that failed so often without touching a file is not tried again: a new copy follows."""
 GIVE_UP_AFTER = 60 * SECOND
 """A copy that was decided on and cannot begin for so long is given up, so that this member may vote again."""
 
@@ -49,6 +51,8 @@ class Doctor:
         self._looked_at = 0
         self._asked_at = 0
         self._asking: asyncio.Task[None] | None = None
+        self._source: Source | None = None
+        self._well_since = 0
         self._title = ""
         self._lsns = (0, 0)  # received, replayed, as last seen
         self._goal = 0  # the holder's flush at the last answer: what should arrive here
@@ -78,15 +82,19 @@ class Doctor:
         case = await self._known_case()
         if found is None:
             instance.illness = None
-            if instance.server_role == "standby" and not self._signs.no_stream_since:
-                await self._note(rules.well(case, time.time()))
-                instance.ends = [e for e in instance.ends if now - e < rules.CRASHES_WITHIN]
+            await self._see_well(case, now)
             return None
+        self._well_since = 0
         return await self._treat(found, case, now)
 
-    def say(self, ailment: rules.Ailment, why: str) -> None:
-        """What the follower found by itself, and answers with a new copy."""
-        self._tell_state(Diagnosis(ailment, why), "clone", "")
+    async def _see_well(self, case: Case, now: int) -> None:
+        if self._signs.server != "standby" or self._signs.no_stream_since:
+            self._well_since = 0
+            return
+        self._well_since = self._well_since or now
+        await self._note(rules.well(case, time.time()))
+        if now - self._well_since >= rules.NO_LOOP:
+            self._instance.ends = [e for e in self._instance.ends if e[1]]
 
     def unreadable(self, why: Corrupt) -> bool:
         """Whether a data directory that cannot be read is given up: not at the first look, and never the holder's."""
@@ -95,7 +103,7 @@ class Doctor:
         self._signs = replace(self._signs, now=now, unreadable_since=since)
         if self._instance.is_holder or now - since < rules.UNREADABLE_FOR:
             return False
-        self.say("DataUnreadable", str(why))
+        self._tell_state(Diagnosis("DataUnreadable", str(why)), "clone", "")
         return True
 
     # --- signs ------------------------------------------------------------------------------------------------
@@ -108,9 +116,11 @@ class Doctor:
             before,
             now=now,
             server="standby" if status is not None else "starting" if server != "stopped" else "stopped",
-            ends=tuple(instance.ends),
+            ends=tuple(end for end, led in instance.ends if not led),
             unreadable_since=0,
             waits=self.waits,
+            rewind_failed=self.rewinds_failed >= REWINDS,
+            source=self._source,
             voter=lease is not None and instance.me in lease.voters,
             k=lease.k if lease is not None else 0,
             space=instance.space,
@@ -168,7 +178,7 @@ class Doctor:
         found: Source | None = None
         if lease is not None and lease.holder is not None and lease.holder != self._instance.me:
             found = await upstream.ask(self._instance, lease.holder)
-        self._signs = replace(self._signs, source=found)
+        self._source = found
         self._goal = found.flushed_lsn if found is not None else 0
 
     # --- remedies ---------------------------------------------------------------------------------------------
@@ -264,7 +274,7 @@ class Doctor:
 
     @property
     def source(self) -> Source | None:
-        return self._signs.source
+        return self._source
 
     async def _join(self, *, again: bool) -> None:
         instance = self._instance

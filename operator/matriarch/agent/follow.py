@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 
 from matriarch.agent.clock import SECOND, boottime
-from matriarch.agent.doctor import Doctor
+from matriarch.agent.doctor import REWINDS, Doctor
 from matriarch.agent.instance import Instance
 from matriarch.agent.postgres.facts import CloneProgress
 from matriarch.agent.settings import apply_config
@@ -29,8 +29,6 @@ SILENT_STREAM = 10 * SECOND
 SLOTS_EVERY = 10 * SECOND
 PATIENCE = 10 * SECOND
 """Others that are away for so long will not confirm anything."""
-REWINDS = 2
-"""A rewind that failed so often without touching a file is not tried again: a new copy follows."""
 
 
 class Follower:
@@ -152,9 +150,8 @@ class Follower:
             case "rewind":
                 return 0.0 if await self._rewind(holder, address) else 5.0
             case "clone":
-                self.doctor.say("RewindFailed", verdict.why)
-                await self.clone(lease, holder)
-                return 0.0
+                instance.state = "waiting"  # the doctor sees to it, in turn and with its limits
+                return 1.0
             case "wait":
                 instance.state = "waiting"
                 return 0.1

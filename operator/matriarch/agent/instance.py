@@ -74,7 +74,7 @@ class Instance:
     vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
     space: Space = field(default_factory=Space)  # the volume, as last seen
-    ends: list[int] = field(default_factory=list)  # when PostgreSQL ended unasked (boot-time ns), until it is well
+    ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led
     illness: dict[str, Any] | None = None  # what the replica doctor says, for the status
     permits: dict[str, int] = field(default_factory=dict)  # holder: who may be cloned anew now, until when
     armed: bool = False  # the heartbeat moves the deadline

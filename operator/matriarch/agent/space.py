@@ -47,7 +47,9 @@ class Volume:
         """One look, and what follows from it. Raises Unavailable, OSError."""
         instance, before = self._instance, self._instance.space
         now = rules.seen(before, *await files.in_thread(DISK, self._reserve.look))
-        ended = instance.server.postmaster() is None and any(boottime() - e < ENDED_WITHIN for e in instance.ends)
+        ended = instance.server.postmaster() is None and any(
+            boottime() - end < ENDED_WITHIN for end, _ in instance.ends
+        )
         if rules.releases(now, ended=ended, leads=instance.is_holder):
             await files.in_thread(DISK, self._reserve.release)
             log.warning("the volume is full: its ballast of %d MiB is released", now.ballast_bytes >> 20)

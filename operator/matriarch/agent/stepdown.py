@@ -51,7 +51,7 @@ async def postgres_ended(instance: Instance, status: int | None) -> None:
         return
     with instance.wanted_stop():
         log.warning("PostgreSQL ended with status %s", status)
-        instance.ends = [*instance.ends[-9:], boottime()]
+        instance.ends = [*instance.ends[-9:], (boottime(), instance.starts_primary)]
         led = instance.server_role in ("primary", "starting") and instance.starts_primary and instance.is_holder
         instance.leases.authority = 0
         # Without the API server nobody can be elected, and "fenced" would be final: then only this one can go on.

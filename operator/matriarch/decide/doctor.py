@@ -63,13 +63,17 @@ TIMES: dict[Remedy, float] = {
 CRASHES = 4
 CRASHES_WITHIN = 300 * SECOND
 UNREADABLE_FOR = 30 * SECOND
-START_STILL_FOR = 120 * SECOND
+NO_LOOP = 30 * SECOND
+"""Who streams for so long is in no loop of crashes: starts are tried again after ten seconds at most."""
+START_STILL_FOR = 600 * SECOND
+"""Before the first record is replayed, the whole volume may have to be synced."""
 WAL_MISSING_FOR = 12 * SECOND
 """Longer than it takes to compare the timelines."""
 NO_STREAM_FOR = 25 * SECOND
 """Longer than it takes to attach, to ask again after 10 s, and to attach once more."""
 RECEIVER_STILL_FOR = 20 * SECOND
-REPLAY_STILL_FOR = 60 * SECOND
+REPLAY_STILL_FOR = 300 * SECOND
+"""One record can take minutes: a database that is copied, a large table that is dropped."""
 PAUSED_FOR = 60 * SECOND
 
 CLOSED_AFTER = 600.0
@@ -116,6 +120,7 @@ class Signs:
     replay_still_since: int = 0  # nothing is replayed although there is more
     reader_patience: int | None = 30 * SECOND
     received_lsn: int = 0
+    rewind_failed: bool = False
     waits: bool = False  # its WAL has left the holder's line, and it must stay as it is for now (S3)
     voter: bool = False
     k: int = 0
@@ -171,8 +176,12 @@ def diagnose(s: Signs) -> Diagnosis | None:
 
 
 def _of_stream(s: Signs) -> Diagnosis | None:
-    if s.source is None or s.waits:
+    if s.source is None:
         return None  # nobody to stream from: an election's business
+    if s.rewind_failed and s.no_stream_since:
+        return Diagnosis("RewindFailed", "its WAL has left the primary's line, and pg_rewind failed")
+    if s.waits:
+        return None
     if s.no_stream_since:
         gone = 0 < s.received_lsn < s.source.oldest_lsn
         if gone and _longer(s.now, s.no_stream_since, WAL_MISSING_FOR):
