@@ -197,7 +197,8 @@ class Follower:
             flushed = {}
         others = [i for i in config.instances if i != instance.env.instance]
         try:
-            await instance.server.ensure_slots({slot_name(i): flushed.get(i) for i in others}, rows_for=())
+            await instance.server.ensure_slots({slot_name(i): flushed.get(i) for i in others})
+            await instance.server.wake_slot_worker()
             for name in await instance.server.drop_leftovers():
                 log.info("dropped logical slot %s of a time as primary; its copy from %s follows", name, holder)
         except MatriarchError as e:

@@ -257,8 +257,7 @@ class Leadership:
         config, instance = self.instance.config, self.instance
         assert config is not None
         others = [i for i in config.instances if i != instance.env.instance]
-        voters = [slot_name(v.instance) for v in instance.lease.voters] if instance.lease else ()
-        await instance.server.ensure_slots({slot_name(i): None for i in others}, rows_for=voters)
+        await instance.server.ensure_slots({slot_name(i): None for i in others})
 
     async def _foreign(self, senders: list[WalSender]) -> None:
         """Nobody but the cluster's own pods may count as a voter (S7)."""

@@ -119,14 +119,14 @@ class WalSender:
 class Slot:
     """A physical slot of ours. `restart_lsn` is None while it keeps nothing; `lost`: its WAL is gone.
 
-    `feedback`: it keeps dead rows for its member's readers.
+    `stale`: on a standby it keeps dead rows for a member's readers, from a time as primary.
     """
 
     name: str
     active: bool
     restart_lsn: int | None
     lost: bool
-    feedback: bool = False
+    stale: bool = False
 
 
 @dataclass(frozen=True, slots=True)

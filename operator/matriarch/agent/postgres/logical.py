@@ -80,6 +80,14 @@ class Logical(Slots):
             await asyncio.sleep(_POLL)
         return len(users)
 
+    async def wake_slot_worker(self) -> None:
+        """On a standby whose worker ended: the postmaster starts another when something wakes it (measured: 60 s)."""
+        postmaster = self.postmaster()
+        if postmaster is None or not (await self._stream_settings()).primary_conninfo:
+            return
+        if not any(processes.is_slot_worker(processes.title(p.pid)) for p in processes.children(postmaster)):
+            await self.reload()
+
     async def drop_leftovers(self, *, timeout: float = 5.0) -> list[str]:
         """On a standby: its own slots of a time as primary, which keep the worker from copying those of that name.
 

@@ -7,7 +7,7 @@ others lack. Slots are capped by max_slot_wal_keep_size: a member that stays awa
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 import asyncpg
@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _SLOTS = """
 SELECT slot_name AS name, active, (restart_lsn - '0/0')::bigint AS restart, wal_status = 'lost' AS lost,
-       xmin IS NOT NULL OR catalog_xmin IS NOT NULL AS feedback
+       pg_is_in_recovery() AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL) AS stale
   FROM pg_replication_slots
  WHERE slot_type = 'physical' AND NOT temporary AND starts_with(slot_name, $1)
 """
@@ -36,38 +36,31 @@ class Slots(Quorum):
     async def slots(self, *, timeout: float = 2.0) -> list[Slot]:
         """The physical slots of members."""
         rows = await self._sessions.fetch("slots", _SLOTS, SLOT_PREFIX, timeout=timeout)
-        return [Slot(r["name"], r["active"], r["restart"], bool(r["lost"]), bool(r["feedback"])) for r in rows]
+        return [Slot(r["name"], r["active"], r["restart"], bool(r["lost"]), bool(r["stale"])) for r in rows]
 
-    async def ensure_slots(
-        self, wanted: Mapping[str, int | None], *, rows_for: Collection[str] | None = None, timeout: float = 5.0
-    ) -> None:
+    async def ensure_slots(self, wanted: Mapping[str, int | None], *, timeout: float = 5.0) -> None:
         """Makes the slots named in `wanted`, advances idle ones to the LSN given, drops ours that are not named.
 
         The LSN is how far the slot's member has flushed; None where that is not known. A slot in use moves by itself
         and is left alone. One that lost its WAL is made anew, for a member that is cloned.
-        `rows_for`: slots whose member may keep dead rows here (hot_standby_feedback) while it is away; None for all.
-        On others a member that is gone would hold up vacuum here, and from a standby also on its primary.
+        So is one of a standby that remembers rows for its member's readers (hot_standby_feedback) from a time as
+        primary: by this server's own feedback it would hold up vacuum on the present primary, for ever.
         """
         present = {slot.name: slot for slot in await self.slots(timeout=timeout)}
         async with self._sessions.new("slots", timeout) as session:
             for name, slot in present.items():
-                if not slot.active and (name not in wanted or slot.lost):
+                if not slot.active and (name not in wanted or slot.lost or slot.stale):
                     with suppress(asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError):
                         await session.fetch("SELECT pg_drop_replication_slot($1)", name)
             for name, lsn in wanted.items():
                 known = present.get(name)
-                if known is None or (known.lost and not known.active):
+                if known is None or ((known.lost or known.stale) and not known.active):
                     with suppress(asyncpg.DuplicateObjectError):
                         await session.fetch("SELECT pg_create_physical_replication_slot($1, true)", name)
                 elif lsn is not None and not known.active and (known.restart_lsn or lsn) < lsn:
                     # taken by its member meanwhile, or overtaken: it moves by itself
                     with suppress(asyncpg.ObjectInUseError, asyncpg.PostgresError):
                         await session.fetch(_ADVANCE, name, lsn)
-            for name, slot in present.items():
-                idle = not slot.active and not slot.lost and slot.restart_lsn is not None
-                if idle and slot.feedback and rows_for is not None and name in wanted and name not in rows_for:
-                    with suppress(asyncpg.PostgresError):  # its member came back meanwhile
-                        await _forget_rows(session, name)
 
     async def terminate_foreign_walsenders(
         self, allowed: Mapping[str, str], *, timeout: float = 2.0
@@ -81,20 +74,6 @@ class Slots(Quorum):
             log.warning("ending the stream of %s from %s", sender.application_name, sender.address)
             await self._sessions.fetch("end a sender", "SELECT pg_terminate_backend($1)", sender.pid, timeout=timeout)
         return found
-
-
-async def _forget_rows(session: asyncpg.Connection[asyncpg.Record], name: str) -> None:
-    """The same slot with the same WAL, and no rows held back: only a copy of a slot comes without them.
-
-    Broken off half way it leaves the copy, which keeps the WAL until the next look drops what it does not know.
-    """
-    spare = f"{name}_spare"
-    await session.fetch("SELECT pg_copy_physical_replication_slot($1, $2)", name, spare)
-    try:
-        await session.fetch("SELECT pg_drop_replication_slot($1)", name)
-        await session.fetch("SELECT pg_copy_physical_replication_slot($1, $2)", spare, name)
-    finally:
-        await session.fetch("SELECT pg_drop_replication_slot($1)", spare)
 
 
 def foreign(senders: Iterable[WalSender], allowed: Mapping[str, str]) -> list[WalSender]:
