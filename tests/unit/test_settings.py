@@ -111,6 +111,11 @@ def test_a_stream_file_of_an_earlier_release_is_read() -> None:
     assert parse_stream(text) == StreamSettings("n", "x", "s")
 
 
+def test_a_delayed_replica_replays_late() -> None:
+    assert _render(ServerSettings(delay=60))["recovery_min_apply_delay"] == "60s"
+    assert "recovery_min_apply_delay" not in _render(ServerSettings())
+
+
 def test_a_full_volume_makes_transactions_read_only_whatever_users_set() -> None:
     settings = ServerSettings({"default_transaction_read_only": "off"}, read_only=True)
     assert _render(settings)["default_transaction_read_only"] == "on"
