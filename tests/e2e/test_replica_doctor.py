@@ -19,11 +19,12 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def sick(kubectl: Kubectl, operator: object) -> Iterator[Cluster]:
-    """A cluster of three of its own, with volumes on which little WAL may be kept."""
+    """A cluster of its own, with volumes on which little WAL may be kept, and a replica for each new copy: a second one
+    of the same instance would have to wait."""
     namespace = "doctor"
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
     cluster = Cluster(kubectl, namespace, "sick")
-    cluster.apply(size="600Mi")
+    cluster.apply(size="600Mi", instances=4, replication={"sync": {"number": 1}})
     cluster.wait_ready(timeout=240)
     cluster.database().execute("CREATE TABLE IF NOT EXISTS t (i int)")
     yield cluster
@@ -31,10 +32,14 @@ def sick(kubectl: Kubectl, operator: object) -> Iterator[Cluster]:
     kubectl.run("delete", "namespace", namespace, "--wait=false", timeout=60)
 
 
-def _replica(cluster: Cluster) -> Inside:
+def _replicas(cluster: Cluster) -> list[Inside]:
+    """Those alone on their node first: a node may be cut off without taking another one along."""
     cluster.wait_ready(timeout=240)
     primary = cluster.primary
-    return Inside(cluster, next(i["name"] for i in cluster.status()["instanceStatuses"] if i["name"] != primary))
+    names = [str(i["name"]) for i in cluster.status()["instanceStatuses"]]
+    nodes = [cluster.node_of(n) for n in names]
+    alone = sorted(names, key=lambda n: (nodes.count(cluster.node_of(n)), n))
+    return [Inside(cluster, n) for n in alone if n != primary]
 
 
 def _follows(cluster: Cluster, replica: Inside, timeout: float = 120) -> None:
@@ -53,7 +58,7 @@ def _follows(cluster: Cluster, replica: Inside, timeout: float = 120) -> None:
 
 
 def test_a_replica_whose_wal_is_gone_is_copied_anew(sick: Cluster, nodes: Nodes) -> None:
-    replica = _replica(sick)
+    replica = _replicas(sick)[0]
     before = replica.status()["incarnation"]
     node = sick.node_of(replica.instance)
     reached = parse_lsn(replica.sql("SELECT pg_last_wal_receive_lsn()"))
@@ -78,8 +83,30 @@ def _oldest(primary: Inside) -> int:
     return segment_start(primary.sql("SELECT min(name) FROM pg_ls_waldir() WHERE length(name) = 24", "postgres"))
 
 
+def test_a_standby_that_crashes_in_recovery_is_copied_anew(sick: Cluster) -> None:
+    """A file that its recovery needs cannot be opened any more, as on a broken disk."""
+    replica = _replicas(sick)[1]
+    before = replica.status()["incarnation"]
+    sick.database().execute("INSERT INTO t SELECT generate_series(1, 1000)")
+    file = replica.sql("SELECT pg_relation_filepath('t')")
+    replica.run("chmod", "000", f"{VOLUME}/pgdata/{file}")
+    replica.signal("startup", signal.SIGKILL)
+    wait("another copy", lambda: replica.status().get("incarnation") not in (None, "", before) or None, timeout=200)
+    _follows(sick, replica)
+    assert any("ended" in m for m in events(sick, "ReplicaRepair"))
+
+
+def test_a_data_directory_that_cannot_be_read_is_copied_anew(sick: Cluster) -> None:
+    replica = _replicas(sick)[2]
+    before = replica.status()["incarnation"]
+    replica.run("rm", f"{VOLUME}/pgdata/global/pg_control")
+    replica.signal("startup", signal.SIGKILL)
+    wait("another copy", lambda: replica.status().get("incarnation") not in (None, "", before) or None, timeout=200)
+    _follows(sick, replica)
+
+
 def test_a_paused_replay_is_resumed(sick: Cluster) -> None:
-    replica = _replica(sick)
+    replica = _replicas(sick)[0]
     before = replica.status()["incarnation"]
     replica.sql("SELECT pg_wal_replay_pause()")
     wait(
@@ -92,7 +119,7 @@ def test_a_paused_replay_is_resumed(sick: Cluster) -> None:
 
 
 def test_a_receiver_that_stands_still_costs_a_restart_and_no_copy(sick: Cluster) -> None:
-    replica = _replica(sick)
+    replica = _replicas(sick)[0]
     before = replica.status()["incarnation"]
     replica.signal("walreceiver", signal.SIGSTOP)
     sick.database().execute("INSERT INTO t VALUES (2)")
@@ -103,23 +130,3 @@ def test_a_receiver_that_stands_still_costs_a_restart_and_no_copy(sick: Cluster)
     )
     _follows(sick, replica)
     assert replica.status()["incarnation"] == before
-
-
-def test_a_standby_that_crashes_in_recovery_is_copied_anew(sick: Cluster) -> None:
-    replica = _replica(sick)
-    before = replica.status()["incarnation"]
-    sick.database().execute("INSERT INTO t VALUES (3)")
-    replica.run("sh", "-c", f"rm {VOLUME}/pgdata/pg_xact/*")
-    replica.signal("startup", signal.SIGKILL)
-    wait("another copy", lambda: replica.status().get("incarnation") not in (None, "", before) or None, timeout=200)
-    _follows(sick, replica)
-    assert any("ended" in m for m in events(sick, "ReplicaRepair"))
-
-
-def test_a_data_directory_that_cannot_be_read_is_copied_anew(sick: Cluster) -> None:
-    replica = _replica(sick)
-    before = replica.status()["incarnation"]
-    replica.run("rm", f"{VOLUME}/pgdata/global/pg_control")
-    replica.signal("startup", signal.SIGKILL)
-    wait("another copy", lambda: replica.status().get("incarnation") not in (None, "", before) or None, timeout=200)
-    _follows(sick, replica)
