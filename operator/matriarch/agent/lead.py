@@ -88,10 +88,10 @@ class Leadership:
         senders = await self._senders()
         if senders is not None:
             await self._attempt("voters", self._voters(senders))
-            if self._consumers is not None and instance.lease is not None:
-                await self._attempt("consumers", self._consumers.keep(instance.lease, self._streaming))
             await self._attempt("door", self.door())
             await self._attempt("routing", self._route(senders))
+            if self._consumers is not None and instance.lease is not None:
+                await self._attempt("consumers", self._consumers.keep(instance.lease, self._streaming))
             await self._attempt("streams", self._foreign(senders))
         if self._due("slots", 5.0):
             await self._attempt("slots", self._slots())

@@ -17,6 +17,7 @@ from matriarch.postgres.conninfo import slot_name
 
 log = logging.getLogger(__name__)
 
+AGAIN = 5 * SECOND
 COPIES_WAIT = 10 * SECOND
 """A planned switchover waits so long for the heir's copies of logical slots."""
 
@@ -32,10 +33,16 @@ class Consumers:
         self._known = False
         self._used: set[Member] = set(self._present)
         self._number = 0
+        self._again_at = 0
 
     async def keep(self, lease: LeaseState, streaming: Collection[Member]) -> None:
-        """Follow the voters that stream: a voter that is away must hold up no consumer."""
-        await self._set(waited_for(lease, streaming, self._present))
+        """Follow the voters that stream: a voter that is away must hold up no consumer. Tried again after a while."""
+        wanted = waited_for(lease, streaming, self._present)
+        if (self._known and wanted == self._present) or boottime() < self._again_at:
+            return
+        self._again_at = boottime() + AGAIN
+        await self._set(wanted)
+        self._again_at = 0
 
     async def before(self, change: Change, streaming: Collection[Member]) -> None:
         """The list comes before the names, as every rule that becomes stricter; the barrier that follows covers both.
@@ -55,7 +62,7 @@ class Consumers:
         self._known = False
         self._used |= set(wanted)
         self._number = min(self._number, len(wanted))
-        await self._instance.server.set_standby_slots([slot_name(m.instance) for m in wanted])
+        await self._instance.server.set_standby_slots([slot_name(m.instance) for m in wanted], timeout=2.0)
         self._present, self._known = wanted, True
 
 

@@ -64,7 +64,7 @@ class Logical(Slots):
             if asyncio.get_running_loop().time() >= end:
                 msg = f"new sessions wait for the slots {shown!r} and not for {','.join(names)!r} after {timeout:g} s"
                 raise Unavailable(msg)
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(0.02)
 
     async def end_consumers(self, *, timeout: float = 5.0) -> int:
         """Ends who reads from a logical slot that survives failovers, and sees them gone; how many. They come back."""
