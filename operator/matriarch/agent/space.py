@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
 
 from matriarch.agent import stepdown
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.events import Notices
 from matriarch.agent.instance import Instance
-from matriarch.agent.postgres import files
 from matriarch.agent.reserve import Reserve
 from matriarch.decide import space as rules
 from matriarch.decide.space import Space
 from matriarch.errors import MatriarchError, Refused, Unavailable
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 EVERY = 1.0
 DISK = 5.0
@@ -32,6 +37,9 @@ class Volume:
         self._reserve = reserve
         self._notices = notices
         self._handed_over = 0
+        self._crumb = False
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="volume")
+        self._stuck: asyncio.Future[Any] | None = None
 
     async def keep(self) -> None:
         """Until cancelled. What fails is said in the log and tried again."""
@@ -46,24 +54,38 @@ class Volume:
     async def look(self) -> None:
         """One look, and what follows from it. Raises Unavailable, OSError."""
         instance, before = self._instance, self._instance.space
-        now = rules.seen(before, *await files.in_thread(DISK, self._reserve.look))
+        now = rules.seen(before, *await self._disk(self._reserve.look))
         ended = instance.server.postmaster() is None and any(
             boottime() - end < ENDED_WITHIN for end, _ in instance.ends
         )
         if rules.releases(now, ended=ended, leads=instance.is_holder):
-            await files.in_thread(DISK, self._reserve.release)
+            await self._disk(self._reserve.release)
             log.warning("the volume is full: its ballast of %d MiB is released", now.ballast_bytes >> 20)
-            now = rules.seen(now, *await files.in_thread(DISK, self._reserve.look))
+            now = rules.seen(now, *await self._disk(self._reserve.look))
         elif rules.remakes(now):
             with contextlib.suppress(OSError):
-                await files.in_thread(DISK * 4, self._reserve.make, rules.ballast(now.total_bytes))
-            now = rules.seen(now, *await files.in_thread(DISK, self._reserve.look))
-        if now.state == "ok":
-            await files.in_thread(DISK, self._reserve.keep_crumb)
+                await self._disk(self._reserve.make, rules.ballast(now.total_bytes), timeout=120.0)
+            now = rules.seen(now, *await self._disk(self._reserve.look))
+        if now.state == "ok" and before.state != "ok":
+            self._crumb = False
+        if now.state == "ok" and not self._crumb:
+            await self._disk(self._reserve.keep_crumb)
+            self._crumb = True
         instance.space = now
         await self._tell(before, now)
         if now.writes_stopped and instance.is_holder and instance.server_role == "primary":
             await self._hand_over()
+
+    async def _disk(self, call: Callable[..., T], *args: Any, timeout: float = DISK) -> T:
+        """In a thread of its own, so that a disk that hangs takes no other's; Unavailable while it hangs."""
+        if self._stuck is not None and not self._stuck.done():
+            raise Unavailable("the volume does not answer")
+        self._stuck = asyncio.get_running_loop().run_in_executor(self._thread, partial(call, *args))
+        await asyncio.wait({self._stuck}, timeout=timeout)
+        if not self._stuck.done():
+            raise Unavailable(f"the volume did not answer within {timeout:g} s")
+        found: T = self._stuck.result()
+        return found
 
     async def _tell(self, before: Space, now: Space) -> None:
         instance = self._instance
