@@ -31,14 +31,16 @@ class Consumer:
         loop = (
             'while :; do pg_recvlogical -d "$0" -S cdc --start -f /tmp/out/changes -s 1 -F 1 --no-loop; sleep 0.3; done'
         )
+        self._log = (folder / "consumer.log").open("ab")
         self.child = subprocess.Popen(
             rootfs.ensure().command(["sh", "-c", loop, connection], binds={"/tmp/out": folder}),
-            stderr=(folder / "consumer.log").open("ab"),
+            stderr=self._log,
         )
 
     def stop(self) -> None:
         self.child.send_signal(signal.SIGKILL)
         self.child.wait()
+        self._log.close()
 
     def seen(self) -> list[int]:
         """Numbers of all inserted rows in order of arrival, repeats left out."""
