@@ -193,6 +193,7 @@ def _wish(b: Blueprint) -> Wish:
         request=annotations.get(names.SWITCHOVER),
         restart=annotations.get(names.RESTART),
         priorities=d.priorities,
+        delayed=tuple(sorted(d.delays)),
         storage=int(quantity(spec.storage.size)),
         health_interval=d.health_interval_milliseconds / 1000,
         advice=tuple(_advice(b)),

@@ -23,7 +23,17 @@ from matriarch.resources import names
 _OTHERS = frozenset({"backup"})  # parts of the status that have another writer
 _VOLATILE = ("lsn", "lagBytes", "lagSeconds")
 OWN_CONDITIONS = frozenset(
-    {"Ready", "Reconciling", "Stalled", "Available", "SyncDegraded", "Advice", "InstanceWarnings"}
+    {
+        "Ready",
+        "Reconciling",
+        "Stalled",
+        "Available",
+        "SyncDegraded",
+        "ReplicasHealthy",
+        "VolumePressure",
+        "Advice",
+        "InstanceWarnings",
+    }
 )
 
 
