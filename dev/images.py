@@ -35,7 +35,7 @@ KEPT = 4  # archives of each image that stay in the cache
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One image: its folder with the Containerfile, its lock, and the package that is copied in last; all below `root`."""
+    """One image: the folder of its Containerfile, its lock, the package that is copied in last; all below `root`."""
 
     name: str
     root: Path

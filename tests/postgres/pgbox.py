@@ -33,6 +33,7 @@ from matriarch.agent.postgres.server import Identity, Paths, Server
 from matriarch.postgres.conninfo import Upstream, application_name, slot_name
 from matriarch.postgres.settings import ServerSettings
 
+PROGRAMS = {"pgbouncer": "/usr/sbin/pgbouncer"}
 TOOLS = (
     "initdb", "postgres", "pg_controldata", "pg_basebackup", "pg_verifybackup", "pg_rewind", "pg_waldump",
     "pg_receivewal", "psql",
@@ -236,7 +237,7 @@ class Authority:
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(subject, key.public_key())
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name), x509.DNSName("localhost")]), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
             .sign(self.key, hashes.SHA256())
         )
@@ -267,9 +268,8 @@ def make_box(rootfs: Path, template: Path) -> Box:
     root.chmod(0o755)
     bin_folder = root / "bin"
     bin_folder.mkdir()
-    for tool in TOOLS:
+    for tool, program in {**{t: f"/usr/lib/postgresql/17/bin/{t}" for t in TOOLS}, **PROGRAMS}.items():
         file = bin_folder / tool
-        program = f"/usr/lib/postgresql/17/bin/{tool}"
         file.write_text(_ENTER.format(python=sys.executable, root=str(rootfs), program=program))
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
     with socket.socket() as probe:

@@ -80,6 +80,8 @@ class ClusterConfig:
     database: str = "app"
     owner: str = "app"
     superuser_access: bool = False
+    pooler_pause: float | None = None
+    """Seconds that a switchover waits for poolers to pause; None: there are none."""
 
     @property
     def single(self) -> bool:
@@ -106,6 +108,7 @@ class ClusterConfig:
                 database=str(doc["database"]),
                 owner=str(doc["owner"]),
                 superuser_access=bool(doc.get("superuser_access", False)),
+                pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

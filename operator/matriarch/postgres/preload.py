@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 def split_by_presence(wanted: Iterable[str], there: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Of the libraries that Matriarch asks for by itself: those in the image, and those that an image of the user lacks.
+    """Of the libraries that Matriarch asks for by itself, those in the image, and those that a user's image lacks.
 
     `there` are the file names in PostgreSQL's library folder; none at all means that it could not be read.
     """

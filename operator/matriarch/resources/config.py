@@ -36,6 +36,7 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "owner": d.owner,
         "superuser_access": d.superuser_access,
         "bootstrap": bootstrap,
+        "pooler_pause": d.pooler.pause_timeout_milliseconds if d.pooler is not None else None,
     }
     document["generation"] = meta.generation
     if published is not None and published.get("uid") == meta.uid:
