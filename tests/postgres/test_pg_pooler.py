@@ -82,7 +82,9 @@ class Pooler:
     keeper: asyncio.Task[None] | None = None
     clients: list[asyncpg.Connection[asyncpg.Record]] = field(default_factory=list)
 
-    async def connect(self, user: str = "app", password: str = "secret", **more: object) -> asyncpg.Connection[asyncpg.Record]:
+    async def connect(
+        self, user: str = "app", password: str = "secret", **more: object
+    ) -> asyncpg.Connection[asyncpg.Record]:
         client = await asyncpg.connect(
             host="localhost", port=self.port, user=user, password=password, database="app", ssl="require", **more
         )
@@ -271,7 +273,9 @@ async def test_a_failover_cuts_off_who_waits_and_holds_the_rest(
 
 
 async def _active(member: Member) -> bool:
-    return bool(await member.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND usename = 'app'"))
+    return bool(
+        await member.sql("SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%' AND usename = 'app'")
+    )
 
 
 async def test_a_crash_is_ridden_out(pair: tuple[Member, Member], service: Service, pooler: Pooler) -> None:
