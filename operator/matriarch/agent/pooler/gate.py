@@ -135,8 +135,8 @@ class Gate:
                         break
                     found.close()
                 await asyncio.sleep(AGAIN)
-            else:
-                log.warning("nobody took over within %.1f s", loop.time() - began)
+            if loop.time() - began >= HOLD:
+                log.warning("nobody took over within %.0f s", HOLD)
         finally:
             pause.cancel()
             self._pausing.close()
