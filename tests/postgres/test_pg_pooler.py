@@ -57,8 +57,8 @@ class Service:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             back.close()
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            return
         finally:
             writer.close()
 
@@ -106,7 +106,7 @@ async def service() -> AsyncIterator[Service]:
 @pytest.fixture
 async def pair(box: Box) -> tuple[Member, Member]:
     one = await box.primary()
-    two = await box.standby(2, one)
+    two = await box.standby(2, one, standby_names="")
     await one.sql("CREATE TABLE t (i int PRIMARY KEY)")
     await one.sql("ALTER TABLE t OWNER TO app")
     await streaming(one, two)
