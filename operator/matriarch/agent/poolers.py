@@ -56,7 +56,7 @@ async def _tell(
                 f"https://{host}:{PORT}/v1/{what}",
                 json=body,
                 server_hostname=f"{env.cluster}-pooler-rw.{env.namespace}.svc",
-                timeout=aiohttp.ClientTimeout(total=None),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=ANSWER),
             ) as answer,
         ):
             said = await answer.json(content_type=None)

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 HOLD = 30.0
 """Seconds after which a hold ends by itself. A failover that takes longer is no failover any more."""
-AGAIN = 0.03
-"""Seconds between two looks for the successor."""
+AGAIN, LATER, PATIENCE = 0.03, 0.25, 2.0
+"""Seconds between two looks for the successor, first and after `PATIENCE` seconds."""
 RECOVER = 1.0
 """Seconds between two attempts to meet the primary while nothing is held."""
 
@@ -134,7 +134,7 @@ class Gate:
                         self._sentinel = found
                         break
                     found.close()
-                await asyncio.sleep(AGAIN)
+                await asyncio.sleep(AGAIN if loop.time() - began < PATIENCE else LATER)
             if loop.time() - began >= HOLD:
                 log.warning("nobody took over within %.0f s", HOLD)
         finally:
