@@ -137,7 +137,7 @@ class Member:
         self.paths = Paths(home / "v", home / "r", home / "s", box.bin)
         for folder in (self.paths.volume, self.paths.run, self.paths.secret):
             folder.mkdir(parents=True, exist_ok=True)
-        box.ca.issue(self.instance, self.paths.secret)
+        box.ca.issue(self.instance, self.paths.secret, "orders-rw.test.svc")
         self.log = home / "log"
         self.spawner = Spawner(self.log)
         self.identity = Identity("orders", "test", self.instance, incarnation, self.address)
@@ -231,11 +231,11 @@ class Authority:
             self.key, hashes.SHA256()
         )
 
-    def issue(self, common_name: str, folder: Path) -> None:
+    def issue(self, common_name: str, folder: Path, *hosts: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
-        names = [x509.DNSName(common_name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names = [*(x509.DNSName(h) for h in (common_name, *hosts)), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(subject, key.public_key())

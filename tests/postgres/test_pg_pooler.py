@@ -9,13 +9,17 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import asyncpg
 import pytest
 
+from dev.rootfs import Rootfs
+from matriarch.agent import poolers
 from matriarch.agent.pooler.console import Console
 from matriarch.agent.pooler.gate import Gate
 from matriarch.agent.pooler.primary import meet
+from matriarch.agent.tls import Tls
 from matriarch.errors import Refused
 from matriarch.postgres.pgbouncer import POOLER_ROLE, Pool, render
 from tests.postgres.pgbox import Box, Member, eventually, streaming
@@ -34,8 +38,8 @@ class Service:
         self._server: asyncio.Server | None = None
         self._work: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def start(self, address: str = "127.0.0.1", port: int = 0) -> None:
+        self._server = await asyncio.start_server(self._serve, address, port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
@@ -303,3 +307,105 @@ async def test_the_console_says_no(pooler: Pooler) -> None:
     with pytest.raises(Refused):
         await pooler.console.query("NONSENSE")
     assert (await pooler.console.query("SHOW STATE"))[0]["key"]
+
+
+@pytest.fixture
+async def pod(
+    box: Box, pair: tuple[Member, Member], pg_rootfs: Rootfs, tmp_path: Path
+) -> AsyncIterator[tuple[Service, subprocess.Popen[bytes]]]:
+    """The container as it is in its Pod: PID 1, uid 999, nothing writable but its folders, the API server away."""
+    service = Service()
+    await service.start("127.0.0.50", 5432)
+    service.target = pair[0]
+    folders = {name: box.root / name for name in ("tls", "settings", "run", "account")}
+    box.ca.issue(POOLER_ROLE, folders["tls"], "orders-pooler-rw.test.svc")
+    (folders["tls"] / "tls.key").chmod(0o644)
+    for folder in folders.values():
+        folder.mkdir(exist_ok=True)
+    pool = Pool(
+        host="orders-rw.test.svc", mode="transaction", minimum=2, maximum=10, clients=100,
+        acquire=30_000, connect=30_000, idle=30_000, lifetime=3_600_000,
+    )  # fmt: skip
+    text = render(pool, socket_dir="/run/matriarch", tls_folder="/etc/matriarch/tls")
+    (folders["settings"] / "pgbouncer-rw.ini").write_text(text.replace("listen_addr = *", "listen_addr = 127.0.0.60"))
+    hosts = box.root / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n127.0.0.50 orders-rw.test.svc\n")
+    for name, content in (("token", "t"), ("namespace", "test"), ("ca.crt", (folders["tls"] / "ca.crt").read_text())):
+        (folders["account"] / name).write_text(content)
+    log = (box.root / "pooler.log").open("wb")
+    program = pg_rootfs.popen(
+        ["python", "-m", "matriarch.agent.pooler.main"],
+        stdout=log,
+        stderr=log,
+        run_folder=folders["run"],
+        read_only={
+            "/etc/hosts": hosts,
+            "/etc/matriarch/tls": folders["tls"],
+            "/etc/matriarch/pooler": folders["settings"],
+            "/run/secrets/kubernetes.io/serviceaccount": folders["account"],
+        },
+        env={
+            "MATRIARCH_CLUSTER": "orders",
+            "MATRIARCH_NAMESPACE": "test",
+            "MATRIARCH_POOLER": "rw",
+            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+            "KUBERNETES_SERVICE_PORT": "9",
+        },
+    )
+    try:
+        yield service, program
+    finally:
+        program.kill()
+        program.wait()
+        await service.close()
+        print((box.root / "pooler.log").read_text()[-6000:])
+
+
+async def _ready() -> bool:
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", 7080)
+        writer.write(b"GET /readyz HTTP/1.0\r\n\r\n")
+        said = await reader.readline()
+        writer.close()
+    except OSError:
+        return False
+    return b" 200 " in said
+
+
+async def test_the_pod_pauses_at_an_agents_word_and_ends_in_order(
+    box: Box, pair: tuple[Member, Member], pod: tuple[Service, subprocess.Popen[bytes]]
+) -> None:
+    one, two = pair
+    service, program = pod
+    await eventually(_ready, "the pooler is ready")
+    client = await asyncpg.connect(
+        host="127.0.0.60", port=5432, user="app", password="secret", database="app", ssl="require"
+    )
+    assert await client.fetchval("SELECT current_setting('cluster_name')") == "orders-1"
+    agent = SimpleNamespace(
+        config=SimpleNamespace(pooler_pause=2.0),
+        poolers={"orders-pooler-rw-x": ("127.0.0.1", "192.0.2.1")},  # the second one never answers
+        peers=SimpleNamespace(tls=Tls(one.paths.secret)),
+        env=SimpleNamespace(cluster="orders", namespace="test"),
+    )
+    began = asyncio.get_running_loop().time()
+    await poolers.pause(agent)  # type: ignore[arg-type]  # all that it looks at
+    assert asyncio.get_running_loop().time() - began < 1.5
+    waiting = asyncio.create_task(client.fetchval("SELECT current_setting('cluster_name')"))
+    assert await one.server.stop("fast")
+    service.target = two
+    await two.server.promote(2)
+    assert await asyncio.wait_for(waiting, 5.0) == "orders-2"
+
+    stranger = box.root / "stranger"
+    box.ca.issue("somebody", stranger)
+    agent.peers.tls = Tls(stranger)
+    await poolers.pause(agent)  # type: ignore[arg-type]  # it is refused, and says so in the log alone
+    assert await asyncio.wait_for(client.fetchval("SELECT 1"), 1.0) == 1
+
+    program.terminate()
+    await asyncio.sleep(0.2)
+    assert not await _ready()
+    assert await client.fetchval("SELECT 1") == 1  # who is there may finish
+    await client.close()
+    assert await asyncio.to_thread(program.wait, 10) == 0

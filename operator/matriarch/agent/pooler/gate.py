@@ -40,6 +40,7 @@ class Gate:
         self._sentinel: Sentinel | None = None
         self._held: asyncio.Task[None] | None = None
         self._released = asyncio.Event()
+        self._problem = ""
 
     @property
     def held(self) -> bool:
@@ -60,7 +61,9 @@ class Gate:
                 try:
                     self._sentinel = await self._meet()
                 except Unavailable as e:
-                    log.debug("no primary: %s", e)
+                    if str(e) != self._problem:
+                        log.warning("no session with the primary: %s", e)
+                    self._problem = str(e)
                     await asyncio.sleep(RECOVER)
                 continue
             sentinel = self._sentinel
@@ -73,9 +76,11 @@ class Gate:
 
     async def pause(self, seconds: float) -> bool:
         """Before the primary stops: True once no transaction runs; False when some still do after `seconds`."""
-        before = self._sentinel.identity if self._sentinel is not None else None
+        if self._sentinel is None and not self.held:
+            with contextlib.suppress(Unavailable):  # who must be another before anybody goes on
+                self._sentinel = await self._meet()
         if not self.held:
-            self._hold(before)
+            self._hold(self._sentinel.identity if self._sentinel is not None else None)
         end = asyncio.get_running_loop().time() + seconds
         while self.held and (left := end - asyncio.get_running_loop().time()) > 0:
             try:

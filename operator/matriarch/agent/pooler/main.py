@@ -23,6 +23,7 @@ from matriarch.agent.tls import Tls
 from matriarch.agent.watches import restarting
 from matriarch.errors import MatriarchError
 from matriarch.kube.client import Kube
+from matriarch.postgres.pgbouncer import CONSOLE_DATABASE
 
 log = logging.getLogger("matriarch.pooler")
 
@@ -33,8 +34,10 @@ LOOK = 5.0
 """Seconds between two looks at the mounted files."""
 UNKNOWN = 2.0
 """Seconds between the end of readiness and of new connections: the Service must have forgotten this Pod by then."""
-ENDS = ((signal.SIGTERM, 40.0), (signal.SIGINT, 10.0), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 2.0))
-"""Wait for clients to go, then for transactions to end, then for nothing: seconds each, below the Pod's grace."""
+LEAVE = 40.0
+"""Seconds that clients have to go by themselves. PgBouncer's own wait for them would count our console too."""
+ENDS = ((signal.SIGINT, 10.0), (signal.SIGQUIT, 2.0), (signal.SIGKILL, 2.0))
+"""Then transactions are waited for, then nothing: seconds each, below the Pod's grace in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +103,23 @@ class Pooler:
 
     async def _end(self, child: asyncio.subprocess.Process, ended: asyncio.Task[int]) -> None:
         await asyncio.wait([ended], timeout=UNKNOWN)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE):
+                while not ended.done() and await self._clients():
+                    await asyncio.wait([ended], timeout=0.2)
         for number, seconds in ENDS:
             if ended.done():
                 return
             with contextlib.suppress(ProcessLookupError):
                 child.send_signal(number)
             await asyncio.wait([ended], timeout=seconds)
+
+    async def _clients(self) -> int:
+        try:
+            rows = await self.console.query("SHOW CLIENTS")
+        except MatriarchError:
+            return 0
+        return sum(row["database"] != CONSOLE_DATABASE for row in rows)
 
     async def _health(self) -> None:
         while True:

@@ -80,6 +80,7 @@ async def meet(host: str, tls: Path, *, port: int = 5432) -> Sentinel:
 
 
 def _context(tls: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH, cafile=tls / "ca.crt")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_verify_locations(tls / "ca.crt")
     context.load_cert_chain(tls / "tls.crt", tls / "tls.key")
     return context
