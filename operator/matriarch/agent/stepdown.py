@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 
+from matriarch.agent import poolers
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
@@ -168,6 +169,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
         await await_copies(instance, heir)
+        await poolers.pause(instance)
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
                 raise Unavailable("the Lease changed meanwhile")
@@ -193,6 +195,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
     finally:
         stopping.close()
         instance.nudge()
+        if instance.server_role == "primary":  # nothing was stopped
+            await poolers.resume(instance)
 
 
 async def _clean_stop(instance: Instance) -> CleanStop | None:
