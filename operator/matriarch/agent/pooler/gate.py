@@ -59,7 +59,11 @@ class Gate:
                 await asyncio.wait([self._held])
             if self._sentinel is None:
                 try:
-                    self._sentinel = await self._meet()
+                    found = await self._meet()
+                    if self._sentinel is None:
+                        self._sentinel = found
+                    else:  # a hold that began meanwhile met it first
+                        found.close()
                 except Unavailable as e:
                     if str(e) != self._problem:
                         log.warning("no session with the primary: %s", e)
