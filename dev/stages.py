@@ -87,7 +87,7 @@ def test_stages() -> list[Stage]:
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
         _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}", env={"KEEP": "1"}),
-        _pytest("histories", HISTORIES, 600),
+        _pytest("histories", HISTORIES, 900),
     ]
 
 

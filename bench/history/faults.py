@@ -9,16 +9,16 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bench.history import scene as on
-from bench.history.scene import Place, Process, Scene
+from bench.history.scene import Pick, Place, Scene
+from bench.processes import servers
 from dev.host import DevError
 
 Undo = Callable[[], None]
 Strike = Callable[[Scene, Place, random.Random], Undo | None]
-Pick = Callable[[Iterable[Process]], list[Process]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ FAULTS: Mapping[str, Fault] = {
         _kill("heartbeat", "the heartbeat process", HEARTBEAT),
         _kill("pid1", "PID 1 of the pod", SUPERVISOR),
         _freeze("postmaster", "the postmaster", on.postmaster),
-        _freeze("postgres", "every process of PostgreSQL", on.postgres),
+        _freeze("postgres", "every process of PostgreSQL", servers),
         _freeze("checkpointer", "the checkpointer", on.titled("checkpointer"), PRIMARY),
         _freeze("walsender", "one walsender", _one(on.titled("walsender")), PRIMARY),
         _freeze("walreceiver", "the walreceiver", on.titled("walreceiver"), REPLICA),

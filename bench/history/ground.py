@@ -20,12 +20,13 @@ VARIABLE = "MATRIARCH_TEST_MUTANT"
 
 @dataclass(slots=True)
 class Ground:
-    """`spec`: fields of the DatabaseCluster beyond its size."""
+    """`spec`: fields of the DatabaseCluster beyond its size. `image`: that of PostgreSQL, "" where any will do."""
 
     kubectl: Kubectl
     nodes: Nodes
     cluster: Cluster
     spec: dict[str, Any] = field(default_factory=dict)
+    image: str = ""
 
     @classmethod
     def up(cls, name: str, database: str) -> Ground:
@@ -41,8 +42,9 @@ class Ground:
         if ground.nodes is None:
             raise DevError("these faults need the local Kubernetes that dev/kubebox makes; CLUSTER=kubebox chooses it")
         kubectl = Kubectl(ground.kubeconfig)
-        install.Helm(ground.kubeconfig).install(install.values(ground.load_images()))
-        return cls(kubectl, ground.nodes, Cluster(kubectl, database, database))
+        images = ground.load_images()
+        install.Helm(ground.kubeconfig).install(install.values(images))
+        return cls(kubectl, ground.nodes, Cluster(kubectl, database, database), image=images["postgres"])
 
     @property
     def loses(self) -> bool:
@@ -56,7 +58,15 @@ class Ground:
             self.kubectl.run("create", "namespace", self.cluster.namespace)
         if self.cluster.get() is None:
             self.cluster.apply(**self.spec)
+        # One that an earlier version made is replaced pod by pod: that is no part of what is tested.
+        wait(f"pods of {self.image}", self._of_this_version, timeout=WHOLE, show=self.cluster.describe)
         self.whole()
+
+    def _of_this_version(self) -> bool | None:
+        labels = f"matriarch.dev/cluster={self.cluster.name}"
+        pods = self.kubectl.list("pod", self.cluster.namespace, labels)
+        running = {p["spec"]["containers"][0]["image"] for p in pods}
+        return (bool(running) and (not self.image or running == {self.image})) or None
 
     def whole(self) -> None:
         """Until every instance is ready, and with a quorum every replica a voter. Raises DevError when not in time."""

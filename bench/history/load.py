@@ -37,6 +37,7 @@ class Load:
         if replicas is not None:
             self._options += ["--replicas", replicas]
         self._process: subprocess.Popen[str] | None = None
+        self._read = self._acknowledged = 0  # of the log, so far
 
     def __enter__(self) -> Load:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,10 +62,13 @@ class Load:
 
     def acknowledged(self) -> int:
         """How many operations were acknowledged so far."""
-        if not self.log.exists():
-            return 0
-        with self.log.open() as lines:
-            return sum('"o": "ok"' in line for line in lines)
+        if self.log.exists():
+            with self.log.open() as lines:
+                lines.seek(self._read)
+                while (line := lines.readline()).endswith("\n"):
+                    self._acknowledged += '"o": "ok"' in line
+                    self._read = lines.tell()
+        return self._acknowledged
 
     def flowing(self, *, more: int = 200, timeout: float = 60.0) -> None:
         """Until so many further operations were acknowledged. Raises DevError when they are not in time."""

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.processes import Process, pod_processes, servers
 from dev.cluster import Nodes
 from dev.host import DevError
 from dev.install import NAMESPACE
@@ -23,59 +24,30 @@ from dev.product import Cluster
 
 STATE = "matriarch.dev/state"
 FILL = "fault-fill"  # on a volume, beside what the instance keeps there
+Pick = Callable[[list[Process]], list[Process]]
 _BACKEND = re.compile(r"postgres: \S+: (?!walsender)\S+ \S+ [0-9a-f.:]+\(\d+\)")
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A process of a pod. `inner`: its pid within the container. `title`: what it calls itself."""
-
-    pid: int
-    inner: int
-    parent: int
-    name: str
-    title: str
+def processes(uid: str) -> list[Process]:
+    """Every process of a pod's containers but the sandbox."""
+    return [p for p in pod_processes(uid) if p.name != "pause"]
 
 
-def processes(uid: str, proc: Path = Path("/proc")) -> list[Process]:
-    """Every process of a pod's containers but the sandbox, found by its control group."""
-    marks = (f"pod{uid}", f"pod{uid.replace('-', '_')}")
-    found = []
-    for folder in proc.iterdir():
-        if not folder.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):  # it ended while we looked
-            if any(mark in (folder / "cgroup").read_text() for mark in marks):
-                text = (folder / "status").read_text()
-                fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-                title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-                name = fields["Name"].strip()
-                inner = int(fields["NSpid"].split()[-1])
-                if name != "pause":
-                    found.append(Process(int(folder.name), inner, int(fields["PPid"]), name, title))
-    return found
-
-
-def postgres(found: Iterable[Process]) -> list[Process]:
-    """All of PostgreSQL."""
-    return [p for p in found if p.name == "postgres"]
-
-
-def postmaster(found: Iterable[Process]) -> list[Process]:
+def postmaster(found: list[Process]) -> list[Process]:
     """The one whose parent is no `postgres`."""
-    servers = postgres(found)
-    pids = {p.pid for p in servers}
-    return [p for p in servers if p.parent not in pids]
+    of_postgres = servers(found)
+    pids = {p.pid for p in of_postgres}
+    return [p for p in of_postgres if p.parent not in pids]
 
 
-def titled(*words: str) -> Callable[[Iterable[Process]], list[Process]]:
+def titled(*words: str) -> Pick:
     """Processes that call themselves so."""
-    return lambda found: [p for p in found if any(word in p.title for word in words)]
+    return lambda found: [p for p in found if any(word in p.command for word in words)]
 
 
-def backends(found: Iterable[Process]) -> list[Process]:
+def backends(found: list[Process]) -> list[Process]:
     """Client sessions from outside of the pod."""
-    return [p for p in found if _BACKEND.match(p.title)]
+    return [p for p in found if _BACKEND.match(p.command)]
 
 
 def send(targets: Iterable[Process], sign: signal.Signals) -> None:

@@ -35,6 +35,7 @@ def histories(ground: Kubernetes, kubectl: Kubectl, operator: Operator) -> Groun
     return made
 
 
+@pytest.mark.timeout(840)  # four minutes, and patience for a machine that has more to do
 def test_nothing_is_lost_and_no_read_is_wrong(histories: Ground, artifacts: Path) -> None:
     piece = Piece(histories.cluster, histories.nodes, artifacts / "history", random.Random(1))
     result: PieceResult = piece.run(1, 0, QUICK)

@@ -17,8 +17,9 @@ from bench.history.faults import FAULTS
 from bench.history.load import outage
 from bench.history.ops import SECOND, Op
 from bench.history.report import summary, table
-from bench.history.scene import Process, backends, postmaster, titled
+from bench.history.scene import backends, postmaster, titled
 from bench.history.session import SlowError, outcome_of
+from bench.processes import Process
 
 SEEDS = st.integers(0, 2**31)
 
