@@ -35,14 +35,19 @@ KEPT = 4  # archives of each image that stay in the cache
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One image: its Containerfile, its lock, and the package that is copied in last; `root` is where they are."""
+    """One image: the folder of its Containerfile, its lock, the package that is copied in last; all below `root`."""
 
     name: str
     root: Path
 
     @property
+    def folder(self) -> Path:
+        """The Containerfile and what else it builds from."""
+        return self.root / "images" / self.name
+
+    @property
     def containerfile(self) -> Path:
-        return self.root / "images" / self.name / "Containerfile"
+        return self.folder / "Containerfile"
 
     @property
     def requirements(self) -> Path:
@@ -58,9 +63,9 @@ class Recipe:
         The copy holds exactly what the Containerfile may copy, so that nothing else of the tree can reach an image.
         """
         copy = Recipe(self.name, root)
-        for source, target in ((self.containerfile, copy.containerfile), (self.requirements, copy.requirements)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+        copy.requirements.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(self.requirements, copy.requirements)
+        shutil.copytree(self.folder, copy.folder)
         shutil.copytree(self.package, copy.package, ignore=shutil.ignore_patterns("__pycache__"))
         return copy
 
@@ -86,7 +91,8 @@ def digest(parts: Iterable[tuple[str, bytes]]) -> str:
 
 
 def _runtime_parts(recipe: Recipe, base_id: str) -> list[tuple[str, bytes]]:
-    files = {"Containerfile": recipe.containerfile, "requirements": recipe.requirements}
+    files = {"requirements": recipe.requirements}
+    files |= {path.name: path for path in recipe.folder.iterdir() if path.is_file()}
     return [("base", base_id.encode()), *((name, path.read_bytes()) for name, path in files.items())]
 
 
@@ -155,16 +161,15 @@ def _exists(name: str) -> bool:
     )
 
 
-def _build(recipe: Recipe, target: str, name: str) -> None:
-    """`recipe` is a copy (see Recipe.copied_to): its root is the build's context."""
+def _build(containerfile: Path, context: Path, target: str, name: str, log_name: str) -> None:
     words = ["docker", "build"] if engine() == "docker" else ["buildah", "build", "--isolation", "chroot", "--layers"]
     words += ["--network", "host", "--target", target, "--build-arg", f"BASE={_make_base()}", "--tag", name]
-    log = _folder(CACHE / "logs") / f"image-{recipe.name}-{target}.log"
+    log = _folder(CACHE / "logs") / f"image-{log_name}-{target}.log"
     with tempfile.TemporaryDirectory(prefix="matriarch-secrets-") as folder, log.open("w") as f:
         for key, path in write_secrets(Path(folder)).items():
             words += ["--secret", f"id={key},src={path}"]
         done = subprocess.run(
-            [*words, "--file", str(recipe.containerfile), str(recipe.root)],
+            [*words, "--file", str(containerfile), str(context)],
             stdout=f,
             stderr=f,
             stdin=subprocess.DEVNULL,
@@ -199,7 +204,7 @@ def _runtime(copy: Recipe) -> str:
     with lock(CACHE / f"build-{copy.name}.lock"):
         if not _exists(name):
             say(f"building {name}")
-            _build(copy, "runtime", name)
+            _build(copy.containerfile, copy.root, "runtime", name, copy.name)
     return name
 
 
@@ -219,9 +224,23 @@ def build(recipe: Recipe) -> Image:
         with lock(CACHE / f"build-{copy.name}.lock"):
             if not _exists(image.name):
                 say(f"building {image.name}")
-                _build(copy, "image", image.name)
+                _build(copy.containerfile, copy.root, "image", image.name, copy.name)
             export(image)
             _prune(copy, keep=image)
+    return image
+
+
+def build_file(name: str, containerfile: Path) -> Image:
+    """An image that is no part of the product: all that is in it is in its Containerfile, which copies nothing."""
+    tag = digest([("base", base_image().encode()), ("Containerfile", containerfile.read_bytes())])
+    image = archived(f"localhost/matriarch/{name}:{tag}")
+    with lock(CACHE / f"build-{name}.lock"):
+        if not image.archive.exists():
+            if not _exists(image.name):
+                say(f"building {image.name}")
+                with tempfile.TemporaryDirectory(prefix="matriarch-build-") as empty:
+                    _build(containerfile, Path(empty), "image", image.name, name)
+            export(image)
     return image
 
 

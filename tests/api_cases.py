@@ -309,6 +309,28 @@ BAD: tuple[Bad, ...] = (
         " name",
         name="orders-backup",
     ),
+    _cluster(
+        "a name that another cluster's pooler has",
+        {},
+        "metadata.name",
+        "a cluster's name cannot end in -pooler, because another cluster's objects may be called so: choose another"
+        " name",
+        name="orders-pooler",
+    ),
+    _cluster(
+        "a pool that keeps more than it may open",
+        {"pooler": {"minConnections": 11}},
+        "spec.pooler",
+        "minConnections (2 if absent) must not exceed maxConnections (10 if absent): a pool cannot keep more than it"
+        " may open",
+    ),
+    _cluster(
+        "a pool smaller than its minimum",
+        {"pooler": {"maxConnections": 1}},
+        "spec.pooler",
+        "minConnections (2 if absent) must not exceed maxConnections (10 if absent): a pool cannot keep more than it"
+        " may open",
+    ),
     Bad(
         "physical backup",
         "Backup",
@@ -380,6 +402,14 @@ BAD: tuple[Bad, ...] = (
         {"source": {"backup": None, "store": {"local": {"size": "1Gi"}}}},
         "spec.source.store",
         "a restore reads an existing volume: set local.claimName",
+    ),
+    Bad(
+        "restore into a name that another cluster's pooler has",
+        "Restore",
+        {"target": {"cluster": "orders-pooler"}},
+        "spec.target.cluster",
+        "a cluster's name cannot end in -pooler, because another cluster's objects may be called so: choose another"
+        " name",
     ),
     Bad(
         "restore into a name that another cluster's objects have",

@@ -82,6 +82,8 @@ class ClusterConfig:
     owner: str = "app"
     superuser_access: bool = False
     uid: str = ""  # of the DatabaseCluster
+    pooler_pause: float | None = None
+    """Seconds that a switchover waits for poolers to pause; None: there are none."""
 
     @property
     def single(self) -> bool:
@@ -110,6 +112,7 @@ class ClusterConfig:
                 owner=str(doc["owner"]),
                 superuser_access=bool(doc.get("superuser_access", False)),
                 uid=str(doc.get("uid") or ""),
+                pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

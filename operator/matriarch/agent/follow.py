@@ -15,6 +15,7 @@ from matriarch.decide import attach
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.space import advice, takes_wal
+from matriarch.decide.voters import names_if_elected
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import Upstream, slot_name
 from matriarch.postgres.lsn import parse_lsn
@@ -85,6 +86,7 @@ class Follower:
                 instance.reason = ""
             self._made_from = None
             await apply_config(instance, NOBODY, clients=True)
+            await instance.server.set_standby_names(names_if_elected(lease, me))
             if boottime() - self._slots_at > SLOTS_EVERY:
                 self._slots_at = boottime()
                 # Beside the loop: the holder may be gone, and the loop must not wait for it.

@@ -52,6 +52,7 @@ class Instance:
     peers: Peers
     config: ClusterConfig | None = None
     addresses: dict[str, str] = field(default_factory=dict)
+    poolers: dict[str, tuple[str, ...]] = field(default_factory=dict)  # slice of the pooler for writes → its Pods
     me: Member | None = None
     promised: int = 0
     fenced: int = 0

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from matriarch.agent import candidate, stepdown
+from matriarch.agent import candidate, mutant, stepdown
 from matriarch.agent.api import Api
+from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.config import ClusterConfig, Environment
 from matriarch.agent.events import Notices
@@ -39,7 +40,6 @@ from matriarch.kube.client import Kube
 
 log = logging.getLogger("matriarch.agent")
 
-CANARY_EVERY, CANARY_DEADLINE, CANARY_MISSES = 0.5, 2.0, 2
 SHORT_GRACE = 5 * SECOND
 
 
@@ -73,6 +73,8 @@ class Agent:
     async def run(self) -> None:
         """Until the supervisor wants the pod to end."""
         instance = self.instance
+        if name := next(filter(mutant.is_on, mutant.MUTANTS), ""):
+            log.error("built to lose data: the mutant %s is on", name)
         await self.api.start()
         loop = asyncio.create_task(self.loop.run())
         jobs = {
@@ -84,7 +86,7 @@ class Agent:
             "own address": self._announce,
             "candidacy": self._candidacy,
             "guard": self._guard,
-            "canary": self._canary,
+            "canary": lambda: Canary(instance).watch(),
             "certificates": self._certificates,
             "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
         }
@@ -165,25 +167,6 @@ class Agent:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(pause - 0.4, 0)):
                     await self.elect_now.wait()
-
-    async def _canary(self) -> None:
-        """A new connection that commits, twice a second. Two that miss their deadline: alive, but useless."""
-        instance, misses = self.instance, 0
-        while True:
-            await asyncio.sleep(CANARY_EVERY)
-            if instance.server_role != "primary" or not instance.is_holder or instance.door != "open":
-                misses = 0
-                continue
-            if await instance.server.canary(CANARY_DEADLINE) or instance.server_role != "primary":
-                misses = 0
-                instance.warnings.pop("canary", None)
-                continue
-            misses += 1
-            instance.warnings["canary"] = f"a commit did not end within {CANARY_DEADLINE:g} s"
-            if misses >= CANARY_MISSES and stepdown.enough_voters(instance):
-                with contextlib.suppress(MatriarchError):
-                    await stepdown.fence(instance, "PostgreSQL does not commit any more")
-                misses = 0
 
     async def _announce(self) -> None:
         while True:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 
+from matriarch.agent import poolers
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
@@ -89,7 +90,8 @@ async def fence(instance: Instance, why: str) -> None:
     lease = instance.lease
     assert lease is not None
     log.warning("fencing at epoch %d: %s", lease.epoch, why)
-    await end_postgres(instance)  # before the lock: whoever holds it waits for this very server
+    if instance.control.locked():
+        await end_postgres(instance)  # whoever holds the lock waits for this very server
     async with instance.control:
         if instance.lease is None or instance.lease.epoch != lease.epoch:
             return  # deposed or reclaimed meanwhile: that epoch is over
@@ -101,17 +103,24 @@ async def fence(instance: Instance, why: str) -> None:
 async def _persist_fence(instance: Instance, epoch: int) -> None:
     instance.leases.authority = 0
     instance.door, instance.door_reason = "closed", "fenced"
-    if not await end_postgres(instance):
-        await _fall_silent(instance)
-        raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
+    # Both before a word is said, in either order: what is on the disk only forbids this member to go on by itself.
+    written = asyncio.create_task(_write_fence(instance, epoch))
+    gone = await end_postgres(instance)
     try:
-        async with asyncio.timeout(0.5):
-            await asyncio.to_thread(instance.files.write_fenced, epoch)
+        await written
     except (TimeoutError, OSError) as e:
         await _fall_silent(instance)
         raise MatriarchError("the volume does not take the fence; nothing is said, voters wait the lease out") from e
+    if not gone:
+        await _fall_silent(instance)
+        raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
     instance.fenced = epoch
     instance.quiet_since = boottime()
+
+
+async def _write_fence(instance: Instance, epoch: int) -> None:
+    async with asyncio.timeout(0.5):
+        await asyncio.to_thread(instance.files.write_fenced, epoch)
 
 
 async def _fall_silent(instance: Instance) -> None:
@@ -160,6 +169,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
         await await_copies(instance, heir)
+        await poolers.pause(instance)
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
                 raise Unavailable("the Lease changed meanwhile")
@@ -185,6 +195,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
     finally:
         stopping.close()
         instance.nudge()
+        if instance.server_role == "primary":  # nothing was stopped
+            await poolers.resume(instance)
 
 
 async def _clean_stop(instance: Instance) -> CleanStop | None:

@@ -118,6 +118,17 @@ def _is_instance(name: str) -> str:
     )
 
 
+def not_pooler(cel: str, field: str, name: Callable[[Any], str]) -> Rule:
+    """`orders-pooler-rw` is a Service of `orders`, and would be one of a cluster called `orders-pooler`."""
+    return Rule(
+        cel=f"!{cel}.endsWith('-pooler')",
+        message="a cluster's name cannot end in -pooler, because another cluster's objects may be called so: choose"
+        " another name",
+        field=field,
+        broken=lambda part: name(part).endswith("-pooler"),
+    )
+
+
 def not_backup(cel: str, field: str, name: Callable[[Any], str]) -> Rule:
     """`orders-backup` is the ServiceAccount of the Jobs of `orders`: no cluster can be called so."""
     return Rule(
@@ -138,6 +149,7 @@ CLUSTER_OBJECT: tuple[Rule, ...] = (
         broken=lambda c: len(c.metadata.name) > 40 or not re.fullmatch(NAME, c.metadata.name),
     ),
     not_backup("self.metadata.name", ".metadata.name", lambda c: c.metadata.name),
+    not_pooler("self.metadata.name", ".metadata.name", lambda c: c.metadata.name),
     Rule(
         cel=f"!has(self.spec.primary) || ({_is_instance('self.spec.primary')})",
         message="primary is not an instance of this cluster: name <cluster>-1 to <cluster>-<instances>, or remove it",
@@ -214,6 +226,21 @@ CLUSTER_SPEC: tuple[Rule, ...] = (
     ),
     *PARAMETERS,
 )
+
+POOLER: tuple[Rule, ...] = (
+    Rule(
+        cel="(has(self.minConnections) ? self.minConnections : 2) <="
+        " (has(self.maxConnections) ? self.maxConnections : 10)",
+        message="minConnections (2 if absent) must not exceed maxConnections (10 if absent): a pool cannot keep more"
+        " than it may open",
+        broken=lambda p: _or(p.min_connections, 2) > _or(p.max_connections, 10),
+    ),
+)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
 
 NOT_YET = ("master-master", "cluster")
 """Words of replication.mode that the schema knows and this release refuses."""

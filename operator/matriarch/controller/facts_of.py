@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from matriarch.api.rules import quantity
-from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Stream, Switchover
+from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Pooler, Stream, Switchover
 from matriarch.resources import names
 from matriarch.resources.claim import VERSION
 
@@ -56,6 +56,18 @@ def claim(obj: Object) -> Claim:
         version=(metadata.get("annotations") or {}).get(VERSION, ""),
         bound=(obj.get("status") or {}).get("phase") == "Bound",
         terminating="deletionTimestamp" in metadata,
+    )
+
+
+def pooler(obj: Object) -> Pooler:
+    """Of one Deployment."""
+    status = obj.get("status") or {}
+    seen = status.get("observedGeneration") == obj["metadata"].get("generation")
+    return Pooler(
+        name=obj["metadata"]["name"],
+        wanted=int(obj["spec"].get("replicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        current=int(status.get("updatedReplicas") or 0) if seen else 0,
     )
 
 

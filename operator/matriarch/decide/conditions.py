@@ -56,6 +56,8 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if unaware:
         message = f"{', '.join(unaware)} to take on the configuration."
         return Verdict(Standing.WORKING, "ApplyingConfiguration", message)
+    if short := _poolers_short(facts):
+        return Verdict(Standing.WORKING, "PoolerNotReady", short)
     return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
 
 
@@ -78,6 +80,26 @@ def _room(i: Instance) -> str:
     if i.agent is None or i.agent.free_bytes is None or i.agent.total_bytes is None:
         return ""
     return f" ({i.agent.free_bytes >> 20} of {i.agent.total_bytes >> 20} MiB are free)"
+
+
+def _poolers_short(facts: Facts) -> str:
+    """Which poolers lack Pods, for people; empty when none does."""
+    said = []
+    for name in facts.wish.poolers:
+        found = next((p for p in facts.poolers if p.name == name), None)
+        if found is None:
+            said.append(f"{name} is being created")
+        elif min(found.ready, found.current) < found.wanted:
+            said.append(f"{name}: {min(found.ready, found.current)} of {found.wanted} Pods are ready")
+    return "; ".join(said)
+
+
+def _pooler(facts: Facts) -> Condition:
+    none = [n for n in facts.wish.poolers if not any(p.name == n and p.ready for p in facts.poolers)]
+    if none:
+        return Condition("PoolerAvailable", "False", "NoPod", f"No Pod of {', '.join(none)} lets clients in.")
+    message = _poolers_short(facts) or f"{', '.join(facts.wish.poolers)} let clients in."
+    return Condition("PoolerAvailable", "True", "PodsReady", message)
 
 
 def _replicas(facts: Facts) -> str:
@@ -165,6 +187,8 @@ def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
     if tight := [i for i in facts.instances if i.agent is not None and i.agent.volume != "ok"]:
         said = "; ".join(f"{i.name}: its volume is {i.agent.volume if i.agent else ''}{_room(i)}" for i in tight)
         found.append(Condition("VolumePressure", "True", "SeeMessage", f"{said}. Raise spec.storage.size."))
+    if facts.wish.poolers:
+        found.append(_pooler(facts))
     if facts.wish.advice:
         found.append(Condition("Advice", "True", "ReviewSpec", " ".join(facts.wish.advice)))
     warnings = [f"{i.name}: {w}" for i in facts.instances if i.agent is not None for w in i.agent.warnings]

@@ -37,6 +37,7 @@ class Wish:
     storage: int = 0
     health_interval: float = 10.0  # seconds
     advice: tuple[str, ...] = ()  # what is accepted but not advised
+    poolers: tuple[str, ...] = ()  # their Deployments
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +114,16 @@ class Agent:
 
 
 @dataclass(frozen=True, slots=True)
+class Pooler:
+    """One of the pooler's Deployments: Pods that are wanted, ready, and made after the newest template."""
+
+    name: str
+    wanted: int
+    ready: int
+    current: int
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One instance, wanted or left over. `agent` is None when it did not answer."""
 
@@ -164,6 +175,7 @@ class Facts:
     config_generation: int = 0  # of the configuration that agents should have seen
     passwords: tuple[str, ...] = ()  # credentials Secrets without a password
     memory: Memory = field(default_factory=Memory)
+    poolers: tuple[Pooler, ...] = ()
 
     def get(self, name: str) -> Instance | None:
         """The instance of that name."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from matriarch.decide.lease import LeaseState, Mode
+from matriarch.decide.lease import LeaseState, Mode, successors
 from matriarch.decide.member import Member
 from matriarch.postgres.standbynames import NOBODY, render_names
 
@@ -124,3 +124,12 @@ def standby_names(lease: LeaseState, wish: Wish) -> str:
     if wish.number and wish.required and not lease.opened:
         return NOBODY
     return ""
+
+
+def names_if_elected(lease: LeaseState, me: Member) -> str:
+    """The names that `me` would need if it were elected now: what a voter runs with, so that an election has no
+    configuration to wait for. A standby acknowledges nothing by them, and whoever is elected compares them again.
+    """
+    if lease.mode != "quorum" or me not in lease.voters or lease.holder is None:
+        return NOBODY
+    return render_names(lease.k, map(str, successors(lease, me)))

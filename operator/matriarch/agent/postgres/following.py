@@ -73,7 +73,7 @@ class Following(Lifecycle):
     async def cut_stream(self, *, timeout: float = 2.0) -> None:
         """Nothing is received, and no receiver can begin to, when this returns; Unavailable if that is not so.
 
-        Durable: a restart follows nobody either.
+        A restart decides anew whom to follow, by the promise.
         """
         await self._change_stream(lambda s: replace(s, primary_conninfo="", primary_slot_name=""), key=False)
         if (postmaster := self.postmaster()) is None:

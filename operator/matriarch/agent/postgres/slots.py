@@ -47,6 +47,9 @@ class Slots(Quorum):
         primary: by this server's own feedback it would hold up vacuum on the present primary, for ever.
         """
         present = {slot.name: slot for slot in await self.slots(timeout=timeout)}
+        idle = all(n in wanted and not (slot.lost or slot.stale) for n, slot in present.items() if not slot.active)
+        if idle and all(name in present and lsn is None for name, lsn in wanted.items()):
+            return
         async with self._sessions.new("slots", timeout) as session:
             for name, slot in present.items():
                 if not slot.active and (name not in wanted or slot.lost or slot.stale):

@@ -95,13 +95,15 @@ def newest_segment_timeline(pg_wal: Path) -> int:
 def bury(pg_wal: Path, own: int, claim: int) -> None:
     """Puts the tombstones that make a promotion from `own` take `claim`, and removes those at and above it."""
     present = histories(pg_wal)
-    for number, real in present.items():
-        if number >= claim and not real:
-            (pg_wal / history_file(number)).unlink()
-    for number in tombstones_needed(own, claim, present):
+    stale = [number for number, real in present.items() if number >= claim and not real]
+    needed = tombstones_needed(own, claim, present)
+    for number in stale:
+        (pg_wal / history_file(number)).unlink()
+    for number in needed:
         (pg_wal / history_file(number)).write_text(TOMBSTONE)
         (pg_wal / history_file(number)).chmod(0o600)
-    fsync_folder(pg_wal)
+    if stale or needed:
+        fsync_folder(pg_wal)
 
 
 def prune(pg_wal: Path, newest_real: int | None = None) -> tuple[int, ...]:
