@@ -40,8 +40,9 @@ ROWS: list[tuple[str, Signs, str | None]] = [
     ("replay stands", replace(WELL, replay_still_since=_ago(301)), "ReplayStuck"),
     ("readers may be patient", replace(WELL, replay_still_since=_ago(400), reader_patience=250 * SECOND), None),
     ("readers may be patient for ever", replace(WELL, replay_still_since=_ago(9999), reader_patience=None), None),
-    ("three crashes", replace(WELL, server="stopped", ends=(_ago(9), _ago(6), _ago(3))), None),
-    ("four crashes", replace(WELL, server="stopped", ends=(_ago(12), _ago(9), _ago(6), _ago(3))), "CrashLoop"),
+    ("three crashes", replace(WELL, server="stopped", ends=(_ago(19), _ago(6), _ago(3))), None),
+    ("four crashes", replace(WELL, server="stopped", ends=(_ago(13), _ago(9), _ago(6), _ago(3))), "CrashLoop"),
+    ("four crashes at once", replace(WELL, server="stopped", ends=(_ago(9), _ago(8), _ago(7), _ago(6))), None),
     ("four old crashes", replace(WELL, server="stopped", ends=(_ago(400), _ago(390), _ago(380), _ago(370))), None),
     ("recovers slowly", replace(WELL, server="starting", start_still_since=_ago(100)), None),
     ("never consistent", replace(WELL, server="starting", start_still_since=_ago(601)), "NeverConsistent"),
@@ -82,6 +83,19 @@ def test_remedies_go_from_light_to_heavy_each_once_and_get_their_time(ailment: d
 
 def test_only_a_full_volume_and_a_pause_are_never_answered_with_a_copy() -> None:
     assert {a for a, ladder in LADDERS.items() if "clone" not in ladder} == {"VolumeFull", "ReplayPaused"}
+
+
+def test_a_standby_that_crashes_is_started_with_growing_pauses_until_it_is_a_loop() -> None:
+    ends: list[int] = []
+    now, gaps = NOW, []
+    while (found := diagnose(replace(WELL, now=now, server="stopped", ends=tuple(ends)))) is None:
+        pause = doctor.start_pause(ends, now)
+        gaps.append(pause / SECOND)
+        now += pause
+        ends.append(now)
+    assert gaps == [0, 0, 0.5, 1, 2, 4, 5]
+    assert found.ailment == "CrashLoop"
+    assert doctor.start_pause(ends, now + doctor.CRASHES_WITHIN + 1) == 0
 
 
 def test_another_ailment_begins_at_the_light_end() -> None:

@@ -141,6 +141,8 @@ class Api:
             raise Refused(f"{member.instance} is not wanted by the spec", reason="NotWanted")
         if body.get("again"):
             upstream.permit(instance, member.instance)
+        if body.get("done"):
+            instance.permits.pop(member.instance, None)
         others = [i for i in instance.config.instances if i != instance.env.instance]
         await instance.server.ensure_slots({slot_name(i): None for i in others})
         return {"slot": slot_name(member.instance)}

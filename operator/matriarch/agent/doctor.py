@@ -72,7 +72,7 @@ class Doctor:
             self._decided = None
             return None
         if now - self._looked_at < LOOK_EVERY and self._decided is None:
-            return None
+            return self._pause_between_starts(now)
         self._looked_at = now
         await self._look(status, now)
         self._ask()
@@ -83,9 +83,16 @@ class Doctor:
         if found is None:
             instance.illness = None
             await self._see_well(case, now)
-            return None
+            return self._pause_between_starts(now)
         self._well_since = 0
         return await self._treat(found, case, now)
+
+    def _pause_between_starts(self, now: int) -> float | None:
+        """A standby that ended again and again is not started again at once: nudges must make no spin of it."""
+        if self._instance.server_role != "stopped":
+            return None
+        left = rules.start_pause([end for end, led in self._instance.ends if not led], now) / SECOND
+        return left if left > 0 else None
 
     async def _see_well(self, case: Case, now: int) -> None:
         if self._signs.server != "standby" or self._signs.no_stream_since:
@@ -208,7 +215,7 @@ class Doctor:
             case "restart-receiver":
                 await server.restart_receiver()
             case "new-slot":  # the holder makes it anew at its next look; this asks for that look
-                await self._join(again=False)
+                await self._join()
             case "resume-replay":
                 await server.resume_replay()
             case "end-readers":
@@ -262,6 +269,8 @@ class Doctor:
         self.rewinds_failed = 0
         self._instance.ends = []
         self._signs = Signs(boottime(), "stopped", space=self._instance.space)
+        with contextlib.suppress(MatriarchError):
+            await self._join(done=True)  # another may begin now and not only when the permit ends
         await self._note(rules.clone_finished(await self._known_case(), time.time()))
         await self._notices.tell("ReplicaCopied", f"{self._instance.env.instance} is a new copy of the primary.")
 
@@ -276,13 +285,13 @@ class Doctor:
     def source(self) -> Source | None:
         return self._source
 
-    async def _join(self, *, again: bool) -> None:
+    async def _join(self, *, again: bool = False, done: bool = False) -> None:
         instance = self._instance
         lease, me = instance.lease, instance.me
         if lease is None or lease.holder is None or me is None:
             raise Unavailable("no primary is known")
         try:
-            body = {"member": [me.instance, me.incarnation], "again": again}
+            body = {"member": [me.instance, me.incarnation], "again": again, "done": done}
             await instance.peers.post(lease.holder.instance, "/v1/join", body, timeout=5.0)
         except MatriarchError as e:
             raise Unavailable(str(e)) from e

@@ -8,6 +8,7 @@ load the primary, and one that did not help will hardly help the next time. Inst
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,6 +64,8 @@ TIMES: dict[Remedy, float] = {
 CRASHES = 4
 CRASHES_WITHIN = 300 * SECOND
 UNREADABLE_FOR = 30 * SECOND
+CRASHES_OVER = 10 * SECOND
+"""Crashes within less may have one cause that is over soon."""
 NO_LOOP = 30 * SECOND
 """Who streams for so long is in no loop of crashes: starts are tried again after ten seconds at most."""
 START_STILL_FOR = 600 * SECOND
@@ -157,14 +160,15 @@ class Case:
 
 def diagnose(s: Signs) -> Diagnosis | None:
     """The ailment that explains the others first; None when there is none, or only the holder's absence."""
-    recent = sum(s.now - end <= CRASHES_WITHIN for end in s.ends)
+    ends = [end for end in s.ends if s.now - end <= CRASHES_WITHIN]
+    recent = len(ends)
     if s.space.state == "full" and (recent or s.server != "standby" or s.no_stream_since):
         free, total = s.space.free_bytes >> 20, s.space.total_bytes >> 20
         why = f"its volume is full ({free} of {total} MiB are free); raise spec.storage.size"
         return Diagnosis("VolumeFull", why)
     if _longer(s.now, s.unreadable_since, UNREADABLE_FOR):
         return Diagnosis("DataUnreadable", "its data directory cannot be read")
-    if recent >= CRASHES:
+    if recent >= CRASHES and max(ends) - min(ends) >= CRASHES_OVER:
         return Diagnosis("CrashLoop", f"PostgreSQL ended {recent} times within {CRASHES_WITHIN // SECOND} s")
     if s.server == "starting":
         if _longer(s.now, s.start_still_since, START_STILL_FOR):
@@ -282,6 +286,15 @@ def well(case: Case, now: float) -> Case:
     if now - case.well_since >= CLOSED_AFTER:
         return Case(clones=case.clones)
     return case
+
+
+def start_pause(ends: Sequence[int], now: int) -> int:
+    """Nanoseconds until a standby that ended at `ends` starts again: none after the first, then 0.5, 1, 2, 4, 5 s."""
+    recent = [end for end in ends if now - end <= CRASHES_WITHIN]
+    if len(recent) < 2:
+        return 0
+    pause = min((SECOND // 2) << min(len(recent) - 2, 10), 5 * SECOND)
+    return max(0, max(recent) + pause - now)
 
 
 def permitted(permits: dict[str, int], asks: str, now: int, until: int) -> dict[str, int] | str:
