@@ -38,6 +38,9 @@
 #ifndef ROLLBACKS
 #define ROLLBACKS 0	/* the API server's store is restored from before the first failover */
 #endif
+#ifndef DEATHS
+#define DEATHS 0	/* crashes of them after which the member stays away */
+#endif
 #ifndef KMAX
 #define KMAX 1
 #endif
@@ -90,6 +93,7 @@ byte ck[N];		/* the change under way, its step, its target */
 byte cs[N];
 short ct[N];
 byte cb[N];		/* barrier: length with its record */
+byte np[N];		/* length when the names were last set */
 
 /* --- what only the observer knows --------------------------------------------------------------------------------- */
 byte holderOf[EPOCHS+1] ;
@@ -101,6 +105,8 @@ byte went[WRITES+1];
 byte wby[WRITES+1];	/* instance + 1 whose backend still waits with it */
 byte acked = 0;		/* bits */
 byte crashes = CRASHES;
+byte deaths = DEATHS;
+byte dead = 0;
 byte changes = CHANGES;
 byte late = LATE;
 byte losses = LOSSES;
@@ -158,7 +164,9 @@ hidden byte x, y, z;
 #else
 #define POS(i) (TL(i) * 16 + ln[i])
 #endif
+#ifndef MAXLEN
 #define MAXLEN 6
+#endif
 #define HAS(i, w) (wpos[w] <= ln[i] && ENTRY(i, wpos[w]) == went[w])
 #define LOST(i, w) (B1(acked, w) && !HAS(i, w))
 #if WRITES > 2
@@ -169,6 +177,7 @@ hidden byte x, y, z;
 #define LOSES(i) LOST(i, 1)
 #endif
 #define NODE(m) ((m) % N)
+#define H NODE(l_holder)
 #define FL(i, j) fl[(i)*N+(j)]
 #define WR(i, j) wr[(i)*N+(j)]
 #define F1(i, j, r, p) (IN(j, r) && FL(i, j) > (p))
@@ -181,6 +190,8 @@ hidden byte x, y, z;
 #define RELEASE(i, p) (REL(i,0,p) || REL(i,1,p) || REL(i,2,p))
 #define STREAMS(i, r) (S1(i,0,r)+S1(i,1,r)+S1(i,2,r))
 #define PAIRS(A) A(0) A(1) A(2)
+#define LACKING(w) (LACKS(0,w) + LACKS(1,w) + LACKS(2,w))
+#define SUM(C) (C(0) + C(1) + C(2))
 #else
 #define FLUSHED(i, r, p) (F1(i,0,r,p)+F1(i,1,r,p)+F1(i,2,r,p)+F1(i,3,r,p)+F1(i,4,r,p))
 #define BEATS(w, x, v) (((v) & BIT(x)) == 0 || POS(w) >= POS(x))
@@ -190,11 +201,14 @@ hidden byte x, y, z;
 #define RELEASE(i, p) (REL(i,0,p) || REL(i,1,p) || REL(i,2,p) || REL(i,3,p) || REL(i,4,p))
 #define STREAMS(i, r) (S1(i,0,r)+S1(i,1,r)+S1(i,2,r)+S1(i,3,r)+S1(i,4,r))
 #define PAIRS(A) A(0) A(1) A(2) A(3) A(4)
+#define LACKING(w) (LACKS(0,w) + LACKS(1,w) + LACKS(2,w) + LACKS(3,w) + LACKS(4,w))
+#define SUM(C) (C(0) + C(1) + C(2) + C(3) + C(4))
 #endif
 /* A WAL sender lets go who waits, by the names that it follows itself, when it is one of them. */
 #define REL(i, j, p) (FL(i,j) > 0 && IN(j, WR(i,j)) && FLUSHED(i, WR(i,j), p) >= KOF(WR(i,j)))
 #define S1(i, j, r) (IN(j, r) && st[j] == STANDBY && src[j] == i + 1 && FL(i, j) > 0)
 
+#define ALIVE(i) (B1(dead, i) == 0)
 #define HOLDS(i) (holderOf[vE[i]] == MEM(i))	/* by the Lease that it knows */
 #define FRESH(i) (vE[i] == l_epoch && kr[i] == l_rule)
 
@@ -211,7 +225,7 @@ inline ends(i) {
 	do :: x < N -> FL(i, x) = 0; WR(i, x) = 0; x++ :: else -> break od;
 	x = 1;
 	do :: x <= WRITES -> if :: wby[x] == i + 1 -> wby[x] = 0 :: else fi; x++ :: else -> break od;
-	rule[i] = 0; flag[i] = 0; rec[i] = 0; forget_change(i)
+	rule[i] = 0; flag[i] = 0; rec[i] = 0; np[i] = 0; forget_change(i)
 }
 inline learned(i) {
 	if :: vE[i] != l_epoch -> auth[i] = 0; forget_attempt(i) :: else fi;
@@ -242,7 +256,7 @@ inline take_over(w, e) {
 }
 inline append(i, v) { L[i] = L[i] | ((v) << (5 * ln[i])); ln[i] = ln[i] + 1; tl[i] = (v) >> 2 }
 inline named(i, r) {
-	rule[i] = r;
+	rule[i] = r; np[i] = ln[i];
 	if :: r == 0 -> flag[i] = 0 :: else fi;	/* back to nobody: sooner is worse */
 	x = 0;	/* reload: WAL senders follow when they come round */
 }
@@ -276,16 +290,47 @@ inline stream(i, j) {
 	d_step { src[i] == j + 1 && (st[i] == STANDBY || st[i] == BUSY) && st[j] == PRIMARY && FL(j, i) > 0 && ln[i] < ln[j] && PREFIX(i, j) ->
 		y = ENTRY(j, ln[i] + 1); append(i, y);
 		FL(j, i) = ln[i] + 1;
+		/* The reply to a record that was written after the signal is read in a later turn of the sender's loop,
+		 * which began by reloading: so who flushed such a record follows the new names (S6). */
+		if :: ln[i] > np[j] -> WR(j, i) = rule[j] :: else fi;
 		if :: st[i] == BUSY && TL(i) == TL(j) && ln[i] >= rec[j] -> st[i] = STANDBY; printf("%c: is consistent\n", 65 + i) :: else fi;
 		printf("%c: flushes record %d of %c\n", 65 + i, ln[i], 65 + j) }
 }
 
+/* In a liveness configuration promises are heard in the end, nobody stands without a reason and a pre-vote of enough
+ * voters (L2), nor beside another candidate (it has 0.8 s); without one anybody may stand at any time. */
+#ifdef LIVENESS
+#define UNHEARD 0
+#define LEADER_GONE (vE[H] != l_epoch || (st[H] != PRIMARY && !auth[H]))	/* one that was just elected beats */
+#define CAN(j) (IN(j, l_rule) && st[j] == STANDBY)
+#define PREVOTE (LEADER_GONE && SUM(CAN) >= ELECT(l_rule))
+#ifdef M_SELF_PROMISE_FIRST
+#define REASON(i) (OTHERS_STAND == 0)
+#else
+#define REASON(i) (PREVOTE && OTHERS_STAND == 0)
+#endif
+#define STANDS(j) (t[j] > 0)
+#define OTHERS_STAND SUM(STANDS)
+#define STILL(j) (IN(j, l_rule) && st[j] == STANDBY && prom[j] <= t[i] && t[i] > vE[j])
+#define HOPELESS (SUM(STILL) < ELECT(l_rule))
+#else
+#define UNHEARD 1
+#define REASON(i) 1
+#define HOPELESS 0
+#define PREVOTE 1
+#endif
+/* An older Lease than any member knows is void (L7). Asking the members is the rule; knowing by oneself is not enough. */
+#if ROLLBACKS > 0 && !defined(M_ROLLBACK_UNASKED) && !defined(M_ROLLBACK_OBEYED)
+#define VOID ((vE[0] > l_epoch) || (vE[1] > l_epoch) || (vE[2] > l_epoch))
+#else
+#define VOID 0
+#endif
 /* --- the member's loop -------------------------------------------------------------------------------------------- */
 inline learn(i) {	/* an older Lease than known is void (L7) */
 #ifdef M_ROLLBACK_OBEYED
 	d_step { !FRESH(i) ->
 #else
-	d_step { l_epoch >= vE[i] && !FRESH(i) ->
+	d_step { l_epoch >= vE[i] && !FRESH(i) && ALIVE(i) ->
 #endif
 		learned(i); printf("%c: sees epoch %d\n", 65 + i, vE[i]) }
 }
@@ -293,7 +338,7 @@ inline depose(i) {
 	d_step { st[i] == PRIMARY && !HOLDS(i) -> st[i] = DOWN; ends(i); src[i] = 0; printf("%c: deposed\n", 65 + i) }
 }
 inline start_standby(i) {
-	d_step { (st[i] == DOWN || st[i] == DOWNP) && (!HOLDS(i) || (auth[i] && TL(i) < claimOf[vE[i]])) ->
+	d_step { ALIVE(i) && (st[i] == DOWN || st[i] == DOWNP) && (!HOLDS(i) || (auth[i] && TL(i) < claimOf[vE[i]])) ->
 		st[i] = STANDBY; src[i] = 0; printf("%c: starts as a standby\n", 65 + i) }
 }
 inline start_primary(i) {
@@ -324,9 +369,14 @@ inline promote(i) {
 #endif
 		printf("%c: promoted in epoch %d, timeline %d\n", 65 + i, vE[i], z) }
 }
+#ifdef M_NO_RECLAIM
+#define RECLAIMS 0
+#else
+#define RECLAIMS 1
+#endif
 /* Whoever the Lease names may go on above every promise (L1). It may have heard of any of them, or of none. */
 inline reclaim(i, e) {
-	d_step { l_holder == MEM(i) && FRESH(i) && e > l_epoch && e <= EPOCHS && (e == l_epoch + 1 || e == HEARD + 1) &&
+	d_step { RECLAIMS && !VOID && ALIVE(i) && l_holder == MEM(i) && FRESH(i) && e > l_epoch && e <= EPOCHS && (e == HEARD + 1 || (UNHEARD && e == l_epoch + 1)) &&
 			(st[i] == DOWN || st[i] == DOWNP || !auth[i] || HEARD > l_epoch) && pend[i] == 0 && ck[i] == 0 ->
 		claimOf[e] = claimOf[l_epoch];
 		swapped(e, MEM(i));
@@ -366,6 +416,15 @@ inline crash(i) {
 #endif
 		printf("%c: crashes\n", 65 + i) }
 }
+inline die(i) {
+	d_step { deaths > 0 && (st[i] == DOWN || st[i] == DOWNP) && pend[i] == 0 -> deaths--; dead = dead | (1 << i); printf("%c: stays away\n", 65 + i) }
+}
+#ifdef M_CANARY_WAITS
+inline canary(i) {	/* a commit of the canary's own that waits for voters, and fences when it does not end */
+	d_step { st[i] == PRIMARY && HOLDS(i) && kr[i] != 0 && STREAMS(i, kr[i]) < KOF(kr[i]) ->
+		st[i] = DOWNP; ends(i); auth[i] = 0; printf("%c: canary fences it\n", 65 + i) }
+}
+#endif
 inline agent_restart(i) {
 	d_step { crashes > 0 && (st[i] == STANDBY || st[i] == PRIMARY) && (auth[i] || t[i] || ck[i]) ->
 		crashes--; auth[i] = 0; forget_attempt(i); forget_change(i);
@@ -402,8 +461,8 @@ inline rollback() {
 #define COUNTED_BUSY 0
 #endif
 inline stand(i, e) {
-	d_step { st[i] == STANDBY && l_epoch >= vE[i] && IN(i, l_rule) && l_rule != 0 && t[i] == 0 && pend[i] == 0 && e <= EPOCHS &&
-			e > l_epoch && e > prom[i] && (e == MAX2(l_epoch, prom[i]) + 1 || e == HEARD + 1) ->
+	d_step { !VOID && st[i] == STANDBY && l_epoch >= vE[i] && IN(i, l_rule) && l_rule != 0 && t[i] == 0 && pend[i] == 0 && e <= EPOCHS &&
+			e > l_epoch && e > prom[i] && (e == MAX2(l_epoch, HEARD) + 1 || (UNHEARD && e == MAX2(l_epoch, prom[i]) + 1)) && REASON(i) ->
 		learned(i);
 		t[i] = e; bv[i] = 1; votes[i] = 0;
 #ifdef M_CAS_IGNORES_VOTERS
@@ -412,10 +471,11 @@ inline stand(i, e) {
 		printf("%c: stands for epoch %d\n", 65 + i, e) }
 }
 inline give_up(i) {
-	d_step { t[i] > 0 && (!bv[i] || prom[i] > t[i]) -> forget_attempt(i) }
+	d_step { t[i] > 0 && (!bv[i] || prom[i] > t[i] || HOPELESS) -> forget_attempt(i) }
 }
 inline promise(i, j) {	/* j promises t of i */
 	d_step { t[i] > 0 && VOTER(j) && IN(j, l_rule) && (votes[i] & BIT(j)) == 0 && prom[j] <= t[i] && t[i] > vE[j] && !(j == i && st[j] == BUSY) ->
+		if :: !PREVOTE && src[j] -> printf("%c: cut without need\n", 65 + j); assert(false) :: else fi;
 		prom[j] = t[i]; votes[i] = votes[i] | BIT(j);
 #ifdef M_NO_CUT
 		skip;
@@ -534,24 +594,42 @@ inline step_nobody(i) {	/* names that nobody has, until a commit is seen waiting
 #define PROBED(i) flag[i]
 #endif
 inline step_names(i) {
-	d_step { CHANGING(i) && cs[i] == 1 && !LEASE_FIRST(ck[i]) && (ck[i] != TOQUORUM || (rule[i] != 0 && PROBED(i))) ->
-		named(i, ct[i]); cb[i] = ln[i];
-		cs[i] = (NEEDS_BARRIER(ck[i]) -> 3 : 4);
+	d_step { CHANGING(i) && cs[i] == 1 && !LEASE_FIRST(ck[i]) && (ck[i] != TOQUORUM || (rule[i] != 0 && PROBED(i))) && ln[i] < MAXLEN ->
+		named(i, ct[i]);
+		if
+		:: NEEDS_BARRIER(ck[i]) -> append(i, TL(i) << 2); cb[i] = ln[i]; cs[i] = 3
+		:: else -> cs[i] = 4
+		fi;
 		printf("%c: new names\n", 65 + i) }
 }
-inline step_barrier(i) {	/* who passed two rounds has reloaded; the others' senders are ended (S6) */
-	d_step { CHANGING(i) && cs[i] == 3 && FLUSHED(i, ct[i], cb[i]) >= KOF(ct[i]) ->
-#ifndef M_ONE_ROUND
-		x = 0;
-		do
-		:: x < N ->
-			if
-			:: FL(i, x) > cb[i] -> WR(i, x) = rule[i]
-			:: FL(i, x) > 0 && FL(i, x) <= cb[i] -> FL(i, x) = 0; WR(i, x) = 0
-			:: else
-			fi; x++
-		:: else -> break
-		od;
+/* Two rounds. What a sender let go by the old names before it reloaded lies below the second record; so whoever did not
+ * pass the first round must be gone before the second record is written, not after (S6). */
+inline end_slow(i) {
+	x = 0;
+	do
+	:: x < N ->
+		if :: FL(i, x) > 0 && FL(i, x) <= cb[i] -> FL(i, x) = 0; WR(i, x) = 0 :: else fi; x++
+	:: else -> break
+	od
+}
+inline step_barrier(i) {
+	d_step { CHANGING(i) && cs[i] == 3 && FLUSHED(i, ct[i], cb[i]) >= KOF(ct[i]) && ln[i] < MAXLEN ->
+#ifdef M_ONE_ROUND
+		cs[i] = 4; end_slow(i); cb[i] = 0;
+		printf("%c: barrier passed\n", 65 + i)
+#else
+#ifndef M_END_LAST
+		end_slow(i);
+#endif
+		append(i, TL(i) << 2); cb[i] = ln[i]; cs[i] = 6;
+		printf("%c: barrier, first round passed\n", 65 + i)
+#endif
+	}
+}
+inline step_barrier2(i) {
+	d_step { CHANGING(i) && cs[i] == 6 && FLUSHED(i, ct[i], cb[i]) >= KOF(ct[i]) ->
+#ifdef M_END_LAST
+		end_slow(i);
 #endif
 		cs[i] = 4; cb[i] = 0;
 		printf("%c: barrier passed\n", 65 + i) }
@@ -571,7 +649,7 @@ inline step_after(i) {
 	d_step { CHANGING(i) && cs[i] == 5 && HOLDS(i) -> named(i, ct[i]); forget_change(i); printf("%c: new names\n", 65 + i) }
 }
 inline step_broken_off(i) {	/* another version of the Lease, or a time-out */
-	d_step { CHANGING(i) && (!FRESH(i) || cs[i] == 3) -> forget_change(i); printf("%c: change broken off\n", 65 + i) }
+	d_step { CHANGING(i) && (!FRESH(i) || cs[i] == 3 || cs[i] == 6) -> forget_change(i); printf("%c: change broken off\n", 65 + i) }
 }
 /* Names that differ from the Lease are put back, after a write that makes an own late one void (S9). */
 inline put_back(i) {
@@ -643,8 +721,18 @@ proctype Member(byte i) {
 	:: promote(i)
 	:: attach(i)
 	:: crash(i)
+#if DEATHS > 0
+	:: die(i)
+#endif
+#ifdef M_CANARY_WAITS
+	:: canary(i)
+#endif
 	:: agent_restart(i)
+#if !defined(STANDERS) || EPOCHS > 9
 	:: stand(i, 2)
+#else
+	:: i == STANDERS -> stand(i, 2)
+#endif
 	:: reclaim(i, 2)
 #if EPOCHS > 2
 	:: stand(i, 3)
@@ -653,6 +741,18 @@ proctype Member(byte i) {
 #if EPOCHS > 3
 	:: stand(i, 4)
 	:: reclaim(i, 4)
+#endif
+#if EPOCHS > 4
+	:: stand(i, 5)
+	:: reclaim(i, 5)
+#endif
+#if EPOCHS > 5
+	:: stand(i, 6)
+	:: reclaim(i, 6)
+#endif
+#if EPOCHS > 6
+	:: stand(i, 7)
+	:: reclaim(i, 7)
 #endif
 	:: give_up(i)
 	PAIRS(PAIR)
@@ -680,6 +780,7 @@ proctype Member(byte i) {
 	:: step_nobody(i)
 	:: step_names(i)
 	:: step_barrier(i)
+	:: step_barrier2(i)
 	:: step_lease(i)
 	:: step_lease_late(i)
 	:: step_after(i)
@@ -700,6 +801,12 @@ proctype Member(byte i) {
 #if EPOCHS > 3
 	:: inherit(i, 4)
 #endif
+#if EPOCHS > 4
+	:: inherit(i, 5)
+#endif
+#if EPOCHS > 5
+	:: inherit(i, 6)
+#endif
 #endif
 	od
 }
@@ -708,7 +815,9 @@ proctype Member(byte i) {
  * beside |S|-k+1 of the Lease's voters; and nobody is let go by no names at all while the Lease says quorum (I5, I7). */
 #define OUTSIDE(r) CNT(l_rule & ~(r))
 #define MEETS(r) (VOTERS(r) - (VOTERS(l_rule) - KOF(l_rule) + 1 > OUTSIDE(r) -> VOTERS(l_rule) - KOF(l_rule) + 1 - OUTSIDE(r) : 0) < KOF(r))
-#define H NODE(l_holder)
+/* Every set that can elect has a voter with each acknowledged commit: fewer than |S|-k+1 voters lack it. */
+#define LACKS(j, w) (IN(j, l_rule) && !HAS(j, w))
+#define ALL_ELECTORS_HAVE(w) (l_rule == 0 || B1(acked, w) == 0 || LACKING(w) < VOTERS(l_rule) - KOF(l_rule) + 1)
 #define SITS (st[H] == PRIMARY && vE[H] == l_epoch && MEM(H) == l_holder && l_rule != 0)
 #define SENDER_MEETS(j) (FL(H, j) == 0 || MEETS(WR(H, j)))
 proctype Observer() {
@@ -716,8 +825,23 @@ proctype Observer() {
 	:: d_step { SITS && flag[H] == 0 -> printf("I7: commits wait for nobody, the Lease says quorum\n"); assert(false) }
 #define SENDER(j) :: d_step { SITS && !SENDER_MEETS(j) -> printf("I2: a WAL sender's names and the Lease's voters need not meet\n"); assert(false) }
 	PAIRS(SENDER)
+	:: d_step { !ALL_ELECTORS_HAVE(1) -> printf("LOST: voters that are enough to elect lack an acknowledged commit\n"); assert(false) }
+#if WRITES > 1
+	:: d_step { !ALL_ELECTORS_HAVE(2) -> printf("LOST: voters that are enough to elect lack an acknowledged commit\n"); assert(false) }
+#endif
 #if ROLLBACKS > 0
 	:: rollback()
+#endif
+#ifdef LIVENESS
+	:: timeout -> d_step {
+		printf("nothing more happens: %c holds epoch %d\n", 65 + H, l_epoch);
+		if :: HEARD >= EPOCHS || l_epoch >= EPOCHS -> printf("epochs without end\n"); assert(false) :: else fi;
+		if :: ck[H] -> printf("a change stays half done\n"); assert(false) :: else fi;
+		if :: st[H] != PRIMARY || vE[H] != l_epoch || rule[H] != l_rule || (l_rule != 0 && FLUSHED(H, l_rule, ln[H]) < KOF(l_rule)) ->
+			printf("nobody acknowledges\n"); assert(false)
+		:: else
+		fi }
+		break
 #endif
 	od
 }
