@@ -98,7 +98,7 @@ def check(run: Run) -> Result:
     """Generate, compile and run the checker in a folder of its own. Raises ModelError when it can't be built."""
     with tempfile.TemporaryDirectory(prefix="matriarch-model-") as name:
         folder = Path(name)
-        source = shutil.copy(HERE / run.file, folder)
+        source = str(shutil.copy(HERE / run.file, folder))
         switches = [f"-D{d}" for d in run.defines]
         _built(("spin", *switches, "-a", source), folder)
         flags = ("-O2", "-w", "-DSAFETY", "-DNOFAIR", "-DCOLLAPSE", "-DVECTORSZ=1024", f"-DMEMLIM={MEMORY}")

@@ -23,7 +23,7 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`switch` breaks a rule of `configuration`; `defines` are added where its own bounds are too small or too large."""
+    """`switch` breaks a rule of `configuration`; `defines` are added where its bounds do not fit."""
 
     name: str
     switch: str

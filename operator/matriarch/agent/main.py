@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -26,6 +27,7 @@ from matriarch.agent.renewals import keep_renewing
 from matriarch.agent.routing import Routing
 from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
 from matriarch.agent.tls import Tls
+from matriarch.agent.transitions import note, note_lease
 from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import LeaseState
@@ -293,6 +295,8 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
         instance.server_role = "starting"
         instance.armed = instance.guarded = (await supervisor.state()).armed
         await instance.look(timeout=2.0)
+    leases.noted = functools.partial(note_lease, instance)
+    note(instance, "start")
     return instance, tls
 
 

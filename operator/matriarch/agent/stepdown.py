@@ -12,6 +12,7 @@ import logging
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.transitions import note
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import CleanStop
 from matriarch.decide.member import Member
@@ -75,6 +76,7 @@ async def depose(instance: Instance) -> None:
     instance.leases.authority = 0
     if not await end_postgres(instance):
         raise MatriarchError("PostgreSQL does not end; its processes wait for the disk, and this volume stays out")
+    note(instance, "depose")
     async with instance.control:
         await instance.disarm()
 
@@ -109,6 +111,7 @@ async def _persist_fence(instance: Instance, epoch: int) -> None:
         await _fall_silent(instance)
         raise MatriarchError("the volume does not take the fence; nothing is said, voters wait the lease out") from e
     instance.fenced = epoch
+    note(instance, "fence")
     instance.quiet_since = boottime()
 
 
