@@ -11,6 +11,7 @@ from matriarch.agent.doctor import REWINDS, Doctor
 from matriarch.agent.instance import Instance
 from matriarch.agent.postgres.facts import CloneProgress
 from matriarch.agent.settings import apply_config
+from matriarch.agent.transitions import note
 from matriarch.decide import attach
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
@@ -181,6 +182,7 @@ class Follower:
             with instance.wanted_stop():  # a history that is nobody's may have to go, which restarts the standby
                 await instance.server.attach(self.upstream(holder, address), line=line)
             instance.following = (holder, address)
+            note(instance, "attach")
             self._streamed = boottime()
         log.info("following %s at epoch %d", holder.instance, newest.epoch)
 

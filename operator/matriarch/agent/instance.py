@@ -28,6 +28,7 @@ from matriarch.decide.election import Sight, Voter
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.space import Space
+from matriarch.decide.transitions import Role as NotedRole
 from matriarch.errors import Unavailable
 from matriarch.kube.client import Kube
 from matriarch.postgres.timeline import WalPosition
@@ -64,6 +65,7 @@ class Instance:
     state: str = "starting"  # for people, as InstanceStatus names it
     reason: str = ""
     busy: str = ""
+    noted: NotedRole = "none"  # the role in the last line of the log of transitions
     starts_primary: bool = False  # what the server was last started as
     stopping: int = 0  # above 0: an end of postgres is wanted, and the loop keeps away
     terminating: bool = False

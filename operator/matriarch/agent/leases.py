@@ -31,7 +31,8 @@ class Leases:
     """The newest Lease that this process knows, and the only way to change it.
 
     `renewal_seen`: boot-time instant at which its renew time was last seen to move. `renewed`: when the request of the
-    last own successful write was sent. `keep` persists each newer state on the volume before anybody acts on it.
+    last own successful write was sent. `keep` persists each newer state on the volume before anybody acts on it;
+    `noted` is told of each, with the state before.
     """
 
     kube: Kube
@@ -39,6 +40,7 @@ class Leases:
     namespace: str
     labels: Mapping[str, str]
     keep: Callable[[LeaseState], None]
+    noted: Callable[[LeaseState | None, LeaseRead], None] | None = None
     state: LeaseState | None = None
     fresh: bool = False
     renewal_seen: int = 0
@@ -67,8 +69,15 @@ class Leases:
             self._newest = read
             if read.state != known:
                 self.changed.set()
+                if self.noted is not None:
+                    self.noted(known, read)
         assert self.state is not None
         return self.state
+
+    @property
+    def version(self) -> int:
+        """The newest Lease's resourceVersion; 0 while none was read, or where it is no number."""
+        return 0 if self._newest is None or not self._newest.resource_version.isdecimal() else _version(self._newest)
 
     async def read(self, *, wait: float = 2.0) -> LeaseRead:
         """A consistent read. Raises Unavailable, or Lost when there is no Lease."""

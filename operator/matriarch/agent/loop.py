@@ -16,6 +16,7 @@ from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.postgres.facts import Promotion
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
+from matriarch.agent.transitions import note
 from matriarch.agent.voting import keep_promise
 from matriarch.decide import lease as transitions
 from matriarch.decide import role
@@ -221,6 +222,7 @@ class Loop:
             instance.state, instance.reason = "starting", "recovers"
             await instance.server.start_primary(timeout=START_WAIT)
             instance.server_role = "primary"
+            note(instance, "start-primary")
         return await self._lead()
 
     async def _promote_to(self, claim: int) -> Promotion | None:
@@ -297,6 +299,7 @@ class Loop:
                 return 0.0
             instance.server_role, instance.starts_primary = "primary", True
             instance.following = None
+            note(instance, "promote")
         log.info(
             "promoted to timeline %d at %X: %d ms to prepare, %d ms to promote",
             promotion.timeline,
@@ -378,6 +381,7 @@ class Loop:
             wait = START_WAIT if upstream is not None else ORPHAN_WAIT
             await instance.server.start_standby(upstream, line=line, timeout=wait)
             instance.server_role = "standby"
+            note(instance, "start-standby")
             if upstream is not None and lease.holder is not None:
                 instance.following = (lease.holder, upstream.address)
             await instance.look()

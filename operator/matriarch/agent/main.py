@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sys
@@ -31,6 +32,7 @@ from matriarch.agent.routing import Routing
 from matriarch.agent.space import Volume
 from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
 from matriarch.agent.tls import Tls
+from matriarch.agent.transitions import note, note_lease
 from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import LeaseState
@@ -283,6 +285,8 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
         instance.server_role = "starting"
         instance.armed = instance.guarded = (await supervisor.state()).armed
         await instance.look(timeout=2.0)
+    leases.noted = functools.partial(note_lease, instance)
+    note(instance, "start")
     return instance, tls
 
 

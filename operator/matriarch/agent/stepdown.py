@@ -14,6 +14,7 @@ from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.logical import await_copies
+from matriarch.agent.transitions import note
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import CleanStop
 from matriarch.decide.member import Member
@@ -78,6 +79,7 @@ async def depose(instance: Instance) -> None:
     instance.leases.authority = 0
     if not await end_postgres(instance):
         raise MatriarchError("PostgreSQL does not end; its processes wait for the disk, and this volume stays out")
+    note(instance, "depose")
     async with instance.control:
         await instance.disarm()
 
@@ -115,6 +117,7 @@ async def _persist_fence(instance: Instance, epoch: int) -> None:
         await _fall_silent(instance)
         raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
     instance.fenced = epoch
+    note(instance, "fence")
     instance.quiet_since = boottime()
 
 

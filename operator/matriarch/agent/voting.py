@@ -14,6 +14,7 @@ from typing import Any
 from matriarch.agent import mutant
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
+from matriarch.agent.transitions import note
 from matriarch.decide.election import T_FENCE, Answer, Sight, would_promise
 from matriarch.errors import MatriarchError, Refused, Unavailable
 
@@ -93,6 +94,7 @@ async def keep_promise(instance: Instance, epoch: int) -> None:
         except OSError as e:
             raise MatriarchError(f"the volume did not take the promise: {e}") from e
         instance.promised = epoch
+        note(instance, "promise")
     sequence = await instance.sync_beats()
     if not await instance.heartbeat.in_force(sequence, 0.5):
         raise Unavailable("the heartbeat did not take the promise within 0.5 s")
