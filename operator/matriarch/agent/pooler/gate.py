@@ -62,11 +62,7 @@ class Gate:
                 await asyncio.wait([self._held])
             if self._sentinel is None:
                 try:
-                    found = await self._meet(LONGEST)
-                    if self._sentinel is None:
-                        self._sentinel = found
-                    else:  # a hold that began meanwhile met it first
-                        found.close()
+                    self._keep(await self._meet(LONGEST))
                 except Unavailable as e:
                     if str(e) != self._problem:
                         log.warning("no session with the primary: %s", e)
@@ -85,7 +81,7 @@ class Gate:
         """Before the primary stops: True once no transaction runs; False when some still do after `seconds`."""
         if self._sentinel is None and not self.held:
             with contextlib.suppress(Unavailable):  # who must be another before anybody goes on
-                self._sentinel = await self._meet(seconds)
+                self._keep(await self._meet(seconds))
         if not self.held:
             self._hold(self._sentinel.identity if self._sentinel is not None else None)
         end = asyncio.get_running_loop().time() + seconds
@@ -178,6 +174,12 @@ class Gate:
                 await asyncio.sleep(0.1)
             else:
                 return
+
+    def _keep(self, found: Sentinel) -> None:
+        if self._sentinel is None:
+            self._sentinel = found
+        else:  # somebody else here met it first
+            found.close()
 
     def _forget(self) -> None:
         if self._sentinel is not None:
