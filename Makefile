@@ -6,7 +6,7 @@ NAME ?= dev
 UV := 0.13.9
 export PYTHONPATH := operator:.
 
-.PHONY: help venv setup lock images cluster cluster-down generate check unit test test-long demo outage creation clean
+.PHONY: help venv setup lock images cluster cluster-down generate check unit test test-long test-faults demo failover creation clean
 
 help: ## show this
 	@echo "make TARGET"
@@ -57,8 +57,11 @@ test-long: ## test, then the long fault runs
 demo: setup ## the whole product in one run: install, load, failover, backup, restore
 	@$(PYTHON_ENV) -m dev.demo
 
-outage: venv ## the outage bench on the demo's cluster: ARGS="--fault postmaster --runs 10", ARGS=--help
-	@$(PYTHON_ENV) -m bench.outage $(ARGS)
+failover: ## how long writes stop, and whether one is lost: ARGS="--fault pid1-kill --runs 10", ARGS=--help
+	@python3 bench/failover.py $(ARGS)
+
+test-faults: setup ## histories under faults: ARGS="--seed 7 --hours 4", ARGS="--mutant no-cut", ARGS=--help
+	@$(PYTHON_ENV) -m bench.history $(ARGS)
 
 creation: venv ## how long a new cluster takes, on the demo's Kubernetes: ARGS="--runs 5"
 	@$(PYTHON_ENV) -m bench.creation $(ARGS)

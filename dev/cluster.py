@@ -43,6 +43,10 @@ class Nodes:
         """Drop silently what the node sends (out), what is sent to it (in), or both."""
         faults.cut_link(self.cluster, node, Direction(direction))
 
+    def refuse(self, node: str) -> None:
+        """Reset and refuse all that goes to or from the node's pods; `heal` ends it."""
+        faults.refuse_link(self.cluster, node)
+
     def heal(self, node: str) -> None:
         faults.heal_link(self.cluster, node)
 

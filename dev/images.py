@@ -161,16 +161,15 @@ def _exists(name: str) -> bool:
     )
 
 
-def _build(recipe: Recipe, target: str, name: str) -> None:
-    """`recipe` is a copy (see Recipe.copied_to): its root is the build's context."""
+def _build(containerfile: Path, context: Path, target: str, name: str, log_name: str) -> None:
     words = ["docker", "build"] if engine() == "docker" else ["buildah", "build", "--isolation", "chroot", "--layers"]
     words += ["--network", "host", "--target", target, "--build-arg", f"BASE={_make_base()}", "--tag", name]
-    log = _folder(CACHE / "logs") / f"image-{recipe.name}-{target}.log"
+    log = _folder(CACHE / "logs") / f"image-{log_name}-{target}.log"
     with tempfile.TemporaryDirectory(prefix="matriarch-secrets-") as folder, log.open("w") as f:
         for key, path in write_secrets(Path(folder)).items():
             words += ["--secret", f"id={key},src={path}"]
         done = subprocess.run(
-            [*words, "--file", str(recipe.containerfile), str(recipe.root)],
+            [*words, "--file", str(containerfile), str(context)],
             stdout=f,
             stderr=f,
             stdin=subprocess.DEVNULL,
@@ -205,7 +204,7 @@ def _runtime(copy: Recipe) -> str:
     with lock(CACHE / f"build-{copy.name}.lock"):
         if not _exists(name):
             say(f"building {name}")
-            _build(copy, "runtime", name)
+            _build(copy.containerfile, copy.root, "runtime", name, copy.name)
     return name
 
 
@@ -225,9 +224,23 @@ def build(recipe: Recipe) -> Image:
         with lock(CACHE / f"build-{copy.name}.lock"):
             if not _exists(image.name):
                 say(f"building {image.name}")
-                _build(copy, "image", image.name)
+                _build(copy.containerfile, copy.root, "image", image.name, copy.name)
             export(image)
             _prune(copy, keep=image)
+    return image
+
+
+def build_file(name: str, containerfile: Path) -> Image:
+    """An image that is no part of the product: all that is in it is in its Containerfile, which copies nothing."""
+    tag = digest([("base", base_image().encode()), ("Containerfile", containerfile.read_bytes())])
+    image = archived(f"localhost/matriarch/{name}:{tag}")
+    with lock(CACHE / f"build-{name}.lock"):
+        if not image.archive.exists():
+            if not _exists(image.name):
+                say(f"building {image.name}")
+                with tempfile.TemporaryDirectory(prefix="matriarch-build-") as empty:
+                    _build(containerfile, Path(empty), "image", image.name, name)
+            export(image)
     return image
 
 

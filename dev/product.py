@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from bench.outage_client import Resolver
+from bench.client import Resolver
 from dev.host import DevError
 from dev.kubectl import Kubectl, Object, condition, holds, wait
 
@@ -83,6 +84,29 @@ class Cluster:
         what = f"DatabaseCluster {self.name} with all instances ready"
         return wait(what, seen, timeout=timeout, tick=tick, show=self.describe)
 
+    @property
+    def agent(self) -> str:
+        """A part of the agent's command line."""
+        return "matriarch.agent.main"
+
+    @property
+    def volume(self) -> str:
+        """Where the data volume is mounted in a database pod."""
+        return "/var/lib/matriarch"
+
+    def instances(self) -> list[str]:
+        """Every instance's name, by the status."""
+        return [str(instance["name"]) for instance in self.status().get("instanceStatuses", [])]
+
+    def hand_over(self, instance: str) -> None:
+        """Asks for a planned switchover to this instance, and does not wait for it.
+
+        A wish that stands in the spec already, from before a failover, is no new wish: it is taken back first.
+        """
+        if (self.get() or {})["spec"].get("primary") == instance:
+            self.patch({"primary": None})
+        self.patch({"primary": instance})
+
     def wait_primary(self, instance: str, *, timeout: float = 60) -> None:
         """Until the status names this instance as primary."""
         what = f"{instance} as primary of {self.name}"
@@ -123,6 +147,10 @@ class Database:
 
     uri: str
     names: Mapping[str, str]
+
+    @property
+    def user(self) -> str:
+        return urlsplit(self.uri).username or ""
 
     def run(self, work: Callable[[Any], Awaitable[T]], *, timeout: float = 60) -> T:
         """Opens a connection, gives it to `work`, closes it. Errors of asyncpg come through."""

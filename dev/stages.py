@@ -25,6 +25,7 @@ from dev.host import CACHE, PROJECT, DevError
 REPORTS = PROJECT / "build" / "reports"
 HELM = CACHE / "bin" / "helm"
 GROUND = "tests/e2e/test_ground.py"
+HISTORIES = "tests/faults/test_histories.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,14 @@ def test_stages() -> list[Stage]:
         _pytest("postgres", "tests/postgres", 1200),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
-        _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}"),
+        _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}", env={"KEEP": "1"}),
+        _pytest("histories", HISTORIES, 900),
     ]
 
 
 def long_stages() -> list[Stage]:
     """What takes hours rather than minutes."""
-    return [*test_stages(), _pytest("faults", "tests/faults", 6 * 3600)]
+    return [*test_stages(), _pytest("faults", "tests/faults", 6 * 3600, f"--ignore={HISTORIES}")]
 
 
 def counts_in(report: str) -> Counts:

@@ -124,6 +124,32 @@ BAD: tuple[Bad, ...] = (
         " remove the entry",
     ),
     _cluster(
+        "a delay of an instance that does not exist",
+        {"replication": {"delayed": [{"instance": "orders-4", "delaySeconds": 60}]}},
+        "spec.replication.delayed",
+        "delayed names an instance that this cluster does not have, or the one that should be primary: name"
+        " <cluster>-1 to <cluster>-<instances>, and not spec.primary",
+    ),
+    _cluster(
+        "a delay of the wanted primary",
+        {"primary": "orders-3", "replication": {"delayed": [{"instance": "orders-3", "delaySeconds": 60}]}},
+        "spec.replication.delayed",
+        "delayed names an instance that this cluster does not have, or the one that should be primary: name"
+        " <cluster>-1 to <cluster>-<instances>, and not spec.primary",
+    ),
+    _cluster(
+        "more delayed instances than a quorum can spare",
+        {
+            "replication": {
+                "sync": {"number": 2},
+                "delayed": [{"instance": "orders-3", "delaySeconds": 60}],
+            }
+        },
+        "spec.replication.delayed",
+        "too many instances are delayed: beside the primary, sync.number instances must not be, because delayed ones"
+        " acknowledge nothing and are never primary; raise instances or delay fewer",
+    ),
+    _cluster(
         "primary that does not exist",
         {"primary": "orders-4"},
         "spec.primary",

@@ -8,7 +8,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
-from bench.outage_figures import TARGETS
+from bench.records import CLOUDNATIVEPG
 from dev.demo.display import Display
 from dev.demo.story import BACKUP, CLUSTER, COPY, NAME, NAMESPACE, Demo
 from dev.host import CACHE, DevError
@@ -53,7 +53,7 @@ def tell(display: Display, demo: Demo) -> None:
 def ending(display: Display, demo: Demo) -> None:
     """The figures that matter, and what to try next."""
     display.summary()
-    peer = TARGETS["postmaster"].peer
+    peer = CLOUDNATIVEPG["postmaster-kill"]
     display.say(
         f"\n  Writes paused for {demo.seen.gap.seconds:.2f} s when the primary was killed and none of"
         f" {demo.seen.acknowledged:,} acknowledged ones is missing\n"
@@ -71,7 +71,7 @@ def ending(display: Display, demo: Demo) -> None:
         f"kubectl -n {NAMESPACE} scale dbc {CLUSTER} --replicas=5",
         f"kubectl -n {NAMESPACE} get bak {BACKUP} -o yaml",
         f"kubectl -n {NAMESPACE} delete dbc {COPY}   # its volumes stay, and come back with a resource of that name",
-        'make outage ARGS="--fault pod-force --runs 3"   # the outage bench',
+        "python3 bench/failover.py --fault pod-delete-now --runs 3   # the failover bench",
         f"make cluster-down NAME={NAME}   # when you are done",
     ):
         display.say(f"  {line}")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.outage_faults import FAULTS, Victim, struck
-from bench.outage_figures import Figures
-from bench.outage_load import Load
+from bench.faults import FAULTS, Victim, struck
+from bench.figures import Figures
+from bench.load import Load
 from dev import cluster, install
 from dev.codepal import data, schema
 from dev.demo.compare import Compared, compare
@@ -170,7 +170,7 @@ class Demo:
     def kill(self, step: Step, load: Load) -> None:
         """SIGKILL for the primary's postmaster, under the load; then every acknowledged write is looked for."""
         before = self.orders.primary
-        fault = FAULTS["postmaster"]
+        fault = FAULTS["postmaster-kill"]
         with struck(fault, Victim(self.orders, before, self.ground.nodes)) as blow:
             step.note = f"the postmaster of {before} was killed with -9"
             load.flowing(more=400, timeout=60)

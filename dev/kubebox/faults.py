@@ -42,6 +42,11 @@ def cut_link(cluster: Cluster, name: str, direction: Direction = Direction.BOTH)
     network.cut(cluster.node(name), direction)
 
 
+def refuse_link(cluster: Cluster, name: str) -> None:
+    """Reset and refuse all that goes to or from the node's pods, as a firewall does."""
+    network.refuse(cluster.node(name))
+
+
 def heal_link(cluster: Cluster, name: str) -> None:
     """Let everything through again."""
     network.heal(cluster.node(name))

@@ -146,8 +146,29 @@ def cut(node: Node, direction: Direction = Direction.BOTH) -> None:
     run("nft", "-f", "-", stdin="\n".join(lines) + "\n")
 
 
+REFUSAL = "matriarch_refusal"
+
+
+def refuse(node: Node) -> None:
+    """Answer all that goes to or from the node's pods with a reset or a refusal, as a firewall does that rejects.
+
+    The node itself keeps talking to the API server: it stays Ready, and only its pods are alone.
+    """
+    tcp, rest = "meta l4proto tcp reject with tcp reset", "reject"
+    sides = "".join(f'{side} "eth0" {tcp}\n{side} "eth0" {rest}\n' for side in ("iifname", "oifname"))
+    rules = f"table inet {REFUSAL} {{\nchain passing {{\ntype filter hook forward priority -10;\n{sides}}}\n}}\n"
+    run("nsenter", f"--net={node.netns_path}", "nft", "-f", "-", stdin=f"{_no_refusal()}\n{rules}")
+
+
+def _no_refusal() -> str:
+    # Added first, so that deleting what is not there is no error.
+    return f"add table inet {REFUSAL}\ndelete table inet {REFUSAL}"
+
+
 def heal(node: Node) -> None:
-    """Undo every cut of a node's cable."""
+    """Undo every cut of a node's cable, and every refusal."""
+    if node.netns_path.exists():
+        run("nsenter", f"--net={node.netns_path}", "nft", "-f", "-", stdin=f"{_no_refusal()}\n")
     table = node.cluster.table
     lines = []
     for name in ("from_cut", "to_cut"):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.outage_faults import Nodes
+from bench.faults import Nodes
 from dev import cluster, install
 from dev.host import DevError
 from dev.kubectl import Kubectl

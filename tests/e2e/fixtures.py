@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from dev.dump import dump
 from dev.host import PROJECT
 from dev.install import NAMESPACE, active_operator
 from dev.kubectl import Kubectl, wait
 from dev.product import Cluster
-from tests.e2e.dump import dump
 
 ARTIFACTS = Path(os.environ.get("ARTIFACTS", PROJECT / "build" / "e2e"))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.outage import Bench
-from bench.outage_faults import FAULTS, Nodes
+from bench.faults import FAULTS, Nodes
+from bench.runs import Bench
 from dev.product import Cluster
 
 
@@ -17,7 +17,7 @@ def bench(orders: Cluster, nodes: Nodes, artifacts: Path) -> Bench:
     return Bench(orders, nodes, artifacts / "load")
 
 
-@pytest.mark.parametrize("fault", ["postmaster", "pod-force", "pod-grace", "pid1", "node-cut"])
+@pytest.mark.parametrize("fault", ["postmaster-kill", "pod-delete-now", "pod-delete", "pid1-kill", "node-cut"])
 def test_nothing_acknowledged_is_lost_and_the_cluster_heals(bench: Bench, fault: str) -> None:
     seen = bench.run(FAULTS[fault])
     assert seen.lost == ()
@@ -26,7 +26,7 @@ def test_nothing_acknowledged_is_lost_and_the_cluster_heals(bench: Bench, fault:
 
 def test_the_write_service_follows(bench: Bench, orders: Cluster) -> None:
     before = orders.primary
-    bench.run(FAULTS["pod-force"])
+    bench.run(FAULTS["pod-delete-now"])
     assert orders.primary != before
     address = orders.database().value("SELECT host(inet_server_addr())")
     assert address == orders.pod(orders.primary)["status"]["podIP"]
@@ -36,7 +36,7 @@ def test_the_write_service_follows(bench: Bench, orders: Cluster) -> None:
 
 def test_an_api_server_that_is_away_stops_no_write(bench: Bench, orders: Cluster) -> None:
     before = orders.primary
-    seen = bench.run(FAULTS["apiserver"])
+    seen = bench.run(FAULTS["api-down"])
     assert seen.lost == ()
     assert orders.primary == before
     assert not seen.gap.open_end

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dev.kubebox.volumes import Volume
-from dev.kubectl import KubectlError, wait
+from dev.kubectl import KubectlError, holds, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,6 +198,25 @@ def test_a_cut_cable_is_silent_and_heals(
         assert time.monotonic() - started >= 0.9, "the refusal came at once: somebody was told"
     finally:
         nodes.heal("node3")
+        nodes.heal("node3")
+    wait("an answer", lambda: _answers(url) or None, timeout=20)
+
+
+def test_a_refusal_is_heard_at_once_and_the_node_stays_ready(
+    kubectl: Kubectl, space: str, image: str, nodes: Nodes
+) -> None:
+    kubectl.apply(_pod("a", image, "node3"), _service("a"), namespace=space)
+    _ready(kubectl, space, "a")
+    url = f"http://{kubectl.need('service', 'a', space)['spec']['clusterIP']}/"
+    wait("an answer", lambda: _answers(url) or None, timeout=20)
+    nodes.refuse("node3")  # type: ignore[attr-defined]  # only the local Kubernetes' own nodes can
+    try:
+        nodes.refuse("node3")  # type: ignore[attr-defined]
+        started = time.monotonic()
+        assert not _answers(url)
+        assert time.monotonic() - started < 0.9, "nobody was told"
+        assert holds(kubectl.need("node", "node3"), "Ready")
+    finally:
         nodes.heal("node3")
     wait("an answer", lambda: _answers(url) or None, timeout=20)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from bench.outage_load import Load
+from bench.load import Load
 from dev.kubectl import Kubectl, wait
 from dev.product import Cluster, Database
 

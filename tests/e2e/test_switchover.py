@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.outage_load import Load
+from bench.load import Load
 from dev.kubectl import KubectlError
 from dev.product import Cluster
 

@@ -37,7 +37,7 @@ from matriarch.postgres.settings import ServerSettings
 PROGRAMS = {"pgbouncer": "/usr/sbin/pgbouncer"}
 TOOLS = (
     "initdb", "postgres", "pg_controldata", "pg_basebackup", "pg_verifybackup", "pg_rewind", "pg_waldump",
-    "pg_receivewal", "psql",
+    "pg_receivewal", "pg_recvlogical", "psql",
 )  # fmt: skip
 
 _ENTER = """\

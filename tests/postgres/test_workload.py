@@ -16,8 +16,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from bench.outage_client import TABLE, Run
-from bench.outage_figures import figures, parse
+from bench.client import TABLE, Run
+from bench.figures import figures, parse
 from dev.codepal import data, schema
 from dev.host import PROJECT
 from dev.rootfs import Rootfs, inner_pid
@@ -100,7 +100,7 @@ class Client:
     def __init__(self, uri: str, log: Path) -> None:
         self.run = Run.now()
         self.log = log
-        argv = ["-m", "bench.outage_client", "--log", str(log), "--run", str(self.run.number)]
+        argv = ["-m", "bench.client", "--log", str(log), "--run", str(self.run.number)]
         self._process = subprocess.Popen(
             [sys.executable, *argv, "--resolve", "orders-rw.prod.svc=127.0.0.1"],
             cwd=PROJECT,

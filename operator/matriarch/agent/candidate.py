@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from matriarch.agent import voting
+from matriarch.agent import mutant, voting
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
@@ -115,7 +115,7 @@ async def stand(instance: Instance) -> Won | None:
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
     assert instance.me is not None
-    favourite = best({b.member: b.position for b in yes}, _priorities(instance))
+    favourite = _best(instance, {b.member: b.position for b in yes})
     if favourite != instance.me and await _ask_to_stand(instance, favourite):
         # It has more to offer; if it does nothing within the wait, this member goes on by itself next time.
         raise NotNow(f"{favourite.instance} was asked to stand", 0.25 + random.random() * 0.1)  # noqa: S311 - jitter
@@ -127,19 +127,26 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
     lease = base.state
     assert instance.me is not None
     others = [m for m in voters if m != instance.me]
-    answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
-    promised = [b for b in answers if b is not None]
-    if instance.lease is None or instance.lease.epoch != lease.epoch or instance.promised > epoch:
-        raise NotNow("another was elected meanwhile", _jitter())
-    if len(promised) + 1 < lease.election_quorum:
-        raise NotNow(f"only {len(promised)} of {len(others)} promised epoch {epoch}", _jitter())
+    # The own promise comes last, so that half an election never costs a live holder a good standby (L2). From one that
+    # is final nobody streams: then all promise at once.
+    final = instance.sight().evidence(lease) in ("fenced", "gone")
+    early = asyncio.create_task(_own_promise(instance, epoch)) if final else None
     try:
-        own = _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
-    except Refused as e:
-        raise NotNow(str(e), _jitter()) from None
+        answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
+        promised = [b for b in answers if b is not None]
+        if instance.lease is None or instance.lease.epoch != lease.epoch or instance.promised > epoch:
+            raise NotNow("another was elected meanwhile", _jitter())
+        if len(promised) + 1 < lease.election_quorum:
+            raise NotNow(f"only {len(promised)} of {len(others)} promised epoch {epoch}", _jitter())
+        own = await (early or _own_promise(instance, epoch))
+    finally:
+        if early is not None:
+            # A promise that is begun is kept to its end, for what comes next needs the same lock.
+            await asyncio.wait({early})
+            early.cancelled() or early.exception()
     ballots = [*promised, own]
     positions = {b.member: b.position for b in ballots}
-    winner = best(positions, _priorities(instance))
+    winner = _best(instance, positions)
     signs = [b.last_sign for b in ballots if b.last_sign is not None]
     if winner != instance.me:
         await _hand_over(instance, winner, base, epoch, ballots)
@@ -147,6 +154,14 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
     return await take(
         instance, base, epoch, position=positions[winner], others=len(promised), last_sign=max(signs, default=0)
     )
+
+
+async def _own_promise(instance: Instance, epoch: int) -> Ballot:
+    assert instance.me is not None
+    try:
+        return _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
+    except Refused as e:
+        raise NotNow(str(e), _jitter()) from None
 
 
 async def take(
@@ -192,10 +207,11 @@ async def _read(instance: Instance) -> LeaseRead:
 
 async def _prevotes(instance: Instance, lease: LeaseState, epoch: int) -> list[Ballot]:
     assert instance.me is not None
-    own = _ballot(await voting.prevote(instance, epoch), instance.me)
     others = [m for m in lease.voters if m != instance.me]
-    answers = await asyncio.gather(*(_prevote_of(instance, m, epoch) for m in others))
-    return [own, *(b for b in answers if b is not None)]
+    own, *answers = await asyncio.gather(
+        voting.prevote(instance, epoch), *(_prevote_of(instance, m, epoch) for m in others)
+    )
+    return [_ballot(own, instance.me), *(b for b in answers if b is not None)]
 
 
 async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
@@ -279,8 +295,10 @@ def _ballot(doc: dict[str, Any], member: Member) -> Ballot:
     )
 
 
-def _priorities(instance: Instance) -> dict[str, int]:
-    return dict(instance.config.priorities) if instance.config else {}
+def _best(instance: Instance, positions: dict[Member, WalPosition]) -> Member:
+    if mutant.is_on("lsn-only"):
+        positions = {m: WalPosition(0, p.lsn) for m, p in positions.items()}
+    return best(positions, dict(instance.config.priorities) if instance.config else {})
 
 
 def _jitter() -> float:

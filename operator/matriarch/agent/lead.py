@@ -15,6 +15,7 @@ from pathlib import Path
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.logical import Consumers
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
@@ -29,6 +30,8 @@ from matriarch.postgres.standbynames import NOBODY, render_names
 log = logging.getLogger(__name__)
 
 TICK = 0.2
+MOST_SEGMENTS = 8
+"""So many are passed for voters that ask for WAL behind the end of a segment: one record may reach over several."""
 
 
 @dataclass
@@ -47,9 +50,13 @@ class Leadership:
 
     def __post_init__(self) -> None:
         self._away: dict[Member, int] = {}
+        self._begun = boottime()
+        self._passed = 0
         self._next: dict[str, int] = {}
         self._quorum_again = 0
         self.epoch = self.instance.lease.epoch if self.instance.lease else 0
+        self._consumers = Consumers(self.instance, self.instance.lease) if self.instance.lease else None
+        self._streaming: set[Member] = set()
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
@@ -87,6 +94,8 @@ class Leadership:
             await self._attempt("voters", self._voters(senders))
             await self._attempt("door", self.door())
             await self._attempt("routing", self._route(senders))
+            if self._consumers is not None and instance.lease is not None:
+                await self._attempt("consumers", self._consumers.keep(instance.lease, self._streaming))
             await self._attempt("streams", self._foreign(senders))
         if self._due("slots", 5.0):
             await self._attempt("slots", self._slots())
@@ -153,7 +162,7 @@ class Leadership:
             if s.role == STREAM_ROLE and (member := Member.parse(s.application_name)) is not None
         ]
         now = boottime()
-        streaming = {s.member for s in streams if s.streaming}
+        self._streaming = streaming = {s.member for s in streams if s.streaming}
         self._away = {v: self._away.get(v, now) for v in lease.voters if v not in streaming}
         change = next_change(lease, config.wish, streams, {v: now - since for v, since in self._away.items()})
         if change is not None and change.kind == "to-quorum" and now < self._quorum_again:
@@ -197,6 +206,8 @@ class Leadership:
                         if not await instance.server.probe_sync_rep():
                             raise Unavailable("no commit was seen to wait under the new names")
                     case "postgres":
+                        if "barrier" in STEPS[change.kind] and self._consumers is not None:
+                            await self._consumers.before(change, self._streaming)
                         await self._name(
                             render_names(change.k, new) if change.mode == "quorum" else self._alone_names()
                         )
@@ -282,6 +293,10 @@ class Leadership:
         if lease.promoting is not None and instance.status and instance.status.timeline != lease.promoting.timeline:
             closed = f"timeline {instance.status.timeline} runs, {lease.promoting.timeline} was claimed"
         left = self.door_not_before - boottime()
+        waits = lease.mode == "quorum" and closed and boottime() - self._begun > SECOND
+        if waits and self._passed < MOST_SEGMENTS and self._due("segment", 3.0):
+            self._passed += 1
+            await instance.server.pass_segment()
         if closed or left > 0:
             instance.door_reason = closed or "the predecessor's lease runs out"
             return
@@ -342,6 +357,7 @@ class Leadership:
             and s.state == "streaming"
             and (m := Member.parse(s.application_name)) is not None
             and m.instance in config.instances
+            and m.instance not in config.delays
         )
         return replicas, replicas | {self.instance.env.instance}
 

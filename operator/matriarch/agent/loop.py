@@ -6,9 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from matriarch.agent import stepdown
+from matriarch.agent import mutant, stepdown
 from matriarch.agent.candidate import Won
-from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.clock import MILLISECOND, SECOND, boottime
 from matriarch.agent.follow import Follower
 from matriarch.agent.instance import Instance
 from matriarch.agent.lead import Leadership
@@ -21,6 +21,7 @@ from matriarch.decide import lease as transitions
 from matriarch.decide import role
 from matriarch.decide.election import LEASE, next_epoch
 from matriarch.decide.lease import LeaseState
+from matriarch.decide.logical import waited_for
 from matriarch.decide.member import Member
 from matriarch.decide.voters import standby_names
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
@@ -144,7 +145,12 @@ class Loop:
 
     async def _data(self) -> role.Data:
         instance = self._instance
-        control = await instance.server.control_data()
+        try:
+            control = await instance.server.control_data()
+        except Corrupt as e:
+            if not self._follower.doctor.unreadable(e):
+                raise
+            return "broken"
         if control is None:
             return "none"
         instance.system_identifier = control.system_identifier
@@ -255,12 +261,15 @@ class Loop:
             "r": endpoints([here, *others], addresses),
         }
         try:
+            # -rw first and alone: kube-proxy acts at once on the first change that it hears of, and then rests for 1 s.
+            await instance.routing.write(lease.epoch, {"rw": slices.pop("rw")}, timeout=1.0)
             await instance.routing.write(lease.epoch, slices, timeout=1.0)
         except MatriarchError as e:
             log.warning("routing: %s", e)
 
     async def _promote(self) -> float:
         instance = self._instance
+        begun = boottime()
         async with instance.control:
             lease, config = instance.lease, instance.config
             assert config is not None
@@ -268,20 +277,35 @@ class Loop:
                 return 0.0
             names = standby_names(lease, config.wish)
             others = {slot_name(i): None for i in config.instances if i != instance.env.instance}
-            before: list[Awaitable[object]] = [
-                instance.sync_beats(),
-                instance.server.set_standby_names(names),
-                instance.server.ensure_slots(others),  # or the voters could not attach
-                self._close_door(names),
-                self._route_here(lease),
-            ]
-            await asyncio.gather(*before)
-            promotion = await self._promote_to(lease.promoting.timeline)
+            routing = asyncio.create_task(self._route_here(lease))
+            try:
+                before: list[Awaitable[object]] = [
+                    instance.sync_beats(),
+                    instance.server.set_standby_names(
+                        "" if mutant.is_on("empty-names") else names,
+                        slots=[slot_name(m.instance) for m in waited_for(lease)],
+                    ),
+                    instance.server.ensure_slots(others),  # or the voters could not attach
+                    self._close_door(names),
+                ]
+                await asyncio.gather(*before)
+                prepared = boottime()
+                promotion = await self._promote_to(lease.promoting.timeline)
+            finally:
+                await routing  # bounded; PostgreSQL does not wait for it
             if promotion is None:
                 return 0.0
             instance.server_role, instance.starts_primary = "primary", True
             instance.following = None
-        log.info("promoted to timeline %d at %X", promotion.timeline, promotion.switch_lsn)
+        log.info(
+            "promoted to timeline %d at %X: %d ms to prepare, %d ms to promote",
+            promotion.timeline,
+            promotion.switch_lsn,
+            (prepared - begun) // MILLISECOND,
+            (boottime() - prepared) // MILLISECOND,
+        )
+        # Whoever was let in while the door closed is not there any more when the door opens.
+        await instance.server.end_client_sessions()
         # A record that is flushed here: the newest that PostgreSQL wrote by itself may wait for its WAL writer.
         record = await instance.server.write_record()
         self._leadership = Leadership(instance, record, self._door_not_before(lease), names)
@@ -289,7 +313,7 @@ class Loop:
         return 0.0
 
     async def _close_door(self, names: str) -> None:
-        await self._configure(names, clients=False)
+        await apply_config(self._instance, names, clients=False)
         await self._instance.server.end_client_sessions()
 
     def _door_not_before(self, lease: LeaseState) -> int:
@@ -342,6 +366,8 @@ class Loop:
         instance = self._instance
         lease = instance.lease
         assert lease is not None
+        if (pause := await self._follower.doctor.examine(None)) is not None:
+            return pause
         async with instance.control:
             await self._configure(NOBODY, clients=True)
             instance.server_role, instance.starts_primary = "starting", False

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 
 from matriarch.agent.instance import Instance
+from matriarch.decide.logical import waited_for
+from matriarch.postgres.conninfo import slot_name
 from matriarch.postgres.preload import SYNC_WAIT, split_by_presence
 from matriarch.postgres.settings import ServerSettings
 
@@ -28,7 +30,10 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
         standby_names=names,
         preload=preload,
         memory=_memory_limit(),
-        volume=_volume_size(),
+        volume=instance.space.total_bytes or _volume_size(),
+        standby_slots=tuple(slot_name(m.instance) for m in waited_for(instance.lease)) if instance.lease else (),
+        delay=config.delays.get(instance.env.instance, 0),
+        read_only=instance.space.writes_stopped,
         superuser_access=config.superuser_access,
         clients=clients,
     )
@@ -37,10 +42,18 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
 async def apply_config(instance: Instance, names: str, *, clients: bool) -> None:
     """Bring PostgreSQL to the configuration and the door as they are now. Raises Unavailable."""
     config = instance.config
-    if config is None or (instance.applied == (config, clients) and not instance.server.held_up):
+    if config is None:
+        return
+    space = (instance.space.total_bytes, instance.space.writes_stopped)
+    wanted = (config, clients, *space)
+    if instance.applied == wanted and not instance.server.held_up:
+        return
+    if instance.applied == (config, not clients, *space):  # only the door moves: nobody may wait for the rest of it
+        await instance.server.set_door(clients=clients)
+        instance.applied = wanted
         return
     await instance.server.configure(server_settings(instance, names, clients=clients))
-    instance.applied = (config, clients)
+    instance.applied = wanted
 
 
 def _libraries(folder: Path) -> list[str]:

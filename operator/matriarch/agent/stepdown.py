@@ -13,6 +13,7 @@ from matriarch.agent import poolers
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.logical import await_copies
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import CleanStop
 from matriarch.decide.member import Member
@@ -51,6 +52,7 @@ async def postgres_ended(instance: Instance, status: int | None) -> None:
         return
     with instance.wanted_stop():
         log.warning("PostgreSQL ended with status %s", status)
+        instance.ends = [*instance.ends[-9:], (boottime(), instance.starts_primary)]
         led = instance.server_role in ("primary", "starting") and instance.starts_primary and instance.is_holder
         instance.leases.authority = 0
         # Without the API server nobody can be elected, and "fenced" would be final: then only this one can go on.
@@ -88,7 +90,8 @@ async def fence(instance: Instance, why: str) -> None:
     lease = instance.lease
     assert lease is not None
     log.warning("fencing at epoch %d: %s", lease.epoch, why)
-    await end_postgres(instance)  # before the lock: whoever holds it waits for this very server
+    if instance.control.locked():
+        await end_postgres(instance)  # whoever holds the lock waits for this very server
     async with instance.control:
         if instance.lease is None or instance.lease.epoch != lease.epoch:
             return  # deposed or reclaimed meanwhile: that epoch is over
@@ -100,17 +103,24 @@ async def fence(instance: Instance, why: str) -> None:
 async def _persist_fence(instance: Instance, epoch: int) -> None:
     instance.leases.authority = 0
     instance.door, instance.door_reason = "closed", "fenced"
-    if not await end_postgres(instance):
-        await _fall_silent(instance)
-        raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
+    # Both before a word is said, in either order: what is on the disk only forbids this member to go on by itself.
+    written = asyncio.create_task(_write_fence(instance, epoch))
+    gone = await end_postgres(instance)
     try:
-        async with asyncio.timeout(0.5):
-            await asyncio.to_thread(instance.files.write_fenced, epoch)
+        await written
     except (TimeoutError, OSError) as e:
         await _fall_silent(instance)
         raise MatriarchError("the volume does not take the fence; nothing is said, voters wait the lease out") from e
+    if not gone:
+        await _fall_silent(instance)
+        raise MatriarchError("PostgreSQL does not end; nothing is said, and the fencing deadline decides")
     instance.fenced = epoch
     instance.quiet_since = boottime()
+
+
+async def _write_fence(instance: Instance, epoch: int) -> None:
+    async with asyncio.timeout(0.5):
+        await asyncio.to_thread(instance.files.write_fenced, epoch)
 
 
 async def _fall_silent(instance: Instance) -> None:
@@ -158,6 +168,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
     try:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
+        await await_copies(instance, heir)
         await poolers.pause(instance)
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
@@ -191,6 +202,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
 async def _clean_stop(instance: Instance) -> CleanStop | None:
     """A fast stop within a bound; None when it was not clean: then an election decides."""
     instance.door, instance.door_reason = "closed", "switchover"
+    with contextlib.suppress(MatriarchError):
+        await instance.server.end_consumers(timeout=1.0)  # one that is far behind would hold up the stop
     if not await instance.server.stop("fast", timeout=STOP_WAIT):
         return None
     control = await instance.server.control_data()

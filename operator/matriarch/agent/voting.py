@@ -11,6 +11,7 @@ import contextlib
 import logging
 from typing import Any
 
+from matriarch.agent import mutant
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.decide.election import T_FENCE, Answer, Sight, would_promise
@@ -66,7 +67,8 @@ async def promise(instance: Instance, epoch: int, *, to_another: bool) -> dict[s
         await keep_promise(instance, epoch)
         sight = instance.sight()  # after the promise is in force: every grant that was made is in it
         instance.following = None
-        await instance.server.cut_stream()
+        if not mutant.is_on("no-cut"):
+            await instance.server.cut_stream()
         with contextlib.suppress(Unavailable):  # replay may be slower for it; the promise does not depend on it
             await instance.server.end_client_sessions()
         position = await instance.position()

@@ -56,6 +56,8 @@ class ClusterDefaults:
     instances: int
     sync: SyncRule
     priorities: dict[str, int]
+    delays: dict[str, int]
+    """Instance → seconds that its replay stays behind."""
     reads: Literal["strict", "bounded"]
     health_interval_milliseconds: int
     health_timeout_milliseconds: int
@@ -76,14 +78,16 @@ class ClusterDefaults:
 def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
     """Three and more instances: quorum, required. Two: quorum, preferred. One: alone.
 
-    `number` is half of the instances, at least 1, and 0 for a single one, which has nobody to wait for.
+    `number` is half of the instances, at least 1, and 0 for a single one, which has nobody to wait for. Delayed
+    replicas do not count.
     """
     asked = spec.replication.sync if spec.replication else None
-    if spec.instances == 1:
+    counted = spec.instances - len((spec.replication.delayed if spec.replication else None) or [])
+    if counted <= 1:
         return SyncRule("alone", 0, "preferred")
-    number = asked.number if asked and asked.number is not None else max(1, spec.instances // 2)
+    number = asked.number if asked and asked.number is not None else max(1, counted // 2)
     durability = asked.durability if asked else None
-    return SyncRule("quorum", number, durability or ("required" if spec.instances >= 3 else "preferred"))
+    return SyncRule("quorum", number, durability or ("required" if counted >= 3 else "preferred"))
 
 
 def pooler(spec: DatabaseClusterSpec) -> PoolerDefaults | None:
@@ -120,6 +124,7 @@ def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
         instances=spec.instances,
         sync=sync_rule(spec),
         priorities={p.instance: p.priority for p in (replication.priorities if replication else None) or []},
+        delays={d.instance: d.delay_seconds for d in (replication.delayed if replication else None) or []},
         reads=(replication.reads if replication else None) or "strict",
         health_interval_milliseconds=(health.interval_milliseconds if health else None) or 10_000,
         health_timeout_milliseconds=(health.timeout_milliseconds if health else None) or 5_000,

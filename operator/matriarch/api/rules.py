@@ -95,6 +95,21 @@ def _stray_priority(cluster: DatabaseCluster) -> bool:
     return not named <= _instances(cluster)
 
 
+def _delayed(spec: DatabaseClusterSpec) -> set[str]:
+    return {d.instance for d in (spec.replication.delayed if spec.replication else None) or []}
+
+
+def _stray_delayed(cluster: DatabaseCluster) -> bool:
+    named = _delayed(cluster.spec)
+    return not named <= _instances(cluster) or cluster.spec.primary in named
+
+
+def _too_many_delayed(spec: DatabaseClusterSpec) -> bool:
+    named = _delayed(spec)
+    sync = spec.replication.sync if spec.replication else None
+    return bool(named) and ((sync.number if sync else None) or 0) + len(named) >= spec.instances
+
+
 def _is_instance(name: str) -> str:
     """CEL: `name` is `<cluster>-N` with N up to instances. Its schema says that it ends in a dash and one digit."""
     return (
@@ -149,6 +164,15 @@ CLUSTER_OBJECT: tuple[Rule, ...] = (
         field=".spec.replication.priorities",
         broken=_stray_priority,
     ),
+    Rule(
+        cel="!has(self.spec.replication) || !has(self.spec.replication.delayed) ||"
+        f" self.spec.replication.delayed.all(d, {_is_instance('d.instance')} &&"
+        " (!has(self.spec.primary) || d.instance != self.spec.primary))",
+        message="delayed names an instance that this cluster does not have, or the one that should be primary: name"
+        " <cluster>-1 to <cluster>-<instances>, and not spec.primary",
+        field=".spec.replication.delayed",
+        broken=_stray_delayed,
+    ),
 )
 
 CLUSTER_SPEC: tuple[Rule, ...] = (
@@ -177,6 +201,15 @@ CLUSTER_SPEC: tuple[Rule, ...] = (
         " sync.number or raise instances",
         field=".replication.sync.number",
         broken=_number_too_high,
+    ),
+    Rule(
+        cel="!has(self.replication) || !has(self.replication.delayed) || self.replication.delayed.size() == 0 ||"
+        " (has(self.replication.sync) && has(self.replication.sync.number) ? self.replication.sync.number : 0) +"
+        " self.replication.delayed.size() < self.instances",
+        message="too many instances are delayed: beside the primary, sync.number instances must not be, because"
+        " delayed ones acknowledge nothing and are never primary; raise instances or delay fewer",
+        field=".replication.delayed",
+        broken=_too_many_delayed,
     ),
     Rule(
         cel="(has(self.bootstrap) && has(self.bootstrap.database) ? self.bootstrap.database : 'app') =="

@@ -139,7 +139,9 @@ async def gather(resource: Object, env: Env) -> View:
         refused.append(f"spec.version: this operator has no image for {defaults.version}; it has {known}")
     refused += [f.message for f in _findings(defaults)]
     own = env.settings.postgres_images.get(defaults.version, image)
-    blueprint = Blueprint(cluster, defaults, image, env.settings.slice_family, own)
+    blueprint = Blueprint(
+        cluster, defaults, image, env.settings.slice_family, own, test_mutant=env.settings.test_mutant
+    )
     facts = Facts(wish=_wish(blueprint), instances=(), memory=facts_of.memory(resource.get("status") or {}))
     view = View(resource, now, blueprint, facts, {}, existing)
     problem = ""
@@ -201,6 +203,7 @@ def _wish(b: Blueprint) -> Wish:
         request=annotations.get(names.SWITCHOVER),
         restart=annotations.get(names.RESTART),
         priorities=d.priorities,
+        delayed=tuple(sorted(d.delays)),
         storage=int(quantity(spec.storage.size)),
         health_interval=d.health_interval_milliseconds / 1000,
         advice=tuple(_advice(b)),

@@ -27,6 +27,8 @@ class Settings:
     resync: float = 300.0
     """Seconds after which every resource is looked at again even if nothing happened."""
     probe_port: int = 8080
+    test_mutant: str = ""
+    """Only for the project's own fault tests: the bug that every agent shall show (`agent/mutant.py`)."""
 
     @property
     def lock_namespace(self) -> str:
@@ -56,4 +58,5 @@ def from_environment(environ: Mapping[str, str] = os.environ) -> Settings:
         watch_namespace=environ.get("MATRIARCH_WATCH_NAMESPACE", ""),
         namespace=environ.get("MATRIARCH_NAMESPACE") or "matriarch-system",
         pod_name=environ.get("MATRIARCH_POD_NAME") or socket.gethostname(),
+        test_mutant=environ.get("MATRIARCH_TEST_MUTANT", ""),
     )

@@ -24,7 +24,18 @@ from matriarch.resources import names
 _OTHERS = frozenset({"backup"})  # parts of the status that have another writer
 _VOLATILE = ("lsn", "lagBytes", "lagSeconds")
 OWN_CONDITIONS = frozenset(
-    {"Ready", "Reconciling", "Stalled", "Available", "SyncDegraded", "PoolerAvailable", "Advice", "InstanceWarnings"}
+    {
+        "Ready",
+        "Reconciling",
+        "Stalled",
+        "Available",
+        "SyncDegraded",
+        "PoolerAvailable",
+        "ReplicasHealthy",
+        "VolumePressure",
+        "Advice",
+        "InstanceWarnings",
+    }
 )
 
 

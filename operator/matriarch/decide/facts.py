@@ -33,6 +33,7 @@ class Wish:
     request: str | None = None  # the switchover annotation
     restart: str | None = None  # the restart annotation
     priorities: Mapping[str, int] = field(default_factory=dict)
+    delayed: tuple[str, ...] = ()  # replicas that stay behind on purpose: never primary
     storage: int = 0
     health_interval: float = 10.0  # seconds
     advice: tuple[str, ...] = ()  # what is accepted but not advised
@@ -78,6 +79,16 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Illness:
+    """What the replica doctor of an instance found, and what it does."""
+
+    ailment: str
+    why: str
+    remedy: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """The agent's own account (`GET /v1/status`), as far as decisions need it."""
 
@@ -95,6 +106,11 @@ class Agent:
     streams: tuple[Stream, ...] = ()
     switchover: tuple[str, str, str] | None = None  # to, state, message
     warnings: tuple[str, ...] = ()
+    illness: Illness | None = None
+    volume: str = "ok"  # ok, low or full
+    writes_stopped: bool = False  # for want of room
+    free_bytes: int | None = None
+    total_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

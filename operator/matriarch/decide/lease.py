@@ -124,9 +124,15 @@ def heir_takes(state: LeaseState, epoch: int, position: WalPosition, nonce: str)
     return _led_by(state, state.heir, epoch, position, nonce)
 
 
+def successors(state: LeaseState, winner: Member) -> tuple[Member, ...]:
+    """S' = (S + old holder) - winner: from the Lease, never from who answered (S2)."""
+    assert state.holder is not None
+    return _sorted({*state.voters, state.holder} - {winner})
+
+
 def _led_by(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
     assert state.holder is not None
-    voters = _sorted({*state.voters, state.holder} - {winner})
+    voters = successors(state, winner)
     claim = max(state.claimed, position.timeline) + 1
     return replace(
         state,

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from matriarch.decide.lease import LeaseState, Mode
+from matriarch.decide.lease import LeaseState, Mode, successors
 from matriarch.decide.member import Member
 from matriarch.postgres.standbynames import NOBODY, render_names
 
@@ -39,6 +39,7 @@ class Wish:
     instances: tuple[str, ...]
     number: int
     required: bool
+    delayed: tuple[str, ...] = ()  # they replay late, so they acknowledge nothing and are never elected
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
 
 def next_change(lease: LeaseState, wish: Wish, streams: Sequence[Stream], away: dict[Member, int]) -> Change | None:
     """The next change, or None. `away`: for how many ns each voter has not streamed (0 or absent: it streams)."""
-    wanted = set(wish.instances) - set(lease.leaving)
+    wanted = set(wish.instances) - set(lease.leaving) - set(wish.delayed)
     ready = sorted(s.member for s in streams if s.streaming and s.lag_bytes < SEGMENT and s.member.instance in wanted)
     streaming = {s.member for s in streams if s.streaming}
     if lease.mode == "alone":
@@ -123,3 +124,12 @@ def standby_names(lease: LeaseState, wish: Wish) -> str:
     if wish.number and wish.required and not lease.opened:
         return NOBODY
     return ""
+
+
+def names_if_elected(lease: LeaseState, me: Member) -> str:
+    """The names that `me` would need if it were elected now: what a voter runs with, so that an election has no
+    configuration to wait for. A standby acknowledges nothing by them, and whoever is elected compares them again.
+    """
+    if lease.mode != "quorum" or me not in lease.voters or lease.holder is None:
+        return NOBODY
+    return render_names(lease.k, map(str, successors(lease, me)))

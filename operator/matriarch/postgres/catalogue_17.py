@@ -5,7 +5,7 @@ Columns of PARAMETERS: name, type, unit, context, least value, greatest value, w
 """
 # ruff: noqa: E501 - the words of one parameter stay on its line
 
-MADE_FROM = "17.11"
+MADE_FROM = "17.12"
 
 PARAMETERS = """\
 allow_alter_system|bool||sighup|||

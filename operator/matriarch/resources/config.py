@@ -29,6 +29,7 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "instances": list(b.instances),
         "sync": {"mode": d.sync.mode, "number": d.sync.number, "durability": d.sync.durability},
         "priorities": d.priorities,
+        "delays": d.delays,
         "reads": d.reads,
         "parameters": d.parameters,
         "extensions_preload": list(PRELOAD),

@@ -81,6 +81,7 @@ def _container(b: Blueprint, instance: str) -> Object:
             _from_pod("MATRIARCH_POD_IP", "status.podIP"),
             _from_pod("MATRIARCH_POD_UID", "metadata.uid"),
             _from_pod("MATRIARCH_NODE", "spec.nodeName"),
+            *([{"name": "MATRIARCH_TEST_MUTANT", "value": b.test_mutant}] if b.test_mutant else []),
         ],
         "ports": [
             {"name": "postgres", "containerPort": 5432, "protocol": "TCP"},

@@ -42,6 +42,8 @@ class ServerBase:
         self._version_checked = False
         self._static: tuple[processes.Process | None, asyncpg.Record] | None = None
         self._as_primary = False  # how the running server was started, or became
+        # The postmaster whose new sessions show these names, and the names.
+        self._shown: tuple[processes.Process | None, str] | None = None
         self._timeline: int | None = None  # canonical timeline of the last WAL, as last seen
 
     def postmaster(self) -> int | None:
@@ -85,9 +87,10 @@ class ServerBase:
     async def _change_stream(
         self, change: Callable[[StreamSettings], StreamSettings], *, key: bool | None = None
     ) -> bool:
-        """Changes the stream's settings, durably, and puts (`key`=True) or takes away what a receiver needs to connect.
+        """Changes the stream's settings, and puts (`key`=True) or takes away what a receiver needs to connect.
 
-        True if the settings changed. Nothing is reloaded.
+        True if the settings changed. Nothing is reloaded. Not flushed: each start writes them anew, and an election
+        has no time for a disk.
         """
         async with self._stream_turn:
             wanted = change(await self._stream_settings())
@@ -106,7 +109,7 @@ class ServerBase:
                 streamkey.put(self.paths)
             elif key is False:
                 streamkey.take_away(self.paths)
-            return files.write_durably(self.paths.pgdata / STREAM_FILE, render_stream(wanted))
+            return files.write_durably(self.paths.pgdata / STREAM_FILE, render_stream(wanted), flush=False)
 
     async def _wait_gone(self, process: processes.Process, timeout: float) -> bool:
         """True once it is gone; False after `timeout` seconds."""

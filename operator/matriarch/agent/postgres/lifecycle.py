@@ -12,6 +12,7 @@ import os
 import signal
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Literal
 
 from matriarch.agent.postgres import files, processes, streamkey, tools, walfiles
@@ -56,6 +57,18 @@ class Lifecycle(DataDirectory):
             await self.reload()
         return changed
 
+    async def set_door(self, *, clients: bool, timeout: float = 5.0) -> None:
+        """Whether anybody but the cluster itself may log in from here on: one file of configure(), and a reload.
+
+        Sessions that are there stay. Refused before the first configure().
+        """
+        if self._settings is None:
+            msg = "the settings of PostgreSQL are not known yet; call configure() first"
+            raise Refused(msg, reason="NotConfigured")
+        self._settings = replace(self._settings, clients=clients)
+        if self.postmaster() is not None and await files.in_thread(timeout, self._write_hba):
+            await self.reload()
+
     async def reload_tls(self) -> bool:
         """Copies the mounted certificate where it differs, and reloads; True if so."""
         changed = await files.in_thread(DISK, streamkey.copy_tls, self.paths)
@@ -74,7 +87,8 @@ class Lifecycle(DataDirectory):
             msg = "this copy has not replayed what makes it consistent and must not lead; let it follow a primary first"
             raise Refused(msg, reason="NotConsistent")
         await files.in_thread(DISK, self._write_signal, standby=False)
-        await self._change_stream(lambda s: StreamSettings(self._first_names(s)), key=False)
+        slots = self._settings.standby_slots if self._settings else ()
+        await self._change_stream(lambda s: StreamSettings(self._first_names(s), standby_slots=slots), key=False)
         await self._launch(timeout)
 
     async def start_standby(
@@ -192,6 +206,12 @@ class Lifecycle(DataDirectory):
         else:
             files.remove_durably(signal_file)
 
+    def _write_hba(self) -> bool:
+        assert self._settings is not None
+        text = render_hba(superuser_access=self._settings.superuser_access, clients=self._settings.clients)
+        # Not flushed: each start writes it anew.
+        return files.write_durably(self.paths.pgdata / "pg_hba.conf", text, flush=False)
+
     def _write_files(self, floors: Mapping[str, int]) -> bool:
         assert self._settings is not None
         pgdata = self.paths.pgdata
@@ -205,10 +225,7 @@ class Lifecycle(DataDirectory):
             floors=floors,
         )
         changed = [
-            files.write_durably(
-                pgdata / "pg_hba.conf",
-                render_hba(superuser_access=self._settings.superuser_access, clients=self._settings.clients),
-            ),
+            self._write_hba(),
             files.write_durably(
                 pgdata / "pg_ident.conf", render_ident(self.identity.cluster, self._settings.system_user)
             ),

@@ -24,23 +24,34 @@ _PATIENCE = 0.5  # seconds in which a healthy stream flushes a record
 
 _RECORD = "SELECT (pg_logical_emit_message(false, 'matriarch', '', true) - '0/0')::bigint AS lsn"
 
+_NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'matriarch', '', true), pg_switch_wal()"
+
 _WAITS = "SELECT wait_event = 'SyncRep' AS waits FROM pg_stat_activity WHERE pid = $1"
 
 
 class Quorum(Looking):
-    async def set_standby_names(self, value: str, *, timeout: float = 5.0) -> None:
+    async def set_standby_names(self, value: str, *, slots: Sequence[str] | None = None, timeout: float = 5.0) -> None:
         """Writes `value`, and waits until a new session shows it: then every later child has it.
+
+        `slots`: what consumers of logical slots wait for, where that changes with it.
 
         Other processes may still follow the old rule; barrier() and probe_sync_rep() end that. Where no server runs,
         it is what the next start begins with.
         """
-        await self._change_stream(lambda s: replace(s, standby_names=value))
+        changed = await self._change_stream(
+            lambda s: replace(s, standby_names=value, standby_slots=s.standby_slots if slots is None else tuple(slots))
+        )
         if self._settings is not None:
             self._settings = replace(self._settings, standby_names=value)
         if self.postmaster() is None:
             return
-        await self.reload()
-        await self._await_shown(value, timeout)
+        known = self._shown == (self._process, value)
+        if changed or not known:
+            await self.reload()
+        if not known:
+            self._shown = None
+            await self._await_shown(value, timeout)
+            self._shown = (self._process, value)
 
     async def barrier(self, voters: Sequence[str], k: int, *, also: Sequence[str] = (), timeout: float = 10.0) -> None:
         """Returns when no commit can be acknowledged by an older rule than the one last set (S6).
@@ -93,6 +104,14 @@ class Quorum(Looking):
         """The end of a WAL record that is flushed here. Needs no transaction and waits for no standby."""
         row = await self._sessions.fetchrow("write a record", _RECORD, timeout=timeout)
         return int(row["lsn"])
+
+    async def pass_segment(self, *, timeout: float = 2.0) -> None:
+        """Goes on in the next WAL segment.
+
+        A standby that has the first part of a record which ran over the end of a segment asks for the next one, and
+        is sent away until the primary is there: after a promotion that cut the record off nobody else would write.
+        """
+        await self._sessions.fetch("next segment", _NEXT_SEGMENT, timeout=timeout)
 
     async def confirm_flushed(self, lsn: int, voters: Sequence[str], k: int, *, timeout: float = 10.0) -> list[str]:
         """The voters, at least `k`, that have flushed `lsn`. Unavailable when fewer have in time."""

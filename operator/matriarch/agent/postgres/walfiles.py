@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matriarch.agent.postgres.files import fsync_folder
 from matriarch.errors import Unavailable
-from matriarch.postgres.lsn import PAGE_SIZE, SEGMENT_SIZE, format_lsn, segment_name
+from matriarch.postgres.lsn import PAGE_SIZE, SEGMENT_SIZE, format_lsn, segment_name, segment_start
 from matriarch.postgres.timeline import (
     TOMBSTONE,
     Switch,
@@ -80,6 +80,12 @@ def end_of_wal(pg_wal: Path, lsn: int) -> WalPosition:
     raise Unavailable(msg)
 
 
+def oldest_lsn(pg_wal: Path) -> int:
+    """Where the oldest WAL file begins, of whatever timeline; 0 without any. PostgreSQL removes the oldest first."""
+    names = (name for name in os.listdir(pg_wal) if len(name) == 24)  # noqa: PTH208 - the same
+    return min(map(segment_start, names), default=0)
+
+
 def newest_segment_timeline(pg_wal: Path) -> int:
     """The highest timeline that any WAL file here is named after; 0 without one."""
     names = (name for name in os.listdir(pg_wal) if len(name) == 24)  # noqa: PTH208 - the same
@@ -89,13 +95,15 @@ def newest_segment_timeline(pg_wal: Path) -> int:
 def bury(pg_wal: Path, own: int, claim: int) -> None:
     """Puts the tombstones that make a promotion from `own` take `claim`, and removes those at and above it."""
     present = histories(pg_wal)
-    for number, real in present.items():
-        if number >= claim and not real:
-            (pg_wal / history_file(number)).unlink()
-    for number in tombstones_needed(own, claim, present):
+    stale = [number for number, real in present.items() if number >= claim and not real]
+    needed = tombstones_needed(own, claim, present)
+    for number in stale:
+        (pg_wal / history_file(number)).unlink()
+    for number in needed:
         (pg_wal / history_file(number)).write_text(TOMBSTONE)
         (pg_wal / history_file(number)).chmod(0o600)
-    fsync_folder(pg_wal)
+    if stale or needed:
+        fsync_folder(pg_wal)
 
 
 def prune(pg_wal: Path, newest_real: int | None = None) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What a failed end-to-end test leaves behind for the person who reads it: resources, events, Pods and their logs.
+"""What is written of a cluster for the person who reads a failure: resources, events, Pods and their logs.
 
 Secrets are never written, only their names.
 """

@@ -1,12 +1,11 @@
-"""What the log of `outage_client` says: the longest gap between acknowledged writes, and which of them are missing.
+"""What the log of the outside client says: the longest gap between acknowledged writes, and which of them are missing.
 
-Pure: lines in, figures out. Also the targets, and what a peer published for the same faults.
+Pure: lines in, figures out.
 """
 
 from __future__ import annotations
 
 import itertools
-import statistics
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -102,53 +101,3 @@ def figures(attempts: Sequence[Attempt], present: Collection[int], *, fault: int
         lost=tuple(sorted({a.id for a in acknowledged} - set(present))),
         errors=dict(Counter(a.error for a in attempts if a.error).most_common(5)),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Median outage in seconds: wanted now, wanted next, and what CloudNativePG 1.30 showed on the same three nodes."""
-
-    now: float | None = None
-    next: float | None = None
-    peer: str = "-"
-
-
-TARGETS: Mapping[str, Target] = {
-    "postmaster": Target(1.5, 0.5, "10.6"),
-    "pod-force": Target(3.0, 1.0, "24.6"),
-    "pid1": Target(3.0, 0.7, "-"),
-    "node-cut": Target(6.0, 3.0, "82+"),
-    "apiserver": Target(peer="0.1"),
-}
-
-
-HEADER = (
-    *("fault", "runs", "min", "median", "max", "slowest client", "acknowledged", "lost"),
-    *("target now", "next", "CloudNativePG 1.30"),
-)
-
-
-def table(results: Mapping[str, Sequence[Figures]]) -> str:
-    """A Markdown table: one line for each fault, times in seconds."""
-    lines = ["| " + " | ".join(HEADER) + " |", "|---" + "|---:" * (len(HEADER) - 1) + "|"]
-    for fault, runs in results.items():
-        if not runs:
-            continue
-        gaps = [run.gap.seconds for run in runs]
-        never = any(run.gap.open_end for run in runs)
-        target = TARGETS.get(fault, Target())
-        cells = (
-            fault,
-            str(len(runs)),
-            f"{min(gaps):.2f}",
-            f"{statistics.median(gaps):.2f}",
-            f"{max(gaps):.2f}" + (" (never came back)" if never else ""),
-            f"{max(run.slowest_client for run in runs):.2f}",
-            f"{sum(run.acknowledged for run in runs):,}",
-            str(sum(len(run.lost) for run in runs)),
-            "-" if target.now is None else f"{target.now:.1f}",
-            "-" if target.next is None else f"{target.next:.1f}",
-            target.peer,
-        )
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)

@@ -40,6 +40,9 @@ BACK_OFF = (0.0, 0.01, 0.02, 0.05)  # seconds before each further try to connect
 TABLE = "CREATE TABLE IF NOT EXISTS outage_writes (id bigint PRIMARY KEY, written timestamptz NOT NULL DEFAULT now())"
 INSERT = "INSERT INTO outage_writes (id) VALUES ($1)"
 
+CLIENT_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What asyncpg raises for a connection that broke or was refused, beside OSError and TimeoutError."""
+
 # The server tells with one of these that it ends the session, not that the statement failed: a commit that was
 # already local may still become durable (57P01 admin_shutdown, 57P02 crash_shutdown, 57P05 idle_session_timeout).
 SESSION_ENDED = ("57P01", "57P02", "57P05")
@@ -114,7 +117,7 @@ class Writer:
     async def _connect(self) -> str | None:
         try:
             self._connection = await asyncpg.connect(self._uri, timeout=CONNECT_TIMEOUT)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as e:
+        except (OSError, TimeoutError, *CLIENT_ERRORS) as e:
             return _words(e)
         self._connection.add_log_listener(self._listen)
         return None
@@ -159,7 +162,7 @@ async def prepare(uri: str, seconds: float = 30.0) -> None:
                 await connection.execute(TABLE, timeout=STATEMENT_TIMEOUT)
             finally:
                 connection.terminate()
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        except (OSError, TimeoutError, *CLIENT_ERRORS):
             if time.monotonic() > deadline:
                 raise
             await asyncio.sleep(0.2)
@@ -181,7 +184,7 @@ async def write(uri: str, run: Run, log: TextIO, *, clients: int, interval: floa
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m bench.outage_client", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m bench.client", description=__doc__)
     parser.add_argument("--log", type=Path, required=True, help="where the attempts are written")
     parser.add_argument("--run", type=int, help="the run's number, part of each id; the time by default")
     parser.add_argument("--clients", type=int, default=4)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bench.outage_client import Run
-from bench.outage_figures import SECOND, Attempt, Figures, Gap, figures, longest_gap, parse, table
+from bench.client import Run
+from bench.figures import SECOND, Attempt, figures, longest_gap, parse
 
 
 def at(*seconds: float) -> list[int]:
@@ -63,14 +63,6 @@ def test_ids_of_runs_and_clients_never_meet() -> None:
     assert len(ids) == 24
     assert all(low <= key < high for key in ids)
     assert following.id(0, 0) == high < 2**63
-
-
-def test_the_table_says_when_writes_never_came_back_and_how_many_were_lost() -> None:
-    good = Figures(Gap(0.5, 0, open_end=False), 0.6, 0.02, 1000, 1, 1, (), {})
-    bad = Figures(Gap(31.0, 0, open_end=True), 31.0, 0.02, 10, 1, 1, (5, 6), {})
-    text = table({"postmaster": [good, good, bad], "pod-grace": []})
-    line = text.splitlines()[-1]
-    assert line == ("| postmaster | 3 | 0.50 | 0.50 | 31.00 (never came back) | 31.00 | 2,010 | 2 | 1.5 | 0.5 | 10.6 |")
 
 
 def test_a_client_that_came_late_is_not_the_slowest() -> None:

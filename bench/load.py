@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.outage_client import Run
-from bench.outage_figures import Attempt, Figures, figures, parse
+from bench.client import CLIENT_ERRORS, Run
+from bench.figures import Attempt, Figures, figures, parse
 from dev.host import PROJECT, DevError
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class Load:
         self._options = ["--clients", str(clients), "--interval", str(interval)]
         self._process: subprocess.Popen[str] | None = None
         self._stopped = 0
+        self._read = 0  # bytes of the log
+        self._acknowledged = 0
 
     def __enter__(self) -> Load:
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +46,7 @@ class Load:
         for name, address in self.database.names.items():
             options += ["--resolve", f"{name}={address}"]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bench.outage_client", *options],
+            [sys.executable, "-m", "bench.client", *options],
             cwd=PROJECT,
             env={**os.environ, "DATABASE_URL": self.database.uri},
             stderr=subprocess.PIPE,
@@ -66,7 +68,16 @@ class Load:
             return parse(lines)
 
     def acknowledged(self) -> int:
-        return sum(a.outcome == "ok" for a in self.attempts())
+        """How many writes were so far; reads only what was logged since the last call: asking often is cheap."""
+        if self.log.exists():
+            with self.log.open("rb") as lines:
+                lines.seek(self._read)
+                for line in lines:
+                    if not line.endswith(b"\n"):
+                        break
+                    self._read += len(line)
+                    self._acknowledged += b"\tok\t" in line
+        return self._acknowledged
 
     def flowing(self, *, more: int = 200, timeout: float = 60.0) -> int:
         """Until so many further writes were acknowledged; returns that instant, in ns of CLOCK_MONOTONIC.
@@ -103,5 +114,17 @@ class Load:
         return self.database.run(fetch, timeout=timeout)
 
     def figures(self, fault: int) -> Figures:
-        """What the run showed, read from the database as it is now; `fault` is in ns of CLOCK_MONOTONIC."""
-        return figures(self.attempts(), self.present(), fault=fault, until=self._stopped)
+        """What the run showed, read from the database as it is now; `fault` is in ns of CLOCK_MONOTONIC.
+
+        Raises DevError when the database cannot be read.
+        """
+        try:
+            present = self.present()
+        except (OSError, TimeoutError, *CLIENT_ERRORS) as e:
+            raise DevError(f"the database cannot be read, so nobody knows what is lost: {e}") from e
+        return figures(self.attempts(), present, fault=fault, until=self._stopped)
+
+    def times(self, fault: int) -> Figures:
+        """What the run showed of times; of what is lost it says nothing."""
+        attempts = self.attempts()
+        return figures(attempts, {a.id for a in attempts}, fault=fault, until=self._stopped)
