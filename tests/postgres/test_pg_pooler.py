@@ -89,7 +89,7 @@ class Pooler:
     async def connect(
         self, user: str = "app", password: str = "secret", **more: object
     ) -> asyncpg.Connection[asyncpg.Record]:
-        client = await asyncpg.connect(
+        client: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             host="127.0.0.1", port=self.port, user=user, password=password, database="app", ssl="require", **more
         )
         self.clients.append(client)
