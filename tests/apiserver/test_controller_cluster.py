@@ -98,7 +98,9 @@ async def test_a_pooler_comes_changes_and_goes(cluster_world: ClusterWorld) -> N
 
     await cluster_world.change(pooler=None)
     await cluster_world.reconcile(2)
-    assert set(await cluster_world.objects()) == EXPECTED
+    objects = await cluster_world.objects()
+    assert set(objects) == EXPECTED
+    assert not [key for key in objects["Secret", "orders-app"]["data"] if key.startswith("pooler")]
 
 
 async def test_pods_know_their_volume_and_secrets_work_together(cluster_world: ClusterWorld) -> None:

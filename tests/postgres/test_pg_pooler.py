@@ -89,7 +89,7 @@ class Pooler:
     async def connect(
         self, user: str = "app", password: str = "secret", **more: object
     ) -> asyncpg.Connection[asyncpg.Record]:
-        client = await asyncpg.connect(
+        client: asyncpg.Connection[asyncpg.Record] = await asyncpg.connect(
             host="127.0.0.1", port=self.port, user=user, password=password, database="app", ssl="require", **more
         )
         self.clients.append(client)
@@ -137,7 +137,7 @@ async def pooler(box: Box, pair: tuple[Member, Member], service: Service) -> Asy
     log = (folder / "log").open("wb")
     program = subprocess.Popen([box.bin / "pgbouncer", settings], stdout=log, stderr=log)  # noqa: ASYNC220 - ended below
     path = folder / f".s.PGSQL.{port}"
-    gate = Gate(path, lambda: meet("127.0.0.1", folder, port=service.port))
+    gate = Gate(path, lambda seconds: meet("127.0.0.1", folder, seconds, port=service.port))
     made = Pooler(folder, port, program, gate, Console(path))
     await eventually(path.exists, "PgBouncer listens")
     made.keeper = asyncio.create_task(gate.run())

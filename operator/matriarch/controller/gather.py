@@ -163,7 +163,11 @@ async def gather(resource: Object, env: Env) -> View:
         lease_problem=problem,
         erasing=lease is not None and ERASING in (lease["metadata"].get("annotations") or {}),
         refusals=tuple(refused),
-        missing=tuple(ref for ref, obj in wanted.items() if not _is_there(_comparable(obj), existing.get(ref))),
+        missing=tuple(
+            ref
+            for ref, obj in wanted.items()
+            if not _is_there(_comparable(obj), existing.get(ref)) or _leads_nowhere(obj, existing.get(ref))
+        ),
         surplus=tuple(_surplus(view)),
         certificates=plan_certificates(authority, leaves, now),
         poolers=tuple(facts_of.pooler(obj) for ref, obj in existing.items() if ref.kind == "Deployment"),
@@ -448,6 +452,13 @@ def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[L
             )
         )
     return authority, leaves
+
+
+def _leads_nowhere(wanted: Object, found: Object | None) -> bool:
+    """Credentials that still name a pooler which is not wanted any more."""
+    if wanted["kind"] != "Secret" or found is None:
+        return False
+    return any(key.startswith("pooler") and key not in wanted["data"] for key in found.get("data") or {})
 
 
 def _comparable(wanted: Object) -> Object:

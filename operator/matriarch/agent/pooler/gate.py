@@ -26,14 +26,17 @@ HOLD = 30.0
 """Seconds after which a hold ends by itself. A failover that takes longer is no failover any more."""
 AGAIN, LATER, PATIENCE = 0.03, 0.25, 2.0
 """Seconds between two looks for the successor, first and after `PATIENCE` seconds."""
+SHORTEST, LONGEST = 0.25, 2.0
+"""Seconds for one look: short at first, for what was sent to an address that is gone is lost; then ever longer, for a
+machine at its limit takes long to answer."""
 RECOVER = 1.0
 """Seconds between two attempts to meet the primary while nothing is held."""
 
 
 class Gate:
-    """`meet` opens a session with the server that takes writes, or raises Unavailable."""
+    """`meet` opens a session with the server that takes writes within so many seconds, or raises Unavailable."""
 
-    def __init__(self, socket: Path, meet: Callable[[], Awaitable[Sentinel]]) -> None:
+    def __init__(self, socket: Path, meet: Callable[[float], Awaitable[Sentinel]]) -> None:
         self.console = Console(socket)
         self._pausing = Console(socket)
         self._meet = meet
@@ -59,11 +62,7 @@ class Gate:
                 await asyncio.wait([self._held])
             if self._sentinel is None:
                 try:
-                    found = await self._meet()
-                    if self._sentinel is None:
-                        self._sentinel = found
-                    else:  # a hold that began meanwhile met it first
-                        found.close()
+                    self._keep(await self._meet(LONGEST))
                 except Unavailable as e:
                     if str(e) != self._problem:
                         log.warning("no session with the primary: %s", e)
@@ -82,7 +81,7 @@ class Gate:
         """Before the primary stops: True once no transaction runs; False when some still do after `seconds`."""
         if self._sentinel is None and not self.held:
             with contextlib.suppress(Unavailable):  # who must be another before anybody goes on
-                self._sentinel = await self._meet()
+                self._keep(await self._meet(seconds))
         if not self.held:
             self._hold(self._sentinel.identity if self._sentinel is not None else None)
         end = asyncio.get_running_loop().time() + seconds
@@ -134,10 +133,16 @@ class Gate:
         pause = asyncio.create_task(self._pause())
         loop = asyncio.get_running_loop()
         began = loop.time()
+        limit = SHORTEST
         try:
             while loop.time() - began < HOLD and not self._released.is_set():
-                with contextlib.suppress(Unavailable):
-                    found = await self._meet()
+                asked = loop.time()
+                try:
+                    found = await self._meet(limit)
+                except Unavailable:
+                    if loop.time() - asked >= limit:
+                        limit = min(limit * 2, LONGEST)
+                else:
                     if found.identity != before and not found.lost.is_set():
                         self._forget()
                         self._sentinel = found
@@ -169,6 +174,12 @@ class Gate:
                 await asyncio.sleep(0.1)
             else:
                 return
+
+    def _keep(self, found: Sentinel) -> None:
+        if self._sentinel is None:
+            self._sentinel = found
+        else:  # somebody else here met it first
+            found.close()
 
     def _forget(self) -> None:
         if self._sentinel is not None:

@@ -70,7 +70,7 @@ class Pooler:
         self.env = env
         self.tls = Tls()
         self.console = Console(SOCKET)
-        self.gate = Gate(SOCKET, lambda: meet(env.host, TLS)) if env.door == "rw" else None
+        self.gate = Gate(SOCKET, lambda seconds: meet(env.host, TLS, seconds)) if env.door == "rw" else None
         self.kube = Kube.connect(timeout=5.0, manager="matriarch-pooler")
         self.ending = asyncio.Event()
         self.up = False

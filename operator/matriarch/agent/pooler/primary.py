@@ -15,9 +15,6 @@ import asyncpg
 from matriarch.errors import Unavailable
 from matriarch.postgres.pgbouncer import LOOKUP_DATABASE, POOLER_ROLE
 
-CONNECT = 1.0
-"""Seconds for one attempt: it must not outlast a failover by much."""
-
 _WHO = """
 SELECT current_setting('cluster_name') AS instance, pg_postmaster_start_time()::text AS started,
        pg_is_in_recovery() AS standby, host(inet_server_addr()) AS address
@@ -50,11 +47,11 @@ class Sentinel:
         self._connection.terminate()
 
 
-async def meet(host: str, tls: Path, *, port: int = 5432) -> Sentinel:
-    """A new session with a server that takes writes. Raises Unavailable."""
+async def meet(host: str, tls: Path, seconds: float, *, port: int = 5432) -> Sentinel:
+    """A new session, made within so many seconds, with a server that takes writes. Raises Unavailable."""
     connection = None
     try:
-        async with asyncio.timeout(CONNECT):
+        async with asyncio.timeout(seconds):
             connection = await asyncpg.connect(
                 host=host,
                 port=port,
