@@ -35,14 +35,19 @@ KEPT = 4  # archives of each image that stay in the cache
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """One image: its Containerfile, its lock, and the package that is copied in last; `root` is where they are."""
+    """One image: the folder of its Containerfile, its lock, the package that is copied in last; all below `root`."""
 
     name: str
     root: Path
 
     @property
+    def folder(self) -> Path:
+        """The Containerfile and what else it builds from."""
+        return self.root / "images" / self.name
+
+    @property
     def containerfile(self) -> Path:
-        return self.root / "images" / self.name / "Containerfile"
+        return self.folder / "Containerfile"
 
     @property
     def requirements(self) -> Path:
@@ -58,9 +63,9 @@ class Recipe:
         The copy holds exactly what the Containerfile may copy, so that nothing else of the tree can reach an image.
         """
         copy = Recipe(self.name, root)
-        for source, target in ((self.containerfile, copy.containerfile), (self.requirements, copy.requirements)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+        copy.requirements.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(self.requirements, copy.requirements)
+        shutil.copytree(self.folder, copy.folder)
         shutil.copytree(self.package, copy.package, ignore=shutil.ignore_patterns("__pycache__"))
         return copy
 
@@ -86,7 +91,8 @@ def digest(parts: Iterable[tuple[str, bytes]]) -> str:
 
 
 def _runtime_parts(recipe: Recipe, base_id: str) -> list[tuple[str, bytes]]:
-    files = {"Containerfile": recipe.containerfile, "requirements": recipe.requirements}
+    files = {"requirements": recipe.requirements}
+    files |= {path.name: path for path in recipe.folder.iterdir() if path.is_file()}
     return [("base", base_id.encode()), *((name, path.read_bytes()) for name, path in files.items())]
 
 

@@ -124,6 +124,32 @@ BAD: tuple[Bad, ...] = (
         " remove the entry",
     ),
     _cluster(
+        "a delay of an instance that does not exist",
+        {"replication": {"delayed": [{"instance": "orders-4", "delaySeconds": 60}]}},
+        "spec.replication.delayed",
+        "delayed names an instance that this cluster does not have, or the one that should be primary: name"
+        " <cluster>-1 to <cluster>-<instances>, and not spec.primary",
+    ),
+    _cluster(
+        "a delay of the wanted primary",
+        {"primary": "orders-3", "replication": {"delayed": [{"instance": "orders-3", "delaySeconds": 60}]}},
+        "spec.replication.delayed",
+        "delayed names an instance that this cluster does not have, or the one that should be primary: name"
+        " <cluster>-1 to <cluster>-<instances>, and not spec.primary",
+    ),
+    _cluster(
+        "more delayed instances than a quorum can spare",
+        {
+            "replication": {
+                "sync": {"number": 2},
+                "delayed": [{"instance": "orders-3", "delaySeconds": 60}],
+            }
+        },
+        "spec.replication.delayed",
+        "too many instances are delayed: beside the primary, sync.number instances must not be, because delayed ones"
+        " acknowledge nothing and are never primary; raise instances or delay fewer",
+    ),
+    _cluster(
         "primary that does not exist",
         {"primary": "orders-4"},
         "spec.primary",
@@ -283,6 +309,28 @@ BAD: tuple[Bad, ...] = (
         " name",
         name="orders-backup",
     ),
+    _cluster(
+        "a name that another cluster's pooler has",
+        {},
+        "metadata.name",
+        "a cluster's name cannot end in -pooler, because another cluster's objects may be called so: choose another"
+        " name",
+        name="orders-pooler",
+    ),
+    _cluster(
+        "a pool that keeps more than it may open",
+        {"pooler": {"minConnections": 11}},
+        "spec.pooler",
+        "minConnections (2 if absent) must not exceed maxConnections (10 if absent): a pool cannot keep more than it"
+        " may open",
+    ),
+    _cluster(
+        "a pool smaller than its minimum",
+        {"pooler": {"maxConnections": 1}},
+        "spec.pooler",
+        "minConnections (2 if absent) must not exceed maxConnections (10 if absent): a pool cannot keep more than it"
+        " may open",
+    ),
     Bad(
         "physical backup",
         "Backup",
@@ -354,6 +402,14 @@ BAD: tuple[Bad, ...] = (
         {"source": {"backup": None, "store": {"local": {"size": "1Gi"}}}},
         "spec.source.store",
         "a restore reads an existing volume: set local.claimName",
+    ),
+    Bad(
+        "restore into a name that another cluster's pooler has",
+        "Restore",
+        {"target": {"cluster": "orders-pooler"}},
+        "spec.target.cluster",
+        "a cluster's name cannot end in -pooler, because another cluster's objects may be called so: choose another"
+        " name",
     ),
     Bad(
         "restore into a name that another cluster's objects have",

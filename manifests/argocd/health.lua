@@ -12,7 +12,9 @@ local worth = {
   BackupHealthy = "False",
   BackupsEncrypted = "False",
   BackupKeySaved = "False",
+  ReplicasHealthy = "False",
   SyncDegraded = "True",
+  VolumePressure = "True",
   InstanceWarnings = "True",
   Restoring = "True",
 }

@@ -61,6 +61,46 @@ async def test_a_second_round_writes_nothing(cluster_world: ClusterWorld) -> Non
     assert (await cluster_world.resource())["metadata"]["resourceVersion"] == resource
 
 
+POOLER = {
+    *((k, f"orders-pooler-{d}") for k in ("Deployment", "Service", "PodDisruptionBudget") for d in ("rw", "ro")),
+    *((k, "orders-pooler") for k in ("ServiceAccount", "Role", "RoleBinding", "ConfigMap")),
+    ("Secret", "orders-pooler-tls"),
+}
+
+
+async def test_a_pooler_comes_changes_and_goes(cluster_world: ClusterWorld) -> None:
+    await cluster_world.create(pooler={"mode": "both", "resources": {"requests": {"cpu": "0.1", "memory": "0.1Gi"}}})
+    await cluster_world.reconcile(2)
+    objects = await cluster_world.objects()
+    assert set(objects) == EXPECTED | POOLER
+    leaf = pki.describe(pki.text(objects["Secret", "orders-pooler-tls"], "tls.crt"))
+    assert leaf is not None
+    assert f"orders-pooler-rw.{cluster_world.namespace}.svc" in leaf.hosts
+    app = objects["Secret", "orders-app"]
+    host = f"orders-pooler-rw.{cluster_world.namespace}.svc"
+    assert pki.text(app, "pooler-uri") == f"postgresql://app:{pki.text(app, 'password')}@{host}:5432/app"
+    status = (await cluster_world.resource())["status"]
+    assert status["endpoints"]["pooledWrite"] == host
+    assert status["effective"]["pooler"]["maxConnections"] == 10
+    condition = next(c for c in status["conditions"] if c["type"] == "PoolerAvailable")
+    assert (condition["status"], condition["reason"]) == ("False", "NoPod")
+    cluster_world.kube.changes = 0
+    await cluster_world.reconcile(2)  # amounts in another spelling are no difference
+    assert cluster_world.kube.changes == 0
+
+    await cluster_world.change(pooler={"mode": "rw", "instances": 1, "maxConnections": 20})
+    await cluster_world.reconcile(2)
+    objects = await cluster_world.objects()
+    gone = {("PodDisruptionBudget", "orders-pooler-rw")}
+    assert {k for k in objects if "pooler" in k[1]} == {k for k in POOLER if not k[1].endswith("-ro")} - gone
+    assert "default_pool_size = 20" in objects["ConfigMap", "orders-pooler"]["data"]["pgbouncer-rw.ini"]
+    assert objects["Deployment", "orders-pooler-rw"]["spec"]["replicas"] == 1
+
+    await cluster_world.change(pooler=None)
+    await cluster_world.reconcile(2)
+    assert set(await cluster_world.objects()) == EXPECTED
+
+
 async def test_pods_know_their_volume_and_secrets_work_together(cluster_world: ClusterWorld) -> None:
     await cluster_world.create()
     await cluster_world.reconcile()

@@ -8,6 +8,7 @@ agent and server are one user, and nothing needs to be copied or run as somebody
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import shutil
 import signal
@@ -33,9 +34,10 @@ from matriarch.agent.postgres.server import Identity, Paths, Server
 from matriarch.postgres.conninfo import Upstream, application_name, slot_name
 from matriarch.postgres.settings import ServerSettings
 
+PROGRAMS = {"pgbouncer": "/usr/sbin/pgbouncer"}
 TOOLS = (
     "initdb", "postgres", "pg_controldata", "pg_basebackup", "pg_verifybackup", "pg_rewind", "pg_waldump",
-    "pg_receivewal", "psql",
+    "pg_receivewal", "pg_recvlogical", "psql",
 )  # fmt: skip
 
 _ENTER = """\
@@ -135,7 +137,7 @@ class Member:
         self.paths = Paths(home / "v", home / "r", home / "s", box.bin)
         for folder in (self.paths.volume, self.paths.run, self.paths.secret):
             folder.mkdir(parents=True, exist_ok=True)
-        box.ca.issue(self.instance, self.paths.secret)
+        box.ca.issue(self.instance, self.paths.secret, "orders-rw.test.svc")
         self.log = home / "log"
         self.spawner = Spawner(self.log)
         self.identity = Identity("orders", "test", self.instance, incarnation, self.address)
@@ -229,14 +231,15 @@ class Authority:
             self.key, hashes.SHA256()
         )
 
-    def issue(self, common_name: str, folder: Path) -> None:
+    def issue(self, common_name: str, folder: Path, *hosts: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        names = [*(x509.DNSName(h) for h in (common_name, *hosts)), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         usage = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
         certificate = (
             self._builder(subject, key.public_key())
-            .add_extension(x509.SubjectAlternativeName([x509.DNSName(common_name)]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(x509.ExtendedKeyUsage(usage), critical=False)
             .sign(self.key, hashes.SHA256())
         )
@@ -267,9 +270,8 @@ def make_box(rootfs: Path, template: Path) -> Box:
     root.chmod(0o755)
     bin_folder = root / "bin"
     bin_folder.mkdir()
-    for tool in TOOLS:
+    for tool, program in {**{t: f"/usr/lib/postgresql/17/bin/{t}" for t in TOOLS}, **PROGRAMS}.items():
         file = bin_folder / tool
-        program = f"/usr/lib/postgresql/17/bin/{tool}"
         file.write_text(_ENTER.format(python=sys.executable, root=str(rootfs), program=program))
         file.chmod(file.stat().st_mode | stat.S_IXUSR)
     with socket.socket() as probe:

@@ -36,6 +36,14 @@ def test_the_sync_rule_by_size(instances: int, sync: dict[str, Any], rule: SyncR
         assert sync_rule(_spec(instances=instances)) == rule
 
 
+def test_delayed_replicas_do_not_count() -> None:
+    late = [{"instance": "orders-4", "delaySeconds": 60}]
+    spec = _spec(instances=4, replication={"delayed": late})
+    assert sync_rule(spec) == SyncRule("quorum", 1, "required")
+    assert fill("orders", spec).delays == {"orders-4": 60}
+    assert sync_rule(_spec(instances=2, replication={"delayed": late})) == SyncRule("alone", 0, "preferred")
+
+
 def test_the_smallest_spec_has_everything() -> None:
     made = fill("orders", _spec())
     assert (made.engine, made.version, made.mode, made.reads) == ("postgresql", "17", "primary-replica", "strict")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matriarch.decide.conditions import HOPELESS_AFTER, Condition, assess, conditions, of_cluster, standing
-from matriarch.decide.facts import Memory
+from matriarch.decide.facts import Facts, Illness, Memory
 from matriarch.decide.verdict import Standing, Verdict
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -123,3 +123,38 @@ def test_creation_names_what_it_waits_for() -> None:
     verdict = assess(w.facts(), w.memory, None, w.now)
     assert verdict.reason == "Creating"
     assert all(n in verdict.message for n in names(3))
+
+
+def _told(world_: World, name: str, **said: object) -> Facts:
+    facts = world_.facts()
+    return replace(
+        facts,
+        instances=tuple(
+            replace(i, agent=replace(i.agent, **said)) if i.name == name and i.agent is not None else i  # type: ignore[arg-type]
+            for i in facts.instances
+        ),
+    )
+
+
+def test_a_full_volume_needs_a_person_until_it_grows() -> None:
+    w = ready(3)
+    facts = _told(w, "orders-1", volume="full", writes_stopped=True, free_bytes=20 << 20, total_bytes=300 << 20)
+    verdict = assess(facts, w.memory, None, w.now)
+    assert (verdict.standing, verdict.reason) == (Standing.STALLED, "VolumeFull")
+    assert "spec.storage.size" in verdict.message
+    assert "20 of 300 MiB" in verdict.message
+    kinds = {c.type: c for c in of_cluster(facts, verdict)}
+    assert (kinds["Available"].status, kinds["VolumePressure"].status) == ("False", "True")
+    larger = replace(facts, wish=replace(facts.wish, storage=2 * facts.wish.storage))
+    grows = assess(larger, w.memory, None, w.now)
+    assert (grows.standing, grows.reason) == (Standing.WORKING, "VolumeGrowing")
+
+
+def test_a_replica_that_is_repaired_is_told() -> None:
+    w = ready(3)
+    verdict = assess(w.facts(), w.memory, None, w.now)
+    assert {c.type: c.status for c in of_cluster(w.facts(), verdict)}["ReplicasHealthy"] == "True"
+    facts = _told(w, "orders-2", illness=Illness("WalMissing", "its WAL is gone", "clone", "in turn"))
+    found = {c.type: c for c in of_cluster(facts, verdict)}["ReplicasHealthy"]
+    assert (found.status, found.reason) == ("False", "WalMissing")
+    assert found.message == "orders-2: its WAL is gone; remedy: clone (in turn)"

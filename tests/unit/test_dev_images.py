@@ -55,6 +55,11 @@ def test_every_input_changes_the_tag(copy: images.Recipe) -> None:
     assert tags()[1] not in {image, changed}
     (copy.package / "renamed.py").unlink()
     assert tags() == (runtime, image)
+    library = copy.folder / "matriarch_syncwait.c"
+    source = library.read_bytes()
+    library.write_bytes(source + b"/* changed */")
+    assert tags()[0] != runtime
+    library.write_bytes(source)
     copy.requirements.write_text("x==1\n")
     assert tags()[0] != runtime
     assert tags()[1] != image

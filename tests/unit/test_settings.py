@@ -100,8 +100,34 @@ def test_users_win_over_computed_sizes() -> None:
     st.text("abc'\\ ="),
 )
 def test_stream_settings_survive_their_file(names: str, conninfo: str) -> None:
-    stream = StreamSettings(names, conninfo, "matriarch_1")
+    stream = StreamSettings(names, conninfo, "matriarch_1", ("matriarch_2", "matriarch_3"))
     assert parse_stream(render_stream(stream)) == stream
+    copies = "sync_replication_slots = 'on'" in render_stream(stream)
+    assert copies is bool(conninfo), "the worker runs only where there is somebody to ask"
+
+
+def test_a_stream_file_of_an_earlier_release_is_read() -> None:
+    text = "primary_conninfo = 'x'\nprimary_slot_name = 's'\nsynchronous_standby_names = 'n'\n"
+    assert parse_stream(text) == StreamSettings("n", "x", "s")
+
+
+def test_a_delayed_replica_replays_late() -> None:
+    assert _render(ServerSettings(delay=60))["recovery_min_apply_delay"] == "60s"
+    assert "recovery_min_apply_delay" not in _render(ServerSettings())
+
+
+def test_a_full_volume_makes_transactions_read_only_whatever_users_set() -> None:
+    settings = ServerSettings({"default_transaction_read_only": "off"}, read_only=True)
+    assert _render(settings)["default_transaction_read_only"] == "on"
+    assert "default_transaction_read_only" not in _render(ServerSettings())
+
+
+@pytest.mark.parametrize(
+    ("volume", "limit"), [(0, 4 * GB), (300 * MB, 64 * MB), (10 * GB, 2 * GB), (900 * GB, 64 * GB)]
+)
+def test_wal_kept_by_slots_is_capped_by_the_volume(volume: int, limit: int) -> None:
+    assert slot_limit(volume) == limit
+    assert _render(ServerSettings(volume=volume))["max_slot_wal_keep_size"] == f"{limit // MB}MB"
 
 
 @pytest.mark.parametrize("text", ["", "synchronous_standby_names = ''\n", "fsync = 'off'\n", "x\n"])

@@ -51,6 +51,15 @@ def test_everything_is_made_in_one_round_and_the_lease_before_any_volume() -> No
     assert actions[4:] == [CreatePod(n) for n in names(3)]
 
 
+def test_a_delayed_replica_neither_initialises_nor_stays_primary() -> None:
+    w = world(3, delayed=("orders-1",))
+    assert CreateLease("orders-2") in decide(w.facts(), START).actions
+    w = ready(3)
+    assert w.holder == "orders-1"
+    w.wish = replace(w.wish, delayed=("orders-1",))
+    assert any(isinstance(a, BeginSwitchover) for a in decide(w.facts(), START).actions)
+
+
 def test_the_wanted_primary_is_the_one_that_initialises() -> None:
     w = world(3, primary="orders-3")
     assert CreateLease("orders-3") in decide(w.facts(), START).actions

@@ -163,6 +163,17 @@ def test_at_every_step_of_every_change_acknowledging_and_electing_sets_meet(
             check(lease, postgres)
 
 
+def test_a_delayed_replica_never_votes() -> None:
+    wish = Wish(NAMES[:3], 1, True, delayed=(C.instance,))
+    change = next_change(state(voters=(B,)), wish, stream(B, C), {})
+    assert change is None, "it is not added"
+    change = next_change(state(voters=(B, C)), wish, stream(B, C), {})
+    assert change is not None
+    assert (change.kind, change.voters) == ("remove", (B,))
+    change = next_change(ALONE, wish, stream(C), {})
+    assert change is None, "alone stays alone with nobody else"
+
+
 def test_a_change_never_leaves_fewer_voters_than_k() -> None:
     change = next_change(state(voters=(B, C, D), k=2), Wish(NAMES[:4], 2, True), stream(B, C), {D: REMOVE_AFTER})
     assert change == Change("remove", "quorum", (B, C), 2, "orders-4 has not streamed for 10 s")

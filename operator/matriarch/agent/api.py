@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from matriarch.agent import candidate, voting
+from matriarch.agent import candidate, upstream, voting
 from matriarch.agent.instance import Instance
 from matriarch.agent.peers import PORT
 from matriarch.agent.status import instance_status, is_ready
@@ -61,6 +61,7 @@ class Api:
                 web.post("/v1/promise", self._handle(self.promise, peers_only=True)),
                 web.post("/v1/lead", self._handle(self.lead, peers_only=True)),
                 web.post("/v1/join", self._handle(self.join, peers_only=True)),
+                web.post("/v1/upstream", self._handle(self.upstream, peers_only=True)),
                 web.post("/v1/elect", self._handle(self.elect)),
                 web.post("/v1/switchover", self._handle(self.switchover)),
                 web.post("/v1/restart", self._handle(self.restart)),
@@ -138,9 +139,16 @@ class Api:
             raise Unavailable(f"{instance.env.instance} is not the primary")
         if instance.config is None or member.instance not in instance.config.instances:
             raise Refused(f"{member.instance} is not wanted by the spec", reason="NotWanted")
+        if body.get("again"):
+            upstream.permit(instance, member.instance)
+        if body.get("done"):
+            instance.permits.pop(member.instance, None)
         others = [i for i in instance.config.instances if i != instance.env.instance]
         await instance.server.ensure_slots({slot_name(i): None for i in others})
         return {"slot": slot_name(member.instance)}
+
+    async def upstream(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await upstream.tell(self._instance, str(body["instance"]))
 
     async def elect(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         log.info("asked to look for an election: %s", body.get("reason"))

@@ -74,12 +74,16 @@ class ClusterConfig:
     number: int
     required: bool
     priorities: Mapping[str, int] = field(default_factory=dict)
+    delays: Mapping[str, int] = field(default_factory=dict)  # instance → seconds that its replay stays behind
     strict_reads: bool = True
     parameters: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
     database: str = "app"
     owner: str = "app"
     superuser_access: bool = False
+    uid: str = ""  # of the DatabaseCluster
+    pooler_pause: float | None = None
+    """Seconds that a switchover waits for poolers to pause; None: there are none."""
 
     @property
     def single(self) -> bool:
@@ -87,7 +91,7 @@ class ClusterConfig:
 
     @property
     def wish(self) -> Wish:
-        return Wish(self.instances, self.number, self.required)
+        return Wish(self.instances, self.number, self.required, tuple(self.delays))
 
     @classmethod
     def parse(cls, doc: Mapping[str, Any]) -> ClusterConfig:
@@ -100,12 +104,15 @@ class ClusterConfig:
                 number=int(sync["number"]),
                 required=sync["durability"] == "required",
                 priorities={str(k): int(v) for k, v in (doc.get("priorities") or {}).items()},
+                delays={str(k): int(v) for k, v in (doc.get("delays") or {}).items()},
                 strict_reads=doc.get("reads", "strict") == "strict",
                 parameters={str(k): str(v) for k, v in (doc.get("parameters") or {}).items()},
                 preload=tuple(map(str, doc.get("extensions_preload") or ())),
                 database=str(doc["database"]),
                 owner=str(doc["owner"]),
                 superuser_access=bool(doc.get("superuser_access", False)),
+                uid=str(doc.get("uid") or ""),
+                pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

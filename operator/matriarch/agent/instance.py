@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from matriarch.agent.beat import HeartbeatState, HeartbeatView, PeerView, Role
 from matriarch.agent.clock import boottime
@@ -27,6 +27,7 @@ from matriarch.agent.supervisor_client import SupervisorClient
 from matriarch.decide.election import Sight, Voter
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
+from matriarch.decide.space import Space
 from matriarch.errors import Unavailable
 from matriarch.kube.client import Kube
 from matriarch.postgres.timeline import WalPosition
@@ -51,6 +52,7 @@ class Instance:
     peers: Peers
     config: ClusterConfig | None = None
     addresses: dict[str, str] = field(default_factory=dict)
+    poolers: dict[str, tuple[str, ...]] = field(default_factory=dict)  # slice of the pooler for writes → its Pods
     me: Member | None = None
     promised: int = 0
     fenced: int = 0
@@ -71,7 +73,11 @@ class Instance:
     switchover: dict[str, str] = field(default_factory=dict)
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
-    applied: tuple[ClusterConfig, bool] | None = None  # the configuration and door that PostgreSQL runs with
+    applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
+    space: Space = field(default_factory=Space)  # the volume, as last seen
+    ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led
+    illness: dict[str, Any] | None = None  # what the replica doctor says, for the status
+    permits: dict[str, int] = field(default_factory=dict)  # holder: who may be cloned anew now, until when
     armed: bool = False  # the heartbeat moves the deadline
     guarded: bool = False  # and the supervisor ends everything past it
     mute: bool = False  # a fence that could not be carried out: no beats, so that the voters elect
@@ -103,6 +109,11 @@ class Instance:
     @property
     def promise_heard(self) -> int:
         return max((self.view.promise_heard, *(p.promised for p in self.view.peers)))
+
+    @property
+    def delay(self) -> int:
+        """Seconds that replay stays behind here on purpose; 0 for none."""
+        return self.config.delays.get(self.env.instance, 0) if self.config is not None else 0
 
     def nudge(self) -> None:
         """Let the loop look again now."""

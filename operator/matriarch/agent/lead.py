@@ -15,6 +15,7 @@ from pathlib import Path
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.logical import Consumers
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
@@ -54,6 +55,8 @@ class Leadership:
         self._next: dict[str, int] = {}
         self._quorum_again = 0
         self.epoch = self.instance.lease.epoch if self.instance.lease else 0
+        self._consumers = Consumers(self.instance, self.instance.lease) if self.instance.lease else None
+        self._streaming: set[Member] = set()
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
@@ -91,6 +94,8 @@ class Leadership:
             await self._attempt("voters", self._voters(senders))
             await self._attempt("door", self.door())
             await self._attempt("routing", self._route(senders))
+            if self._consumers is not None and instance.lease is not None:
+                await self._attempt("consumers", self._consumers.keep(instance.lease, self._streaming))
             await self._attempt("streams", self._foreign(senders))
         if self._due("slots", 5.0):
             await self._attempt("slots", self._slots())
@@ -157,7 +162,7 @@ class Leadership:
             if s.role == STREAM_ROLE and (member := Member.parse(s.application_name)) is not None
         ]
         now = boottime()
-        streaming = {s.member for s in streams if s.streaming}
+        self._streaming = streaming = {s.member for s in streams if s.streaming}
         self._away = {v: self._away.get(v, now) for v in lease.voters if v not in streaming}
         change = next_change(lease, config.wish, streams, {v: now - since for v, since in self._away.items()})
         if change is not None and change.kind == "to-quorum" and now < self._quorum_again:
@@ -201,6 +206,8 @@ class Leadership:
                         if not await instance.server.probe_sync_rep():
                             raise Unavailable("no commit was seen to wait under the new names")
                     case "postgres":
+                        if "barrier" in STEPS[change.kind] and self._consumers is not None:
+                            await self._consumers.before(change, self._streaming)
                         await self._name(
                             render_names(change.k, new) if change.mode == "quorum" else self._alone_names()
                         )
@@ -350,6 +357,7 @@ class Leadership:
             and s.state == "streaming"
             and (m := Member.parse(s.application_name)) is not None
             and m.instance in config.instances
+            and m.instance not in config.delays
         )
         return replicas, replicas | {self.instance.env.instance}
 

@@ -21,6 +21,7 @@ from matriarch.decide import lease as transitions
 from matriarch.decide import role
 from matriarch.decide.election import LEASE, next_epoch
 from matriarch.decide.lease import LeaseState
+from matriarch.decide.logical import waited_for
 from matriarch.decide.member import Member
 from matriarch.decide.voters import standby_names
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
@@ -144,7 +145,12 @@ class Loop:
 
     async def _data(self) -> role.Data:
         instance = self._instance
-        control = await instance.server.control_data()
+        try:
+            control = await instance.server.control_data()
+        except Corrupt as e:
+            if not self._follower.doctor.unreadable(e):
+                raise
+            return "broken"
         if control is None:
             return "none"
         instance.system_identifier = control.system_identifier
@@ -275,7 +281,10 @@ class Loop:
             try:
                 before: list[Awaitable[object]] = [
                     instance.sync_beats(),
-                    instance.server.set_standby_names("" if mutant.is_on("empty-names") else names),
+                    instance.server.set_standby_names(
+                        "" if mutant.is_on("empty-names") else names,
+                        slots=[slot_name(m.instance) for m in waited_for(lease)],
+                    ),
                     instance.server.ensure_slots(others),  # or the voters could not attach
                     self._close_door(names),
                 ]
@@ -357,6 +366,8 @@ class Loop:
         instance = self._instance
         lease = instance.lease
         assert lease is not None
+        if (pause := await self._follower.doctor.examine(None)) is not None:
+            return pause
         async with instance.control:
             await self._configure(NOBODY, clients=True)
             instance.server_role, instance.starts_primary = "starting", False

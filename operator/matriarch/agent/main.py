@@ -15,23 +15,27 @@ from matriarch.agent.api import Api
 from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.config import ClusterConfig, Environment
+from matriarch.agent.events import Notices
 from matriarch.agent.heartbeat_client import HeartbeatClient
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
 from matriarch.agent.loop import Loop
 from matriarch.agent.memberfiles import MemberFiles
 from matriarch.agent.peers import Peers
+from matriarch.agent.postgres import files as postgres_files
 from matriarch.agent.postgres.facts import Identity, Paths
 from matriarch.agent.postgres.server import Server
 from matriarch.agent.renewals import keep_renewing
+from matriarch.agent.reserve import Reserve
 from matriarch.agent.routing import Routing
+from matriarch.agent.space import Volume
 from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
 from matriarch.agent.tls import Tls
 from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
-from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from matriarch.kube.client import Kube
 
 log = logging.getLogger("matriarch.agent")
@@ -84,6 +88,7 @@ class Agent:
             "guard": self._guard,
             "canary": lambda: Canary(instance).watch(),
             "certificates": self._certificates,
+            "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
         try:
@@ -242,7 +247,9 @@ class Agent:
 
 async def connect(env: Environment) -> tuple[Instance, Tls]:
     """Everything that the agent stands on. Raises MatriarchError when the pod lacks something."""
-    files = await asyncio.to_thread(MemberFiles)
+    reserve = Reserve()
+    postgres_files.RESERVE = reserve
+    files = await asyncio.to_thread(MemberFiles, reserve=reserve)
     supervisor = await SupervisorClient.connect()
     heartbeat = await HeartbeatClient.connect()
     kube = Kube.connect(timeout=5.0, manager="matriarch-agent")
@@ -266,7 +273,7 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
         env, files, kube, leases, supervisor, heartbeat, server, Routing(kube, env), peers, addresses=addresses
     )
     await server.settle()
-    if await server.control_data() is not None:
+    if await _holds_data(server):
         known = await asyncio.to_thread(files.ensure_incarnation, env.claim_uid)
     instance.me = Member(env.instance, known.id) if known else None
     instance.promised = await asyncio.to_thread(files.promise)
@@ -277,6 +284,15 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
         instance.armed = instance.guarded = (await supervisor.state()).armed
         await instance.look(timeout=2.0)
     return instance, tls
+
+
+async def _holds_data(server: Server) -> bool:
+    """Also data that cannot be read: what becomes of it is decided later, with what the Lease says."""
+    try:
+        return await server.control_data() is not None
+    except Corrupt as e:
+        log.error("%s", e)
+        return True
 
 
 def _recall(instance: Instance) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from matriarch.agent.reserve import Reserve
 from matriarch.errors import Corrupt, Refused
 
 FOLDER = Path("/var/lib/matriarch/member")
@@ -25,6 +26,7 @@ FENCED = "fenced.json"
 INCARNATION = "incarnation.json"
 LEASE = "lease.json"
 CONFIG = "config.json"
+DOCTOR = "doctor.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +40,9 @@ class Incarnation:
 class MemberFiles:
     """The member's files in `folder`, which is made when it is absent (its parent must exist)."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path = FOLDER, reserve: Reserve | None = None) -> None:
         self.folder = folder
+        self._reserve = reserve
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             _fsync_folder(folder.parent)
@@ -105,6 +108,17 @@ class MemberFiles:
         """No disk is touched when nothing changed."""
         self._write_changed(CONFIG, config)
 
+    def doctor(self) -> dict[str, Any] | None:
+        """What the replica doctor has tried; None for nothing, also where it cannot be read: no promise is in it."""
+        try:
+            return self._read(DOCTOR)
+        except Corrupt:
+            return None
+
+    def write_doctor(self, case: dict[str, Any]) -> None:
+        """Durable when it returns, so that a restart does not begin anew with what did not help."""
+        self._write_changed(DOCTOR, case)
+
     def _read_epoch(self, name: str) -> int:
         content = self._read(name)
         if content is None:
@@ -143,6 +157,12 @@ class MemberFiles:
             self._write(name, content)
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        if self._reserve is not None:
+            self._reserve.with_room(lambda: self._write_once(name, content))
+        else:
+            self._write_once(name, content)
+
+    def _write_once(self, name: str, content: dict[str, Any]) -> None:
         temporary = self.folder / f".{name}.new"
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:

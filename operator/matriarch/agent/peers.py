@@ -18,7 +18,7 @@ class Peers:
     """`address` gives an instance's IP or None; `hostname` the name in its certificate."""
 
     def __init__(self, tls: Tls, *, address: Callable[[str], str | None], hostname: Callable[[str], str]) -> None:
-        self._tls = tls
+        self.tls = tls
         self._address = address
         self._hostname = hostname
         self._session: aiohttp.ClientSession | None = None
@@ -42,7 +42,7 @@ class Peers:
         if address is None:
             raise Unavailable(f"no address of {instance} is known")
         if self._session is None:
-            connector = aiohttp.TCPConnector(ssl=self._tls.client, limit=0, keepalive_timeout=60)
+            connector = aiohttp.TCPConnector(ssl=self.tls.client, limit=0, keepalive_timeout=60)
             self._session = aiohttp.ClientSession(connector=connector)
         host = f"[{address}]" if ":" in address else address
         try:

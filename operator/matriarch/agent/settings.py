@@ -7,6 +7,9 @@ import os
 from pathlib import Path
 
 from matriarch.agent.instance import Instance
+from matriarch.decide.logical import waited_for
+from matriarch.postgres.conninfo import slot_name
+from matriarch.postgres.preload import SYNC_WAIT, split_by_presence
 from matriarch.postgres.settings import ServerSettings
 
 VOLUME = "/var/lib/matriarch"
@@ -18,12 +21,19 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
     """The settings for the next start or reload. `names`: synchronous_standby_names at a start."""
     config = instance.config
     assert config is not None
+    preload, missing = split_by_presence(config.preload, _libraries(instance.server.paths.bin.parent / "lib"))
+    instance.warnings.pop("libraries", None)
+    if missing:
+        instance.warnings["libraries"] = _without(missing)
     return ServerSettings(
         parameters=config.parameters,
         standby_names=names,
-        preload=config.preload,
+        preload=preload,
         memory=_memory_limit(),
-        volume=_volume_size(),
+        volume=instance.space.total_bytes or _volume_size(),
+        standby_slots=tuple(slot_name(m.instance) for m in waited_for(instance.lease)) if instance.lease else (),
+        delay=config.delays.get(instance.env.instance, 0),
+        read_only=instance.space.writes_stopped,
         superuser_access=config.superuser_access,
         clients=clients,
     )
@@ -32,14 +42,31 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
 async def apply_config(instance: Instance, names: str, *, clients: bool) -> None:
     """Bring PostgreSQL to the configuration and the door as they are now. Raises Unavailable."""
     config = instance.config
-    if config is None or (instance.applied == (config, clients) and not instance.server.held_up):
+    if config is None:
         return
-    if instance.applied == (config, not clients):  # only the door moves, and nobody may wait for the rest of it
+    space = (instance.space.total_bytes, instance.space.writes_stopped)
+    wanted = (config, clients, *space)
+    if instance.applied == wanted and not instance.server.held_up:
+        return
+    if instance.applied == (config, not clients, *space):  # only the door moves: nobody may wait for the rest of it
         await instance.server.set_door(clients=clients)
-        instance.applied = (config, clients)
+        instance.applied = wanted
         return
     await instance.server.configure(server_settings(instance, names, clients=clients))
-    instance.applied = (config, clients)
+    instance.applied = wanted
+
+
+def _libraries(folder: Path) -> list[str]:
+    with contextlib.suppress(OSError):
+        return [file.name for file in folder.iterdir() if file.suffix == ".so"]
+    return []
+
+
+def _without(missing: tuple[str, ...]) -> str:
+    text = f"the image lacks {', '.join(missing)}, so PostgreSQL runs without"
+    if SYNC_WAIT in missing:
+        text += "; a cancelled wait for replication is answered as a success with a warning"
+    return text
 
 
 def _memory_limit() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from matriarch.agent.instance import Instance
@@ -62,7 +61,9 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         },
         "streams": [s for s in streams if s is not None],
         "switchover": instance.switchover or None,
-        "disk": _disk(),
+        "disk": _disk(instance),
+        "illness": instance.illness,
+        "logical_slots": await _logical(instance) if status is not None else [],
         "warnings": sorted(instance.warnings.values()),
     }
 
@@ -73,7 +74,7 @@ def is_ready(instance: Instance) -> bool:
         return False
     if instance.server_role == "primary":
         return instance.is_holder and instance.door == "open"
-    return instance.server_role == "standby" and instance.following is not None
+    return instance.server_role == "standby" and (instance.following is not None or instance.delay > 0)
 
 
 def _stream(sender: WalSender, lsn: int) -> dict[str, Any] | None:
@@ -89,9 +90,21 @@ def _stream(sender: WalSender, lsn: int) -> dict[str, Any] | None:
     }
 
 
-def _disk() -> dict[str, int]:
+def _disk(instance: Instance) -> dict[str, Any]:
+    """As last seen: a look would wait for a disk that hangs."""
+    space = instance.space
+    return {
+        "total_bytes": space.total_bytes,
+        "free_bytes": space.free_bytes,
+        "ballast_bytes": space.ballast_bytes,
+        "state": space.state,
+        "writes_stopped": space.writes_stopped and instance.is_holder,
+    }
+
+
+async def _logical(instance: Instance) -> list[str]:
+    """Logical slots that would go on here after a promotion."""
     try:
-        found = os.statvfs("/var/lib/matriarch")
-    except OSError:
-        return {"total_bytes": 0, "free_bytes": 0}
-    return {"total_bytes": found.f_blocks * found.f_frsize, "free_bytes": found.f_bavail * found.f_frsize}
+        return sorted(s.name for s in await instance.server.logical_slots() if s.whole)
+    except MatriarchError:
+        return []

@@ -9,9 +9,11 @@ import asyncio
 import contextlib
 import logging
 
+from matriarch.agent import poolers
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.logical import await_copies
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import CleanStop
 from matriarch.decide.member import Member
@@ -50,6 +52,7 @@ async def postgres_ended(instance: Instance, status: int | None) -> None:
         return
     with instance.wanted_stop():
         log.warning("PostgreSQL ended with status %s", status)
+        instance.ends = [*instance.ends[-9:], (boottime(), instance.starts_primary)]
         led = instance.server_role in ("primary", "starting") and instance.starts_primary and instance.is_holder
         instance.leases.authority = 0
         # Without the API server nobody can be elected, and "fenced" would be final: then only this one can go on.
@@ -165,6 +168,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
     try:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
+        await await_copies(instance, heir)
+        await poolers.pause(instance)
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
                 raise Unavailable("the Lease changed meanwhile")
@@ -190,11 +195,15 @@ async def switchover(instance: Instance, heir: Member) -> None:
     finally:
         stopping.close()
         instance.nudge()
+        if instance.server_role == "primary":  # nothing was stopped
+            await poolers.resume(instance)
 
 
 async def _clean_stop(instance: Instance) -> CleanStop | None:
     """A fast stop within a bound; None when it was not clean: then an election decides."""
     instance.door, instance.door_reason = "closed", "switchover"
+    with contextlib.suppress(MatriarchError):
+        await instance.server.end_consumers(timeout=1.0)  # one that is far behind would hold up the stop
     if not await instance.server.stop("fast", timeout=STOP_WAIT):
         return None
     control = await instance.server.control_data()

@@ -56,9 +56,14 @@ async def watch_slices(instance: Instance) -> None:
         name = obj["metadata"]["name"]
         if kind == "DELETED":
             instance.addresses.pop(name, None)
+            instance.poolers.pop(name, None)
+            continue
+        labels = obj["metadata"].get("labels") or {}
+        if "matriarch.dev/pooler" in labels:
+            if labels["matriarch.dev/pooler"] == "rw":
+                instance.poolers[name] = tuple(a for e in obj.get("endpoints") or [] for a in e.get("addresses") or [])
             continue
         instance.routing.seen(obj)
-        labels = obj["metadata"].get("labels") or {}
         member = labels.get("matriarch.dev/instance")
         if member is None:
             continue

@@ -26,6 +26,7 @@ from matriarch.api.model import (
     int_or_string,
     list_map,
 )
+from matriarch.api.pooler import Pooler
 from matriarch.api.replication import Replication
 from matriarch.api.rules import CLUSTER_OBJECT, CLUSTER_SPEC, RESOURCES, STORAGE
 from matriarch.api.status import AGE, MESSAGE, READY
@@ -131,6 +132,8 @@ class DatabaseClusterSpec(Model):
     superuser_access: bool | None = None
     """Lets `postgres` log in with the password of the Secret `<cluster>-superuser`; false if absent."""
     bootstrap: Bootstrap | None = None
+    pooler: Pooler | None = None
+    """PgBouncer; none if absent."""
     backup: BackupSettings | None = None
     deletion_policy: Literal["Retain", "Delete"] | None = None
     """What happens to volumes, credentials and keys when this resource is deleted; `Retain` if absent. Backups in

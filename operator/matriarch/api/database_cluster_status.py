@@ -43,6 +43,22 @@ class EffectiveSync(Model):
     durability: Annotated[str, Field(max_length=16)] | None = None
 
 
+class EffectivePooler(Model):
+    """The pooler's settings in force."""
+
+    mode: Annotated[str, Field(max_length=16)] | None = None
+    instances: int | None = None
+    pool_mode: Annotated[str, Field(max_length=16)] | None = None
+    min_connections: int | None = None
+    max_connections: int | None = None
+    max_clients: int | None = None
+    acquire_timeout_milliseconds: int | None = None
+    connect_timeout_milliseconds: int | None = None
+    idle_timeout_milliseconds: int | None = None
+    lifetime_milliseconds: int | None = None
+    pause_timeout_milliseconds: int | None = None
+
+
 class Effective(Model):
     """The values that absent fields of the spec stand for."""
 
@@ -60,6 +76,7 @@ class Effective(Model):
     backup_store: str | None = None
     """The store that a Backup without `store` goes to."""
     backup_key_secret: str | None = None
+    pooler: EffectivePooler | None = None
 
 
 class Endpoints(Model):
@@ -71,6 +88,10 @@ class Endpoints(Model):
     """Replicas; the primary when there is none."""
     any: str | None = None
     """Every ready instance."""
+    pooled_write: str | None = None
+    """The primary, through the pooler."""
+    pooled_read: str | None = None
+    """Replicas, through the pooler."""
     secret: str | None = None
     """The Secret with the application's credentials."""
 

@@ -30,6 +30,23 @@ class SyncRule:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolerDefaults:
+    """A pooler's settings. Times are in milliseconds."""
+
+    doors: tuple[Literal["rw", "ro"], ...]
+    instances: int
+    pool_mode: Literal["transaction", "session"]
+    min_connections: int
+    max_connections: int
+    max_clients: int
+    acquire_timeout_milliseconds: int
+    connect_timeout_milliseconds: int
+    idle_timeout_milliseconds: int
+    lifetime_milliseconds: int
+    pause_timeout_milliseconds: int
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterDefaults:
     """A DatabaseCluster's settings with every absent one filled in. Times are in milliseconds."""
 
@@ -39,6 +56,8 @@ class ClusterDefaults:
     instances: int
     sync: SyncRule
     priorities: dict[str, int]
+    delays: dict[str, int]
+    """Instance → seconds that its replay stays behind."""
     reads: Literal["strict", "bounded"]
     health_interval_milliseconds: int
     health_timeout_milliseconds: int
@@ -53,19 +72,42 @@ class ClusterDefaults:
     """None when backups are not encrypted; otherwise the Secret's name."""
     backup_key: str
     compression: Literal["gzip", "none"]
+    pooler: PoolerDefaults | None = None
 
 
 def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
     """Three and more instances: quorum, required. Two: quorum, preferred. One: alone.
 
-    `number` is half of the instances, at least 1, and 0 for a single one, which has nobody to wait for.
+    `number` is half of the instances, at least 1, and 0 for a single one, which has nobody to wait for. Delayed
+    replicas do not count.
     """
     asked = spec.replication.sync if spec.replication else None
-    if spec.instances == 1:
+    counted = spec.instances - len((spec.replication.delayed if spec.replication else None) or [])
+    if counted <= 1:
         return SyncRule("alone", 0, "preferred")
-    number = asked.number if asked and asked.number is not None else max(1, spec.instances // 2)
+    number = asked.number if asked and asked.number is not None else max(1, counted // 2)
     durability = asked.durability if asked else None
-    return SyncRule("quorum", number, durability or ("required" if spec.instances >= 3 else "preferred"))
+    return SyncRule("quorum", number, durability or ("required" if counted >= 3 else "preferred"))
+
+
+def pooler(spec: DatabaseClusterSpec) -> PoolerDefaults | None:
+    """None: the cluster has no pooler."""
+    asked = spec.pooler
+    if asked is None:
+        return None
+    return PoolerDefaults(
+        doors=("rw", "ro") if asked.mode == "both" else (asked.mode or "rw",),
+        instances=asked.instances or 2,
+        pool_mode=asked.pool_mode or "transaction",
+        min_connections=2 if asked.min_connections is None else asked.min_connections,
+        max_connections=asked.max_connections or 10,
+        max_clients=asked.max_clients or 1000,
+        acquire_timeout_milliseconds=asked.acquire_timeout_milliseconds or 30_000,
+        connect_timeout_milliseconds=asked.connect_timeout_milliseconds or 30_000,
+        idle_timeout_milliseconds=asked.idle_timeout_milliseconds or 30_000,
+        lifetime_milliseconds=asked.lifetime_milliseconds or 3_600_000,
+        pause_timeout_milliseconds=asked.pause_timeout_milliseconds or 3_000,
+    )
 
 
 def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
@@ -82,6 +124,7 @@ def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
         instances=spec.instances,
         sync=sync_rule(spec),
         priorities={p.instance: p.priority for p in (replication.priorities if replication else None) or []},
+        delays={d.instance: d.delay_seconds for d in (replication.delayed if replication else None) or []},
         reads=(replication.reads if replication else None) or "strict",
         health_interval_milliseconds=(health.interval_milliseconds if health else None) or 10_000,
         health_timeout_milliseconds=(health.timeout_milliseconds if health else None) or 5_000,
@@ -95,6 +138,7 @@ def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
         backup_key_secret=None if plain else (key.name if key else f"{name}-backup-key"),
         backup_key=(key.key if key else None) or "key",
         compression=(backup.compression if backup else None) or "gzip",
+        pooler=pooler(spec),
     )
 
 

@@ -33,6 +33,15 @@ class Priority(Model):
     """Higher wins; 100 if absent. Never outweighs data: the replica with the most data wins first."""
 
 
+class Delayed(Model):
+    """A replica that stays behind on purpose, to look at, or to take back, what a mistake destroyed."""
+
+    instance: InstanceName
+    """`<cluster>-N`. It is never primary, acknowledges nothing, and serves no reads of the Services."""
+    delay_seconds: Annotated[int, Field(ge=1, le=604_800)]
+    """How long after its commit a change is replayed; the WAL of that time must fit on the volumes."""
+
+
 class HealthCheck(Model):
     """How often the controller looks at each instance by itself. Failover never waits for it."""
 
@@ -52,6 +61,8 @@ class Replication(Model):
     sync: Sync | None = None
     priorities: Annotated[list[Priority], Field(max_length=9, json_schema_extra=list_map("instance"))] | None = None
     """Which instance is preferred as primary; all alike if absent."""
+    delayed: Annotated[list[Delayed], Field(max_length=8, json_schema_extra=list_map("instance"))] | None = None
+    """Which replicas stay behind; none if absent."""
     health_check: HealthCheck | None = None
     sync_interval_milliseconds: Annotated[int, Field(ge=1000, le=3_600_000)] | None = None
     """How often each replica's progress is checked and reported; 30000 if absent. PostgreSQL streams all the time."""

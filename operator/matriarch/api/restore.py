@@ -25,7 +25,7 @@ from matriarch.api.model import (
     Time,
     list_map,
 )
-from matriarch.api.rules import PARAMETERS, SIZE, not_backup
+from matriarch.api.rules import PARAMETERS, SIZE, not_backup, not_pooler
 from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status, Step
 from matriarch.api.stores import ONE_KIND, BackupSettings, EncryptionKeyRef, LocalStore, S3Store
 
@@ -111,7 +111,10 @@ class RestoreTarget(Model):
     overrides: Overrides | None = None
     """For a new cluster only."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (not_backup("self.cluster", ".cluster", lambda t: t.cluster),)
+    rules: ClassVar[tuple[Rule, ...]] = (
+        not_backup("self.cluster", ".cluster", lambda t: t.cluster),
+        not_pooler("self.cluster", ".cluster", lambda t: t.cluster),
+    )
 
 
 class InPlace(Model):

@@ -95,11 +95,37 @@ def _stray_priority(cluster: DatabaseCluster) -> bool:
     return not named <= _instances(cluster)
 
 
+def _delayed(spec: DatabaseClusterSpec) -> set[str]:
+    return {d.instance for d in (spec.replication.delayed if spec.replication else None) or []}
+
+
+def _stray_delayed(cluster: DatabaseCluster) -> bool:
+    named = _delayed(cluster.spec)
+    return not named <= _instances(cluster) or cluster.spec.primary in named
+
+
+def _too_many_delayed(spec: DatabaseClusterSpec) -> bool:
+    named = _delayed(spec)
+    sync = spec.replication.sync if spec.replication else None
+    return bool(named) and ((sync.number if sync else None) or 0) + len(named) >= spec.instances
+
+
 def _is_instance(name: str) -> str:
     """CEL: `name` is `<cluster>-N` with N up to instances. Its schema says that it ends in a dash and one digit."""
     return (
         f"{name}.size() == self.metadata.name.size() + 2 && {name}.startsWith(self.metadata.name) &&"
         f" int({name}.substring({name}.size() - 1)) <= self.spec.instances"
+    )
+
+
+def not_pooler(cel: str, field: str, name: Callable[[Any], str]) -> Rule:
+    """`orders-pooler-rw` is a Service of `orders`, and would be one of a cluster called `orders-pooler`."""
+    return Rule(
+        cel=f"!{cel}.endsWith('-pooler')",
+        message="a cluster's name cannot end in -pooler, because another cluster's objects may be called so: choose"
+        " another name",
+        field=field,
+        broken=lambda part: name(part).endswith("-pooler"),
     )
 
 
@@ -123,6 +149,7 @@ CLUSTER_OBJECT: tuple[Rule, ...] = (
         broken=lambda c: len(c.metadata.name) > 40 or not re.fullmatch(NAME, c.metadata.name),
     ),
     not_backup("self.metadata.name", ".metadata.name", lambda c: c.metadata.name),
+    not_pooler("self.metadata.name", ".metadata.name", lambda c: c.metadata.name),
     Rule(
         cel=f"!has(self.spec.primary) || ({_is_instance('self.spec.primary')})",
         message="primary is not an instance of this cluster: name <cluster>-1 to <cluster>-<instances>, or remove it",
@@ -136,6 +163,15 @@ CLUSTER_OBJECT: tuple[Rule, ...] = (
         " <cluster>-<instances>, or remove the entry",
         field=".spec.replication.priorities",
         broken=_stray_priority,
+    ),
+    Rule(
+        cel="!has(self.spec.replication) || !has(self.spec.replication.delayed) ||"
+        f" self.spec.replication.delayed.all(d, {_is_instance('d.instance')} &&"
+        " (!has(self.spec.primary) || d.instance != self.spec.primary))",
+        message="delayed names an instance that this cluster does not have, or the one that should be primary: name"
+        " <cluster>-1 to <cluster>-<instances>, and not spec.primary",
+        field=".spec.replication.delayed",
+        broken=_stray_delayed,
     ),
 )
 
@@ -167,6 +203,15 @@ CLUSTER_SPEC: tuple[Rule, ...] = (
         broken=_number_too_high,
     ),
     Rule(
+        cel="!has(self.replication) || !has(self.replication.delayed) || self.replication.delayed.size() == 0 ||"
+        " (has(self.replication.sync) && has(self.replication.sync.number) ? self.replication.sync.number : 0) +"
+        " self.replication.delayed.size() < self.instances",
+        message="too many instances are delayed: beside the primary, sync.number instances must not be, because"
+        " delayed ones acknowledge nothing and are never primary; raise instances or delay fewer",
+        field=".replication.delayed",
+        broken=_too_many_delayed,
+    ),
+    Rule(
         cel="(has(self.bootstrap) && has(self.bootstrap.database) ? self.bootstrap.database : 'app') =="
         " (has(oldSelf.bootstrap) && has(oldSelf.bootstrap.database) ? oldSelf.bootstrap.database : 'app')",
         message="bootstrap.database cannot change, because it was made when the cluster was born: put the old value"
@@ -181,6 +226,21 @@ CLUSTER_SPEC: tuple[Rule, ...] = (
     ),
     *PARAMETERS,
 )
+
+POOLER: tuple[Rule, ...] = (
+    Rule(
+        cel="(has(self.minConnections) ? self.minConnections : 2) <="
+        " (has(self.maxConnections) ? self.maxConnections : 10)",
+        message="minConnections (2 if absent) must not exceed maxConnections (10 if absent): a pool cannot keep more"
+        " than it may open",
+        broken=lambda p: _or(p.min_connections, 2) > _or(p.max_connections, 10),
+    ),
+)
+
+
+def _or(value: int | None, default: int) -> int:
+    return default if value is None else value
+
 
 NOT_YET = ("master-master", "cluster")
 """Words of replication.mode that the schema knows and this release refuses."""

@@ -10,7 +10,9 @@ from matriarch.controller.gather import View
 from matriarch.decide.certificates import CertificatePlan, Step
 from matriarch.decide.facts import Ref
 from matriarch.kube.client import Object
+from matriarch.postgres.pgbouncer import POOLER_ROLE
 from matriarch.resources import names, secrets
+from matriarch.resources.pooler import hosts as pooler_hosts
 
 _PARTS = ("tls.crt", "tls.key", "ca.crt", "heartbeat.key", "next.crt", "next.key", "previous.crt")
 
@@ -69,10 +71,13 @@ async def _leaf(secret: str, view: View, env: Env, *, renew: bool) -> None:
     found = view.existing.get(Ref("Secret", secret))
     if renew or not pki.text(found, "tls.key"):
         signer = pki.Pair(pki.text(authority, "tls.crt"), pki.text(authority, "tls.key"))
-        name, hosts = (
-            ("matriarch_backup", frozenset[str]()) if instance is None else (instance, secrets.hosts(b, instance))
-        )
-        pair = pki.issue(signer, name, sorted(hosts), view.now, server=instance is not None)
+        if instance is not None:
+            name, hosts = instance, secrets.hosts(b, instance)
+        elif secret == names.pooler_tls(b.name):
+            name, hosts = POOLER_ROLE, pooler_hosts(b)
+        else:
+            name, hosts = "matriarch_backup", frozenset()
+        pair = pki.issue(signer, name, sorted(hosts), view.now, server=bool(hosts))
     else:
         pair = pki.Pair(pki.text(found, "tls.crt"), pki.text(found, "tls.key"))
     data = {"tls.crt": pair.certificate, "tls.key": pair.key, "ca.crt": pki.text(authority, "ca.crt")}

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from matriarch.api.rules import quantity
-from matriarch.decide.facts import Agent, Claim, Memory, Pod, Stream, Switchover
+from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Pooler, Stream, Switchover
 from matriarch.resources import names
 from matriarch.resources.claim import VERSION
 
@@ -59,10 +59,23 @@ def claim(obj: Object) -> Claim:
     )
 
 
+def pooler(obj: Object) -> Pooler:
+    """Of one Deployment."""
+    status = obj.get("status") or {}
+    seen = status.get("observedGeneration") == obj["metadata"].get("generation")
+    return Pooler(
+        name=obj["metadata"]["name"],
+        wanted=int(obj["spec"].get("replicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        current=int(status.get("updatedReplicas") or 0) if seen else 0,
+    )
+
+
 def agent(answer: Object) -> Agent:
     """Of an InstanceStatus (docs/architecture.md). What an older agent leaves out has its quiet value."""
     told = answer.get("switchover") or {}
     pending = answer.get("pending_restart") or {}
+    ill, disk = answer.get("illness") or {}, answer.get("disk") or {}
     return Agent(
         role=_ROLES.get(answer.get("role", ""), "none"),
         state=str(answer.get("state") or "unknown"),
@@ -83,6 +96,11 @@ def agent(answer: Object) -> Agent:
         if told.get("to")
         else None,
         warnings=tuple(map(str, answer.get("warnings") or ())),
+        illness=Illness(*(str(ill.get(k) or "") for k in ("ailment", "why", "remedy", "note"))) if ill else None,
+        volume=str(disk.get("state") or "ok"),
+        writes_stopped=bool(disk.get("writes_stopped")),
+        free_bytes=disk.get("free_bytes") if disk.get("total_bytes") else None,
+        total_bytes=disk.get("total_bytes") or None,
     )
 
 

@@ -7,6 +7,7 @@ asked at the same time, each with the time limit that the spec gives.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -32,12 +33,15 @@ from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Object
 from matriarch.kube.errors import NotFound
 from matriarch.postgres import parameters
+from matriarch.postgres.settings import SHARED_DEFAULTS
 from matriarch.resources import names, secrets
 from matriarch.resources.access import access
 from matriarch.resources.blueprint import Blueprint
 from matriarch.resources.claim import claim_notes, disruption_budget
 from matriarch.resources.config import KEY, config, generation_of
 from matriarch.resources.pod import pod_hash
+from matriarch.resources.pooler import hosts as pooler_hosts
+from matriarch.resources.pooler import pooler
 from matriarch.resources.services import services, slices
 
 LISTED = (
@@ -51,7 +55,9 @@ LISTED = (
     "Role",
     "RoleBinding",
     "PodDisruptionBudget",
+    "Deployment",
 )
+_RESERVED = 10  # connections that the superuser and the agent take
 ERASING = "matriarch.dev/erasing"  # on the Lease: a deletion with its data has begun
 
 
@@ -132,7 +138,10 @@ async def gather(resource: Object, env: Env) -> View:
         known = ", ".join(sorted(env.settings.postgres_images))
         refused.append(f"spec.version: this operator has no image for {defaults.version}; it has {known}")
     refused += [f.message for f in _findings(defaults)]
-    blueprint = Blueprint(cluster, defaults, image, env.settings.slice_family, test_mutant=env.settings.test_mutant)
+    own = env.settings.postgres_images.get(defaults.version, image)
+    blueprint = Blueprint(
+        cluster, defaults, image, env.settings.slice_family, own, test_mutant=env.settings.test_mutant
+    )
     facts = Facts(wish=_wish(blueprint), instances=(), memory=facts_of.memory(resource.get("status") or {}))
     view = View(resource, now, blueprint, facts, {}, existing)
     problem = ""
@@ -154,9 +163,10 @@ async def gather(resource: Object, env: Env) -> View:
         lease_problem=problem,
         erasing=lease is not None and ERASING in (lease["metadata"].get("annotations") or {}),
         refusals=tuple(refused),
-        missing=tuple(ref for ref, obj in wanted.items() if not _is_there(obj, existing.get(ref))),
+        missing=tuple(ref for ref, obj in wanted.items() if not _is_there(_comparable(obj), existing.get(ref))),
         surplus=tuple(_surplus(view)),
         certificates=plan_certificates(authority, leaves, now),
+        poolers=tuple(facts_of.pooler(obj) for ref, obj in existing.items() if ref.kind == "Deployment"),
         config_generation=generation_of(wanted[Ref("ConfigMap", names.config(key.name))]),
         passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
     )
@@ -193,9 +203,11 @@ def _wish(b: Blueprint) -> Wish:
         request=annotations.get(names.SWITCHOVER),
         restart=annotations.get(names.RESTART),
         priorities=d.priorities,
+        delayed=tuple(sorted(d.delays)),
         storage=int(quantity(spec.storage.size)),
         health_interval=d.health_interval_milliseconds / 1000,
         advice=tuple(_advice(b)),
+        poolers=tuple(names.pooler_door(b.name, door) for door in d.pooler.doors) if d.pooler is not None else (),
     )
 
 
@@ -207,6 +219,16 @@ def _advice(b: Blueprint) -> list[str]:
         found.append(
             "A CPU limit stops an instance in the middle of its heartbeats and can cause failovers; remove it."
         )
+    if (d := b.defaults.pooler) is not None:
+        most = d.instances * d.max_connections
+        limit = b.defaults.parameters.get("max_connections", str(SHARED_DEFAULTS["max_connections"]))
+        if limit.isdigit() and most > int(limit) - _RESERVED:
+            found.append(
+                f"{d.instances} poolers may open {most} connections for each user of each database, and max_connections"
+                f" is {limit}: lower maxConnections or raise it."
+            )
+        if d.pool_mode == "session":
+            found.append("With poolMode session a switchover ends the clients' connections.")
     return found
 
 
@@ -308,6 +330,7 @@ def _wanted(view: View, instances: tuple[Instance, ...]) -> dict[Ref, Object]:
     ]
     if (budget := disruption_budget(b)) is not None:
         objects.append(budget)
+    objects += pooler(b)
     passwords = {s: pki.text(view.existing.get(Ref("Secret", s)), "password") for s in _credentials(b)}
     objects += [credentials(view, secret, password) for secret, password in passwords.items() if password]
     objects += [claim_notes(b, i.name) for i in instances if i.claim is not None and i.name in b.instances]
@@ -362,12 +385,24 @@ def _is_raising(pending: Mapping[str, tuple[str, str]], generation: int, publish
 def _surplus(view: View) -> list[Ref]:
     b = view.blueprint
     found = []
-    for ref in (Ref("PodDisruptionBudget", b.name), Ref("Secret", names.superuser_secret(b.name))):
+    optional = {
+        Ref("PodDisruptionBudget", b.name): False,
+        Ref("Secret", names.superuser_secret(b.name)): b.defaults.superuser_access,
+        Ref("Secret", names.pooler_tls(b.name)): b.defaults.pooler is not None,
+        **{ref: False for ref, obj in view.existing.items() if _is_poolers(ref, obj)},
+    }
+    for ref, kept_all_the_same in optional.items():
         there = view.existing.get(ref)
-        kept = ref in view.wanted or (ref.kind == "Secret" and b.defaults.superuser_access)
+        kept = ref in view.wanted or kept_all_the_same
         if there is not None and not kept and "deletionTimestamp" not in there["metadata"]:
             found.append(ref)
     return [*found, *(ref for ref, obj in view.existing.items() if _is_left_over(ref, obj, view))]
+
+
+def _is_poolers(ref: Ref, obj: Object) -> bool:
+    """Made by the controller for a pooler; its slices are Kubernetes' own, and carry the Service's labels."""
+    component = (obj["metadata"].get("labels") or {}).get("app.kubernetes.io/component")
+    return component == "pooler" and ref.kind not in {"EndpointSlice", "Pod"}
 
 
 def _is_left_over(ref: Ref, obj: Object, view: View) -> bool:
@@ -393,16 +428,18 @@ def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[L
             heartbeat=bool(heartbeat),
         )
     kept = {n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and _is_instance(b.name, n)}
+    wanted = {names.instance_tls(i): (secrets.hosts(b, i), heartbeat) for i in sorted({*b.instances, *kept})}
+    wanted[names.backup_tls(b.name)] = (frozenset(), "")
+    if b.defaults.pooler is not None:
+        wanted[names.pooler_tls(b.name)] = (pooler_hosts(b), "")
     leaves = []
-    for name in (*sorted({*b.instances, *kept}), None):
-        leaf = names.instance_tls(name) if name is not None else names.backup_tls(b.name)
+    for leaf, (hosts, wanted_heartbeat) in wanted.items():
         found = view.existing.get(Ref("Secret", leaf))
-        wanted_heartbeat = heartbeat if name is not None else ""
         owners = (found or {}).get("metadata", {}).get("ownerReferences") or ()
         leaves.append(
             Leaf(
                 secret=leaf,
-                hosts=secrets.hosts(b, name) if name is not None else frozenset(),
+                hosts=hosts,
                 certificate=pki.describe(pki.text(found, "tls.crt")),
                 bundle=pki.fingerprints(pki.text(found, "ca.crt")),
                 whole=pki.text(found, "heartbeat.key") == wanted_heartbeat
@@ -411,6 +448,16 @@ def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[L
             )
         )
     return authority, leaves
+
+
+def _comparable(wanted: Object) -> Object:
+    """Amounts come back in another spelling; the hash among a Deployment's annotations tells of their change."""
+    if wanted["kind"] != "Deployment":
+        return wanted
+    made = copy.deepcopy(wanted)
+    for container in made["spec"]["template"]["spec"]["containers"]:
+        del container["resources"]
+    return made
 
 
 def _is_there(wanted: Any, found: Any) -> bool:

@@ -83,6 +83,7 @@ def _fit(spec: dict[str, Any], name: str) -> None:
         sync.pop("number")
     numbered = [(int(p["instance"].rpartition("-")[2]), p) for p in replication.pop("priorities", ())]
     kept = [{**p, "instance": f"{name}-{n}"} for n, p in numbered if n <= spec["instances"]]
+    replication.pop("delayed", None)  # a copy to look at starts with what there is
     replication |= {key: value for key, value in (("sync", sync), ("priorities", kept)) if value}
     if replication:
         spec["replication"] = replication

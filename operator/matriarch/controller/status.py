@@ -9,6 +9,7 @@ import copy
 from datetime import timedelta
 from typing import Any
 
+from matriarch.api.defaults import PoolerDefaults
 from matriarch.controller import facts_of
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.gather import View
@@ -23,7 +24,18 @@ from matriarch.resources import names
 _OTHERS = frozenset({"backup"})  # parts of the status that have another writer
 _VOLATILE = ("lsn", "lagBytes", "lagSeconds")
 OWN_CONDITIONS = frozenset(
-    {"Ready", "Reconciling", "Stalled", "Available", "SyncDegraded", "Advice", "InstanceWarnings"}
+    {
+        "Ready",
+        "Reconciling",
+        "Stalled",
+        "Available",
+        "SyncDegraded",
+        "PoolerAvailable",
+        "ReplicasHealthy",
+        "VolumePressure",
+        "Advice",
+        "InstanceWarnings",
+    }
 )
 
 
@@ -85,12 +97,7 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
         "selector": names.selector_text(b.name),
         "instanceStatuses": [_instance(i, view) for i in mine],
         "effective": _effective(view),
-        "endpoints": {
-            "write": names.write_host(b.name, b.namespace),
-            "read": f"{b.name}-ro.{b.namespace}.svc",
-            "any": f"{b.name}-r.{b.namespace}.svc",
-            "secret": names.app_secret(b.name),
-        },
+        "endpoints": _endpoints(view),
         "reportedAt": now,
         "primary": facts.holder if facts.serving else None,
         "systemIdentifier": memory.system_identifier or None,
@@ -112,6 +119,21 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
             }
         )
     return _present(status)
+
+
+def _endpoints(view: View) -> Object:
+    b = view.blueprint
+    doors = b.defaults.pooler.doors if b.defaults.pooler is not None else ()
+    return _present(
+        {
+            "write": names.write_host(b.name, b.namespace),
+            "read": f"{b.name}-ro.{b.namespace}.svc",
+            "any": f"{b.name}-r.{b.namespace}.svc",
+            "pooledWrite": names.pooler_host(b.name, b.namespace, "rw") if "rw" in doors else None,
+            "pooledRead": names.pooler_host(b.name, b.namespace, "ro") if "ro" in doors else None,
+            "secret": names.app_secret(b.name),
+        }
+    )
 
 
 def _ready(i: Instance) -> bool:
@@ -169,8 +191,27 @@ def _effective(view: View) -> Object:
             "owner": d.owner,
             "backupStore": d.backup_store,
             "backupKeySecret": d.backup_key_secret,
+            "pooler": _effective_pooler(d.pooler),
         }
     )
+
+
+def _effective_pooler(d: PoolerDefaults | None) -> Object | None:
+    if d is None:
+        return None
+    return {
+        "mode": "both" if len(d.doors) > 1 else d.doors[0],
+        "instances": d.instances,
+        "poolMode": d.pool_mode,
+        "minConnections": d.min_connections,
+        "maxConnections": d.max_connections,
+        "maxClients": d.max_clients,
+        "acquireTimeoutMilliseconds": d.acquire_timeout_milliseconds,
+        "connectTimeoutMilliseconds": d.connect_timeout_milliseconds,
+        "idleTimeoutMilliseconds": d.idle_timeout_milliseconds,
+        "lifetimeMilliseconds": d.lifetime_milliseconds,
+        "pauseTimeoutMilliseconds": d.pause_timeout_milliseconds,
+    }
 
 
 def _switchover(memory: Memory) -> Object | None:

@@ -30,6 +30,7 @@ OWNED = (
     "ServiceAccount",
     "Role",
     "RoleBinding",
+    "Deployment",
 )
 
 

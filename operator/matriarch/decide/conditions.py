@@ -41,6 +41,8 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
         if under_way is not None and under_way.reason == "SwitchingOver":
             return under_way
         return _not_serving(facts, memory, now)
+    if (full := _writes_stopped(facts)) is not None:
+        return full
     if under_way is not None:
         return under_way
     left = [i.name for i in facts.instances if i.name not in wish.instances and (i.pod or i.claim)]
@@ -54,7 +56,50 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if unaware:
         message = f"{', '.join(unaware)} to take on the configuration."
         return Verdict(Standing.WORKING, "ApplyingConfiguration", message)
+    if short := _poolers_short(facts):
+        return Verdict(Standing.WORKING, "PoolerNotReady", short)
     return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
+
+
+def _writes_stopped(facts: Facts) -> Verdict | None:
+    """The primary's volume is full: only a person can say how much larger it may be."""
+    holder = facts.get(facts.holder) if facts.holder else None
+    if holder is None or holder.agent is None or not holder.agent.writes_stopped:
+        return None
+    if holder.claim is not None and holder.claim.requested < facts.wish.storage:
+        return Verdict(Standing.WORKING, "VolumeGrowing", f"The volume of {holder.name} is full and grows.")
+    message = (
+        f"The volume of {holder.name} is full{_room(holder)} and no replica has room to take over, so writes are "
+        "stopped; reads go on. Raise spec.storage.size. To make room instead, begin a session with "
+        "SET default_transaction_read_only = off and DROP or TRUNCATE what is not needed."
+    )
+    return Verdict(Standing.STALLED, "VolumeFull", message)
+
+
+def _room(i: Instance) -> str:
+    if i.agent is None or i.agent.free_bytes is None or i.agent.total_bytes is None:
+        return ""
+    return f" ({i.agent.free_bytes >> 20} of {i.agent.total_bytes >> 20} MiB are free)"
+
+
+def _poolers_short(facts: Facts) -> str:
+    """Which poolers lack Pods, for people; empty when none does."""
+    said = []
+    for name in facts.wish.poolers:
+        found = next((p for p in facts.poolers if p.name == name), None)
+        if found is None:
+            said.append(f"{name} is being created")
+        elif min(found.ready, found.current) < found.wanted:
+            said.append(f"{name}: {min(found.ready, found.current)} of {found.wanted} Pods are ready")
+    return "; ".join(said)
+
+
+def _pooler(facts: Facts) -> Condition:
+    none = [n for n in facts.wish.poolers if not any(p.name == n and p.ready for p in facts.poolers)]
+    if none:
+        return Condition("PoolerAvailable", "False", "NoPod", f"No Pod of {', '.join(none)} lets clients in.")
+    message = _poolers_short(facts) or f"{', '.join(facts.wish.poolers)} let clients in."
+    return Condition("PoolerAvailable", "True", "PodsReady", message)
 
 
 def _replicas(facts: Facts) -> str:
@@ -129,19 +174,39 @@ def standing(verdict: Verdict) -> list[Condition]:
 def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
     """All conditions of a DatabaseCluster but those of other writers (BackupHealthy)."""
     found = standing(verdict)
-    if facts.serving:
+    if facts.serving and verdict.reason in ("VolumeFull", "VolumeGrowing"):
+        found.append(Condition("Available", "False", verdict.reason, verdict.message))
+    elif facts.serving:
         found.append(Condition("Available", "True", "PrimaryServes", f"{facts.holder} takes writes."))
     else:
         found.append(Condition("Available", "False", verdict.reason, verdict.message))
     lease = facts.lease
     if lease is not None and lease.opened and len(facts.wish.instances) > 1:
         found.append(_synchronous(facts))
+        found.append(_healthy(facts))
+    if tight := [i for i in facts.instances if i.agent is not None and i.agent.volume != "ok"]:
+        said = "; ".join(f"{i.name}: its volume is {i.agent.volume if i.agent else ''}{_room(i)}" for i in tight)
+        found.append(Condition("VolumePressure", "True", "SeeMessage", f"{said}. Raise spec.storage.size."))
+    if facts.wish.poolers:
+        found.append(_pooler(facts))
     if facts.wish.advice:
         found.append(Condition("Advice", "True", "ReviewSpec", " ".join(facts.wish.advice)))
     warnings = [f"{i.name}: {w}" for i in facts.instances if i.agent is not None for w in i.agent.warnings]
     if warnings:
         found.append(Condition("InstanceWarnings", "True", "SeeMessage", "; ".join(warnings)[:1024]))
     return found
+
+
+def _healthy(facts: Facts) -> Condition:
+    """What the replica doctors say."""
+    ill = [(i.name, i.agent.illness) for i in facts.instances if i.agent is not None and i.agent.illness is not None]
+    if not ill:
+        return Condition("ReplicasHealthy", "True", "NothingFound", "No replica needs repair.")
+    said = "; ".join(
+        f"{name}: {found.why}; remedy: {found.remedy}" + (f" ({found.note})" if found.note else "")
+        for name, found in ill
+    )
+    return Condition("ReplicasHealthy", "False", ill[0][1].ailment, said[:1024])
 
 
 def _synchronous(facts: Facts) -> Condition:

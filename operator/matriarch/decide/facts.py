@@ -33,9 +33,11 @@ class Wish:
     request: str | None = None  # the switchover annotation
     restart: str | None = None  # the restart annotation
     priorities: Mapping[str, int] = field(default_factory=dict)
+    delayed: tuple[str, ...] = ()  # replicas that stay behind on purpose: never primary
     storage: int = 0
     health_interval: float = 10.0  # seconds
     advice: tuple[str, ...] = ()  # what is accepted but not advised
+    poolers: tuple[str, ...] = ()  # their Deployments
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,16 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
+class Illness:
+    """What the replica doctor of an instance found, and what it does."""
+
+    ailment: str
+    why: str
+    remedy: str
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """The agent's own account (`GET /v1/status`), as far as decisions need it."""
 
@@ -94,6 +106,21 @@ class Agent:
     streams: tuple[Stream, ...] = ()
     switchover: tuple[str, str, str] | None = None  # to, state, message
     warnings: tuple[str, ...] = ()
+    illness: Illness | None = None
+    volume: str = "ok"  # ok, low or full
+    writes_stopped: bool = False  # for want of room
+    free_bytes: int | None = None
+    total_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """One of the pooler's Deployments: Pods that are wanted, ready, and made after the newest template."""
+
+    name: str
+    wanted: int
+    ready: int
+    current: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +175,7 @@ class Facts:
     config_generation: int = 0  # of the configuration that agents should have seen
     passwords: tuple[str, ...] = ()  # credentials Secrets without a password
     memory: Memory = field(default_factory=Memory)
+    poolers: tuple[Pooler, ...] = ()
 
     def get(self, name: str) -> Instance | None:
         """The instance of that name."""

@@ -122,7 +122,9 @@ def _after_erasure(facts: Facts, memory: Memory) -> Plan:
 
 def bootstrap(wish: Wish) -> str:
     """Who may run initdb: the wanted primary, if it is one of the instances."""
-    return wish.primary if wish.primary in wish.instances else wish.instances[0]
+    if wish.primary is not None and wish.primary in wish.instances:
+        return wish.primary
+    return next((i for i in wish.instances if i not in wish.delayed), wish.instances[0])
 
 
 def _children(facts: Facts) -> list[Action]:
@@ -202,7 +204,7 @@ def _one_disruption(
         return [], memory, Verdict(Standing.WORKING, "SwitchingOver", f"Switching over to {memory.switchover.to}.")
     if broken := rollout.broken(facts, now):
         return list(broken), memory, Verdict(Standing.WORKING, "RollingUpdate", "Replacing Pods that could not start.")
-    if facts.holder not in facts.wish.instances:
+    if facts.holder not in facts.wish.instances or facts.holder in facts.wish.delayed:
         return _hand_over_leaving(facts, memory, now)
     asked, memory, note = switchover.asked_for(facts, memory, now)
     if asked or busy:

@@ -39,6 +39,7 @@ class Wish:
     instances: tuple[str, ...]
     number: int
     required: bool
+    delayed: tuple[str, ...] = ()  # they replay late, so they acknowledge nothing and are never elected
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ STEPS: dict[str, tuple[Step, ...]] = {
 
 def next_change(lease: LeaseState, wish: Wish, streams: Sequence[Stream], away: dict[Member, int]) -> Change | None:
     """The next change, or None. `away`: for how many ns each voter has not streamed (0 or absent: it streams)."""
-    wanted = set(wish.instances) - set(lease.leaving)
+    wanted = set(wish.instances) - set(lease.leaving) - set(wish.delayed)
     ready = sorted(s.member for s in streams if s.streaming and s.lag_bytes < SEGMENT and s.member.instance in wanted)
     streaming = {s.member for s in streams if s.streaming}
     if lease.mode == "alone":

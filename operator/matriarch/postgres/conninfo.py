@@ -75,8 +75,12 @@ def render_conninfo(parameters: Mapping[str, str]) -> str:
 
 
 def primary_conninfo(upstream: Upstream) -> str:
-    """The setting of a standby: who and where. Another upstream is another text, so PostgreSQL changes over live."""
-    return render_conninfo({"service": STREAM_SERVICE, **_target(upstream, upstream.application_name)})
+    """The setting of a standby: who and where. Another upstream is another text, so PostgreSQL changes over live.
+
+    The database is for the worker that copies logical slots, which reads its name here and nowhere else.
+    """
+    target = _target(upstream, upstream.application_name)
+    return render_conninfo({"service": STREAM_SERVICE, **target, "dbname": "postgres"})
 
 
 def tool_conninfo(upstream: Upstream, *, role: str, database: str | None, purpose: str, tls_folder: str) -> str:

@@ -18,8 +18,9 @@ _HBA = """\
 local    all          postgres                                   peer map={agent}
 local    all          all                                        reject
 hostssl  replication  matriarch_stream,matriarch_clone  all      cert map={instances}
-hostssl  postgres     matriarch_rewind                  all      cert map={instances}
+hostssl  postgres     matriarch_rewind,matriarch_stream  all     cert map={instances}
 hostssl  all          matriarch_backup                  all      cert
+hostssl  postgres     matriarch_pooler                  all      {pooler}
 hostssl  all          postgres                          all      {superuser}
 host     all          postgres,"/^matriarch_"           all      reject
 host     replication  all                               all      reject
@@ -45,7 +46,11 @@ def render_hba(*, superuser_access: bool = False, clients: bool = True) -> str:
     """
     superuser = "scram-sha-256" if superuser_access else "cert"
     return _HBA.format(
-        agent=AGENT_MAP, instances=INSTANCES_MAP, superuser=superuser, clients="scram-sha-256" if clients else "reject"
+        agent=AGENT_MAP,
+        instances=INSTANCES_MAP,
+        superuser=superuser,
+        pooler="cert" if clients else "reject",  # so the pooler knows from its own login that others will get in
+        clients="scram-sha-256" if clients else "reject",
     )
 
 

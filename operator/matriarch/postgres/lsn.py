@@ -37,3 +37,9 @@ def segment_name(timeline: int, lsn: int, segment_size: int = SEGMENT_SIZE) -> s
     number = lsn // segment_size
     per_id = (1 << 32) // segment_size
     return f"{timeline:08X}{number // per_id:08X}{number % per_id:08X}"
+
+
+def segment_start(name: str, segment_size: int = SEGMENT_SIZE) -> int:
+    """The LSN of the first byte in the WAL file of that name. Raises ValueError for what is no such name."""
+    per_id = (1 << 32) // segment_size
+    return (int(name[8:16], 16) * per_id + int(name[16:24], 16)) * segment_size

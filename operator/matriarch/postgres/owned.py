@@ -26,6 +26,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "replication and failover are built on it; use spec.replication",
         (
             "hot_standby",
+            "hot_standby_feedback",
             "max_slot_wal_keep_size",
             "primary_conninfo",
             "primary_slot_name",

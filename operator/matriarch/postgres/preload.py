@@ -5,6 +5,12 @@ A library that is not there keeps PostgreSQL from starting, so only those of the
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import PurePath
+
+SYNC_WAIT = "matriarch_syncwait"
+"""Matriarch's own: a cancelled wait for replication ends the connection in place of answering with a warning."""
+
 LIBRARIES = (
     "auth_delay",
     "auto_explain",
@@ -15,6 +21,16 @@ LIBRARIES = (
     "pgaudit",
 )
 """What `shared_preload_libraries` may name."""
+
+
+def split_by_presence(wanted: Iterable[str], there: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of the libraries that Matriarch asks for by itself, those in the image, and those that a user's image lacks.
+
+    `there` are the file names in PostgreSQL's library folder; none at all means that it could not be read.
+    """
+    found = {PurePath(name).stem for name in there}
+    wanted = tuple(wanted)
+    return tuple(w for w in wanted if w in found), tuple(w for w in wanted if w not in found)
 
 
 def libraries(value: str) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ _OWNED = {
     "synchronous_commit": "on",
     "wal_level": "logical",  # change data capture works without a restart; the cost over `replica` is small
     "hot_standby": "on",
+    "hot_standby_feedback": "on",  # copies of logical slots on standbys need the catalogue's old rows
     "wal_log_hints": "off",  # data checksums imply it
     "wal_retrieve_retry_interval": "100ms",  # the default of 5 s alone would break the failover goal
     "wal_receiver_status_interval": "1s",
@@ -89,6 +90,9 @@ class ServerSettings:
     preload: tuple[str, ...] = ()
     memory: int = 0
     volume: int = 0
+    standby_slots: tuple[str, ...] = ()  # as `standby_names`, for consumers of logical slots
+    delay: int = 0  # seconds that a standby's replay stays behind
+    read_only: bool = False  # the volume is full: transactions are read-only unless a session says otherwise
     superuser_access: bool = False
     clients: bool = True  # whether anybody but the cluster itself may log in
     listen_addresses: str = "*"
@@ -98,11 +102,16 @@ class ServerSettings:
 
 @dataclass(frozen=True, slots=True)
 class StreamSettings:
-    """What elections change. An empty `primary_conninfo`: nobody is followed."""
+    """What elections change. An empty `primary_conninfo`: nobody is followed.
+
+    `standby_slots`: the physical slots of the voters that must have flushed a change before a consumer of a logical
+    slot that survives failovers sees it.
+    """
 
     standby_names: str = NOBODY
     primary_conninfo: str = ""
     primary_slot_name: str = ""
+    standby_slots: tuple[str, ...] = ()
 
 
 def render_main(
@@ -130,6 +139,10 @@ def render_main(
             "max_slot_wal_keep_size": _megabytes(slot_limit(settings.volume)),
         }
     )
+    if settings.delay:
+        values["recovery_min_apply_delay"] = f"{settings.delay}s"
+    if settings.read_only:
+        values["default_transaction_read_only"] = "on"
     libraries = (*settings.preload, *_list(values.get("shared_preload_libraries", "")))
     values["shared_preload_libraries"] = ",".join(dict.fromkeys(libraries))
     return _render(values) + f"include '{STREAM_FILE}'\n"
@@ -142,6 +155,9 @@ def render_stream(stream: StreamSettings) -> str:
             "synchronous_standby_names": stream.standby_names,
             "primary_conninfo": stream.primary_conninfo,
             "primary_slot_name": stream.primary_slot_name,
+            # Without an upstream the worker would complain at every turn of the postmaster.
+            "sync_replication_slots": "on" if stream.primary_conninfo else "off",
+            "synchronized_standby_slots": ",".join(stream.standby_slots),
         }
     )
 
@@ -159,7 +175,10 @@ def parse_stream(text: str) -> StreamSettings:
         values[match[1]] = re.sub(r"''|\\(.)", lambda m: m[1] or "'", match[2])
     try:
         return StreamSettings(
-            values["synchronous_standby_names"], values["primary_conninfo"], values["primary_slot_name"]
+            values["synchronous_standby_names"],
+            values["primary_conninfo"],
+            values["primary_slot_name"],
+            tuple(_list(values.get("synchronized_standby_slots", ""))),  # absent in files of earlier releases
         )
     except KeyError as error:
         msg = f"{STREAM_FILE} lacks {error}"
@@ -189,17 +208,20 @@ def computed_sizes(settings: ServerSettings) -> dict[str, str]:
         sizes["maintenance_work_mem"] = _clamp(memory // 16, 16 * MB, GB)
         sizes["work_mem"] = _clamp(memory // 4 // max(connections, 1), 4 * MB, 256 * MB)
     # An old primary is rewound from the last checkpoint before the fork, which its own shutdown would recycle.
-    sizes["wal_keep_size"] = _clamp(settings.volume // 16, 64 * MB, 512 * MB) if settings.volume else 512 * MB
+    sizes["wal_keep_size"] = _clamp(settings.volume // 16, 48 * MB, 512 * MB) if settings.volume else 512 * MB
     if settings.volume or memory:
         room = settings.volume // 8 if settings.volume else GB
-        sizes["max_wal_size"] = _clamp(min(room, max(memory, GB)), 128 * MB, 16 * GB)
+        sizes["max_wal_size"] = _clamp(min(room, max(memory, GB)), 64 * MB, 16 * GB)
         sizes["min_wal_size"] = max(sizes["max_wal_size"] // 4, 32 * MB)
     return {name: _megabytes(size) if size >= MB else f"{size // KB}kB" for name, size in sizes.items()}
 
 
 def slot_limit(volume: int) -> int:
-    """Bytes of WAL that slots may keep: a member that is away must not fill the primary's disk."""
-    return _clamp(volume // 5, 256 * MB, 64 * GB) if volume else 4 * GB
+    """Bytes of WAL that slots may keep, a fifth of the volume: a member that is away must not fill a disk.
+
+    The floor of four segments is what a member needs to come back after a restart of its pod under load.
+    """
+    return _clamp(volume // 5, 64 * MB, 64 * GB) if volume else 4 * GB
 
 
 def held_up(parameters: Mapping[str, str], floors: Mapping[str, int]) -> bool:

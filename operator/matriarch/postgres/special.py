@@ -96,6 +96,15 @@ def _stack(parameter: Parameter, value: str) -> str | None:
     )
 
 
+_HIDES_WARNINGS = ("error", "log", "fatal", "panic")
+
+
+def _log_level(_: Parameter, value: str) -> str | None:
+    if value.lower() not in _HIDES_WARNINGS:
+        return None
+    return f"{value!r} hides cancelled waits for replication, which are found by their warning: write warning or lower"
+
+
 def _per_transaction(_: Parameter, __: str) -> str | None:
     return "it belongs to each transaction and cannot be set for all: use the one that begins with default_"
 
@@ -109,6 +118,7 @@ _CHECKS: Mapping[str, Check] = {
     "lc_numeric": _locale,
     "lc_time": _locale,
     "local_preload_libraries": _list_of("library", LIBRARIES),
+    "log_min_messages": _log_level,
     "log_timezone": _zone,
     "max_stack_depth": _stack,
     "multixact_member_buffers": _banks,

@@ -20,6 +20,8 @@ class Blueprint:
     defaults: ClusterDefaults
     image: str
     slice_family: str = "IPv4"
+    pooler_image: str = ""
+    """The operator's own image, also where the cluster runs one of the user's."""
     test_mutant: str = ""  # the operator's setting; empty but in the project's own fault tests
 
     @property

@@ -6,11 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from matriarch.postgres.preload import SYNC_WAIT
 from matriarch.resources import names
 from matriarch.resources.blueprint import Blueprint, Object
 
 KEY = "cluster.json"
-PRELOAD = ("pg_stat_statements",)
+PRELOAD = (SYNC_WAIT, "pg_stat_statements")
 
 
 def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = None) -> Object:
@@ -28,6 +29,7 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "instances": list(b.instances),
         "sync": {"mode": d.sync.mode, "number": d.sync.number, "durability": d.sync.durability},
         "priorities": d.priorities,
+        "delays": d.delays,
         "reads": d.reads,
         "parameters": d.parameters,
         "extensions_preload": list(PRELOAD),
@@ -35,6 +37,7 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "owner": d.owner,
         "superuser_access": d.superuser_access,
         "bootstrap": bootstrap,
+        "pooler_pause": d.pooler.pause_timeout_milliseconds if d.pooler is not None else None,
     }
     document["generation"] = meta.generation
     if published is not None and published.get("uid") == meta.uid:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 CLUSTER_LABEL = "matriarch.dev/cluster"
 INSTANCE_LABEL = "matriarch.dev/instance"
+POOLER_LABEL = "matriarch.dev/pooler"
+"""`rw` or `ro`: on a pooler's Service, its slices and its Pods."""
 ROLE_LABEL = "matriarch.dev/role"
 MANAGED_BY = "app.kubernetes.io/managed-by=matriarch"
 
@@ -94,6 +96,31 @@ def superuser_secret(cluster: str) -> str:
 def members_service(cluster: str) -> str:
     """Headless Service by which agents find each other."""
     return f"{cluster}-members"
+
+
+def pooler(cluster: str) -> str:
+    """ServiceAccount, Role and ConfigMap of the pooler."""
+    return f"{cluster}-pooler"
+
+
+def pooler_door(cluster: str, door: str) -> str:
+    """Deployment and Service of one of the pooler's doors, `rw` or `ro`."""
+    return f"{cluster}-pooler-{door}"
+
+
+def pooler_host(cluster: str, namespace: str, door: str) -> str:
+    """Where clients of the pooler connect."""
+    return f"{pooler_door(cluster, door)}.{namespace}.svc"
+
+
+def pooler_tls(cluster: str) -> str:
+    """Secret with the pooler's certificate."""
+    return f"{cluster}-pooler-tls"
+
+
+def pooler_selector(cluster: str, door: str) -> dict[str, str]:
+    """What a pooler's Pods are found by; never a part of the cluster's own selector."""
+    return {"matriarch.dev/pooler-of": cluster, "app.kubernetes.io/component": "pooler", POOLER_LABEL: door}
 
 
 def backup_account(cluster: str) -> str:

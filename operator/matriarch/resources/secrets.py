@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from matriarch.resources import names
 from matriarch.resources.blueprint import Blueprint, Object
 
-_LIBPQ = (
-    "sslmode=require&connect_timeout=2&tcp_user_timeout=2000"
-    "&keepalives=1&keepalives_idle=2&keepalives_interval=1&keepalives_count=2"
-)
+# A server that is gone without a word: 2 s to connect, 2 s for data that nobody acknowledges.
+_TRANSPORT = {
+    "connect_timeout": "2",
+    "tcp_user_timeout": "2000",
+    "keepalives": "1",
+    "keepalives_idle": "2",
+    "keepalives_interval": "1",
+    "keepalives_count": "2",
+}
+_LIBPQ = "&".join(f"{key}={value}" for key, value in {"sslmode": "require", **_TRANSPORT}.items())
 _JDBC = "sslmode=require&connectTimeout=2&tcpKeepAlive=true"
 
 
@@ -21,31 +28,58 @@ def credentials(b: Blueprint, name: str, *, user: str, database: str, password: 
 
     The plain `uri` carries no parameters: asyncpg sends keys that it does not know to the server, SQLAlchemy hands
     them to the driver, JDBC has names of its own. Drivers of PostgreSQL try TLS first by themselves, and the server
-    lets nobody in without it. `uri-libpq` and `jdbc-uri` add what lets a client notice a failover early.
+    lets nobody in without it. `uri-libpq`, `jdbc-uri` and `service` add what lets a client notice a failover early.
+    The fields that begin with `pooler` lead through the pooler, which lets no superuser in.
     """
+    login = _Login(user, password, database)
     host, port = names.write_host(b.name, b.namespace), "5432"
-    quoted = f"{quote(user, safe='')}:{quote(password, safe='')}"
-    uri = f"postgresql://{quoted}@{host}:{port}/{quote(database, safe='')}"
-    jdbc = f"jdbc:postgresql://{host}:{port}/{quote(database, safe='')}"
-    service = f"host={host}\nport={port}\ndbname={database}\nuser={user}\nsslmode=require\nconnect_timeout=2\n"
-    return _secret(
-        b,
-        name,
-        {
-            "username": user,
-            "password": password,
-            "dbname": database,
-            "host": host,
-            "port": port,
-            "uri": uri,
-            "uri-libpq": f"{uri}?{_LIBPQ}&target_session_attrs=read-write",
-            "jdbc-uri": f"{jdbc}?user={quote(user, safe='')}&password={quote(password, safe='')}&{_JDBC}",
-            "pgpass": f"{host}:{port}:{_pgpass(database)}:{_pgpass(user)}:{_pgpass(password)}\n",
-            "service": f"[{b.name}]\n{service}",
-            "ca.crt": authority,
-        },
-        owned=False,
-    )
+    data = {
+        "username": user,
+        "password": password,
+        "dbname": database,
+        "host": host,
+        "port": port,
+        "uri": login.uri(host),
+        "uri-libpq": f"{login.uri(host)}?{_LIBPQ}&target_session_attrs=read-write",
+        "jdbc-uri": login.jdbc(host),
+        "pgpass": login.pgpass(host),
+        "service": login.service(b.name, host),
+        "ca.crt": authority,
+    }
+    pooler = b.defaults.pooler
+    for door in pooler.doors if pooler is not None and name == names.app_secret(b.name) else ():
+        prefix, through = ("pooler-" if door == "rw" else "pooler-ro-"), names.pooler_host(b.name, b.namespace, door)
+        data |= {
+            f"{prefix}host": through,
+            f"{prefix}uri": login.uri(through),
+            f"{prefix}uri-libpq": f"{login.uri(through)}?{_LIBPQ}",
+            f"{prefix}jdbc-uri": login.jdbc(through),
+        }
+        data["pgpass"] += login.pgpass(through)
+        data["service"] += "\n" + login.service(names.pooler_door(b.name, door), through)
+    return _secret(b, name, data, owned=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Login:
+    user: str
+    password: str
+    database: str
+
+    def uri(self, host: str) -> str:
+        quoted = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        return f"postgresql://{quoted}@{host}:5432/{quote(self.database, safe='')}"
+
+    def jdbc(self, host: str) -> str:
+        login = f"user={quote(self.user, safe='')}&password={quote(self.password, safe='')}"
+        return f"jdbc:postgresql://{host}:5432/{quote(self.database, safe='')}?{login}&{_JDBC}"
+
+    def pgpass(self, host: str) -> str:
+        return f"{host}:5432:{_pgpass(self.database)}:{_pgpass(self.user)}:{_pgpass(self.password)}\n"
+
+    def service(self, name: str, host: str) -> str:
+        entries = {"host": host, "port": "5432", "dbname": self.database, "user": self.user, "sslmode": "require"}
+        return f"[{name}]\n" + "".join(f"{key}={value}\n" for key, value in {**entries, **_TRANSPORT}.items())
 
 
 def authority(b: Blueprint, data: Mapping[str, str]) -> Object:

@@ -11,6 +11,7 @@ import asyncpg
 
 from matriarch.agent.postgres.copying import Copying
 from matriarch.postgres.conninfo import CLONE_ROLE, REWIND_ROLE, STREAM_ROLE
+from matriarch.postgres.pgbouncer import LOOKUP, LOOKUP_SCHEMA, POOLER_ROLE
 from matriarch.postgres.scram import matches, verifier
 
 BACKUP_ROLE = "matriarch_backup"
@@ -21,7 +22,26 @@ _ROLES = {
     REWIND_ROLE: "LOGIN",
     # pg_dump refuses tables with row security to anybody else
     BACKUP_ROLE: "LOGIN BYPASSRLS",
+    POOLER_ROLE: "LOGIN",
 }
+
+# One verifier at a time, by its name, and none that leads to more than an application's rights.
+_LOOKUP = (
+    f"CREATE SCHEMA IF NOT EXISTS {LOOKUP_SCHEMA}",
+    f"REVOKE ALL ON SCHEMA {LOOKUP_SCHEMA} FROM PUBLIC",
+    f"GRANT USAGE ON SCHEMA {LOOKUP_SCHEMA} TO {POOLER_ROLE}",
+    f"""
+    CREATE OR REPLACE FUNCTION {LOOKUP}(login text) RETURNS TABLE (usename name, passwd text)
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog
+    AS $$
+        SELECT rolname, rolpassword FROM pg_authid
+        WHERE rolname = login AND rolcanlogin AND NOT rolsuper AND NOT rolreplication
+          AND rolname !~ '^matriarch_' AND (rolvaliduntil IS NULL OR rolvaliduntil > now())
+    $$
+    """,  # noqa: S608 - names of our own
+    f"REVOKE ALL ON FUNCTION {LOOKUP}(text) FROM PUBLIC",
+    f"GRANT EXECUTE ON FUNCTION {LOOKUP}(text) TO {POOLER_ROLE}",
+)
 
 # What pg_rewind calls on its source (PostgreSQL's documentation, pg_rewind, Notes).
 _REWIND_FUNCTIONS = (
@@ -49,6 +69,8 @@ class Bootstrap(Copying):
             # Large objects know no right to read them all; and whoever can read them so could write them so.
             await session.execute(f"ALTER ROLE {BACKUP_ROLE} SET lo_compat_privileges = on")
             await session.execute(f"ALTER ROLE {BACKUP_ROLE} SET default_transaction_read_only = on")
+            for statement in _LOOKUP:
+                await session.execute(statement)
             await _ensure_role(session, owner, "LOGIN")
             await _ensure_password(session, owner, owner_password)
             await _ensure_password(session, "postgres", superuser_password)

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from matriarch.agent.postgres import files, streamkey, tools
 from matriarch.agent.postgres.base import DISK
+from matriarch.agent.postgres.care import Care
 from matriarch.agent.postgres.facts import CloneProgress, RewindResult
-from matriarch.agent.postgres.slots import Slots
 from matriarch.errors import Corrupt, Refused, Unavailable
 from matriarch.postgres.conninfo import CLONE_ROLE, REWIND_ROLE, Upstream, tool_conninfo
 
@@ -20,7 +20,7 @@ _PROGRESS = re.compile(r"(\d+)/(\d+) kB")  # both tools: `12345/67890 kB (18%)`
 Progress = Callable[[CloneProgress], None]
 
 
-class Copying(Slots):
+class Copying(Care):
     async def clone(
         self, source: Upstream, *, progress: Progress | None = None, keep_old: bool = True, stall: float = 120.0
     ) -> None:

@@ -117,12 +117,27 @@ class WalSender:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A physical slot of ours. `restart_lsn` is None while it keeps nothing; `lost`: its WAL is gone."""
+    """A physical slot of ours. `restart_lsn` is None while it keeps nothing; `lost`: its WAL is gone.
+
+    `stale`: on a standby it keeps dead rows for a member's readers, from a time as primary.
+    """
 
     name: str
     active: bool
     restart_lsn: int | None
     lost: bool
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalSlot:
+    """One that is to survive failovers. `copy`: a standby's; `whole`: it can be used after a promotion."""
+
+    name: str
+    pid: int | None
+    copy: bool
+    whole: bool
+    confirmed_lsn: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,10 +13,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
+from matriarch.agent.reserve import Reserve
 from matriarch.errors import Unavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+RESERVE: Reserve | None = None
+"""The agent's own room on the volume, once it has said where that is: its small files fit on a full one too."""
 
 
 @asynccontextmanager
@@ -42,6 +46,12 @@ def write_durably(path: Path, content: str | bytes, mode: int = 0o600, *, flush:
     Without `flush` the file is whole for whoever reads it, and a crash of the machine may leave the old content or an
     empty file: only for what is written anew before it counts again.
     """
+    if RESERVE is None:
+        return _write_once(path, content, mode, flush=flush)
+    return RESERVE.with_room(lambda: _write_once(path, content, mode, flush=flush))
+
+
+def _write_once(path: Path, content: str | bytes, mode: int, *, flush: bool) -> bool:
     data = content.encode() if isinstance(content, str) else content
     try:
         if path.read_bytes() == data and path.stat().st_mode & 0o777 == mode:

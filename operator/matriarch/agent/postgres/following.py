@@ -86,12 +86,15 @@ class Following(Lifecycle):
         end = asyncio.get_running_loop().time() + timeout
         while True:
             suspects = [p for p in suspects if processes.alive(p) and processes.title(p.pid) in (unnamed, "")]
-            receivers = [p for p in processes.children(postmaster) if processes.is_walreceiver(processes.title(p.pid))]
+            titles = {p.pid: processes.title(p.pid) for p in processes.children(postmaster)}
+            receivers = [pid for pid, title in titles.items() if processes.is_walreceiver(title)]
+            # The worker acknowledges nothing, but one that waits for a dead primary would hold up a promotion.
+            workers = [pid for pid, title in titles.items() if processes.is_slot_worker(title)]
+            for pid in (*receivers, *workers):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
             if not suspects and not receivers:
                 return
-            for receiver in receivers:
-                with suppress(ProcessLookupError):
-                    os.kill(receiver.pid, signal.SIGTERM)
             if asyncio.get_running_loop().time() >= end:
                 msg = f"a WAL receiver did not end within {timeout:g} s, so this instance may still acknowledge writes"
                 raise Unavailable(msg)

@@ -87,7 +87,8 @@ class Lifecycle(DataDirectory):
             msg = "this copy has not replayed what makes it consistent and must not lead; let it follow a primary first"
             raise Refused(msg, reason="NotConsistent")
         await files.in_thread(DISK, self._write_signal, standby=False)
-        await self._change_stream(lambda s: StreamSettings(self._first_names(s)), key=False)
+        slots = self._settings.standby_slots if self._settings else ()
+        await self._change_stream(lambda s: StreamSettings(self._first_names(s), standby_slots=slots), key=False)
         await self._launch(timeout)
 
     async def start_standby(

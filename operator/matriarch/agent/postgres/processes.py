@@ -63,6 +63,16 @@ def is_walreceiver(text: str) -> bool:
     return text.startswith("postgres: ") and "walreceiver" in text.split(" ")[1:4]
 
 
+def is_startup(text: str) -> bool:
+    """`postgres: orders-2: startup recovering 000000010000000000000003`."""
+    return text.startswith("postgres: ") and "startup" in text.split(" ")[1:4]
+
+
+def is_slot_worker(text: str) -> bool:
+    """`postgres: orders-2: slotsync worker`, which copies logical slots."""
+    return text.startswith("postgres: ") and "slotsync" in text.split(" ")[1:4]
+
+
 def strays(pgdata: Path) -> list[int]:
     """Pids of what an agent before this one let loose on `pgdata`, or on the copy in the making beside it.
 

@@ -30,22 +30,28 @@ _WAITS = "SELECT wait_event = 'SyncRep' AS waits FROM pg_stat_activity WHERE pid
 
 
 class Quorum(Looking):
-    async def set_standby_names(self, value: str, *, timeout: float = 5.0) -> None:
+    async def set_standby_names(self, value: str, *, slots: Sequence[str] | None = None, timeout: float = 5.0) -> None:
         """Writes `value`, and waits until a new session shows it: then every later child has it.
+
+        `slots`: what consumers of logical slots wait for, where that changes with it.
 
         Other processes may still follow the old rule; barrier() and probe_sync_rep() end that. Where no server runs,
         it is what the next start begins with.
         """
-        if await self._change_stream(lambda s: replace(s, standby_names=value)):
-            self._shown = None
+        changed = await self._change_stream(
+            lambda s: replace(s, standby_names=value, standby_slots=s.standby_slots if slots is None else tuple(slots))
+        )
         if self._settings is not None:
             self._settings = replace(self._settings, standby_names=value)
-        if self.postmaster() is None or self._shown == (self._process, value):
+        if self.postmaster() is None:
             return
-        self._shown = None
-        await self.reload()
-        await self._await_shown(value, timeout)
-        self._shown = (self._process, value)
+        known = self._shown == (self._process, value)
+        if changed or not known:
+            await self.reload()
+        if not known:
+            self._shown = None
+            await self._await_shown(value, timeout)
+            self._shown = (self._process, value)
 
     async def barrier(self, voters: Sequence[str], k: int, *, also: Sequence[str] = (), timeout: float = 10.0) -> None:
         """Returns when no commit can be acknowledged by an older rule than the one last set (S6).

@@ -5,7 +5,8 @@ Calls may be repeated. Own writes are made with synchronous_commit=local: an age
 
 The parts, each on top of the one before: `datadir` (made, completed, read), `lifecycle` (configured, started,
 stopped), `following` (whom it follows, how far its WAL reaches), `promotion`, `looking` (status), `quorum` (who must
-have flushed a commit), `slots` (who receives), `copying` (clone, rewind), `bootstrap` (roles and database).
+have flushed a commit), `slots` (who receives), `logical` (slots that survive failovers), `care` (what a replica doctor
+looks at and does), `copying` (clone, rewind), `bootstrap` (roles and database).
 The order of a life: Server(…), settle(), configure(), then initdb() or clone(), then start_primary() or
 start_standby().
 """

@@ -19,7 +19,8 @@ from matriarch.postgres.conninfo import SLOT_PREFIX, STREAM_ROLE, slot_name
 log = logging.getLogger(__name__)
 
 _SLOTS = """
-SELECT slot_name AS name, active, (restart_lsn - '0/0')::bigint AS restart, wal_status = 'lost' AS lost
+SELECT slot_name AS name, active, (restart_lsn - '0/0')::bigint AS restart, wal_status = 'lost' AS lost,
+       pg_is_in_recovery() AND (xmin IS NOT NULL OR catalog_xmin IS NOT NULL) AS stale
   FROM pg_replication_slots
  WHERE slot_type = 'physical' AND NOT temporary AND starts_with(slot_name, $1)
 """
@@ -35,26 +36,28 @@ class Slots(Quorum):
     async def slots(self, *, timeout: float = 2.0) -> list[Slot]:
         """The physical slots of members."""
         rows = await self._sessions.fetch("slots", _SLOTS, SLOT_PREFIX, timeout=timeout)
-        return [Slot(r["name"], r["active"], r["restart"], bool(r["lost"])) for r in rows]
+        return [Slot(r["name"], r["active"], r["restart"], bool(r["lost"]), bool(r["stale"])) for r in rows]
 
     async def ensure_slots(self, wanted: Mapping[str, int | None], *, timeout: float = 5.0) -> None:
         """Makes the slots named in `wanted`, advances idle ones to the LSN given, drops ours that are not named.
 
         The LSN is how far the slot's member has flushed; None where that is not known. A slot in use moves by itself
         and is left alone. One that lost its WAL is made anew, for a member that is cloned.
+        So is one of a standby that remembers rows for its member's readers (hot_standby_feedback) from a time as
+        primary: by this server's own feedback it would hold up vacuum on the present primary, for ever.
         """
         present = {slot.name: slot for slot in await self.slots(timeout=timeout)}
-        idle = all(name in wanted and not slot.lost for name, slot in present.items() if not slot.active)
+        idle = all(n in wanted and not (slot.lost or slot.stale) for n, slot in present.items() if not slot.active)
         if idle and all(name in present and lsn is None for name, lsn in wanted.items()):
             return
         async with self._sessions.new("slots", timeout) as session:
             for name, slot in present.items():
-                if not slot.active and (name not in wanted or slot.lost):
+                if not slot.active and (name not in wanted or slot.lost or slot.stale):
                     with suppress(asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError):
                         await session.fetch("SELECT pg_drop_replication_slot($1)", name)
             for name, lsn in wanted.items():
                 known = present.get(name)
-                if known is None or (known.lost and not known.active):
+                if known is None or ((known.lost or known.stale) and not known.active):
                     with suppress(asyncpg.DuplicateObjectError):
                         await session.fetch("SELECT pg_create_physical_replication_slot($1, true)", name)
                 elif lsn is not None and not known.active and (known.restart_lsn or lsn) < lsn:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from matriarch.agent.postgres.files import fsync_folder
 from matriarch.errors import Unavailable
-from matriarch.postgres.lsn import PAGE_SIZE, SEGMENT_SIZE, format_lsn, segment_name
+from matriarch.postgres.lsn import PAGE_SIZE, SEGMENT_SIZE, format_lsn, segment_name, segment_start
 from matriarch.postgres.timeline import (
     TOMBSTONE,
     Switch,
@@ -78,6 +78,12 @@ def end_of_wal(pg_wal: Path, lsn: int) -> WalPosition:
                 return canonical(WalPosition(timeline, lsn), line_of(pg_wal, timeline))
     msg = f"no WAL file here ends at {format_lsn(lsn)}"
     raise Unavailable(msg)
+
+
+def oldest_lsn(pg_wal: Path) -> int:
+    """Where the oldest WAL file begins, of whatever timeline; 0 without any. PostgreSQL removes the oldest first."""
+    names = (name for name in os.listdir(pg_wal) if len(name) == 24)  # noqa: PTH208 - the same
+    return min(map(segment_start, names), default=0)
 
 
 def newest_segment_timeline(pg_wal: Path) -> int:

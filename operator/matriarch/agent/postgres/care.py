@@ -1,0 +1,79 @@
+"""What a replica doctor looks at and the light remedies: the receiver's and the startup process, replay, kept WAL."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import asyncpg
+
+from matriarch.agent.postgres import files, processes, walfiles
+from matriarch.agent.postgres.base import DISK
+from matriarch.agent.postgres.logical import Logical
+
+_REPLAY = """
+SELECT pg_get_wal_replay_pause_state() <> 'not paused' AS paused,
+       (SELECT setting::bigint FROM pg_settings WHERE name = 'max_standby_streaming_delay') AS patience
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """`patience_ms`: how long a reader may hold up replay; None for ever."""
+
+    paused: bool
+    patience_ms: int | None
+
+
+class Care(Logical):
+    async def replay(self, *, timeout: float = 2.0) -> Replay:
+        """How replay goes on. Only on a standby."""
+        row = await self._sessions.fetchrow("replay", _REPLAY, timeout=timeout)
+        return Replay(row["paused"], None if row["patience"] < 0 else row["patience"])
+
+    async def resume_replay(self, *, timeout: float = 5.0) -> None:
+        """Ends a pause; nothing happens where there is none."""
+        await self._sessions.fetch("resume replay", "SELECT pg_wal_replay_resume()", timeout=timeout)
+
+    async def restart_receiver(self, *, timeout: float = 2.0) -> bool:
+        """Ends the WAL receiver, which PostgreSQL starts again; False when it is left after `timeout` seconds."""
+        found = [processes.look(pid) for pid in self._children(processes.is_walreceiver)]
+        for process in found:
+            if process is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGTERM)
+        end = asyncio.get_running_loop().time() + timeout
+        while any(processes.alive(p) for p in found):
+            if asyncio.get_running_loop().time() >= end:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    def startup_title(self) -> str:
+        """What the startup process works on, without asking a server that may not answer; empty when there is none."""
+        postmaster = self.postmaster()
+        found = self._children(processes.is_startup) if postmaster is not None else []
+        return processes.title(found[0]) if found else ""
+
+    async def free_kept_wal(self, *, timeout: float = 60.0) -> None:
+        """On a standby: gives up WAL that is kept for other members, and recycles it by a restartpoint."""
+        for slot in await self.slots():
+            if not slot.active:
+                async with self._sessions.new("drop a slot", timeout) as session:
+                    with suppress(asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError):
+                        await session.fetch("SELECT pg_drop_replication_slot($1)", slot.name)
+        await self.checkpoint(timeout=timeout)
+
+    async def oldest_wal(self) -> int:
+        """The LSN of the first byte of WAL here; what came before is gone."""
+        return await files.in_thread(DISK, walfiles.oldest_lsn, self._pg_wal)
+
+    def _children(self, wanted: Callable[[str], bool]) -> list[int]:
+        postmaster = self.postmaster()
+        if postmaster is None:
+            return []
+        return [p.pid for p in processes.children(postmaster) if wanted(processes.title(p.pid))]
