@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -184,8 +185,9 @@ class Piece:
                 time.sleep(max(0.0, begun + at - time.monotonic()))
                 act()
         finally:
-            for undo in undoing:
-                undo()
+            with contextlib.ExitStack() as rest:  # calls each of them, whichever fails
+                for undo in undoing:
+                    rest.callback(undo)
 
     def _verdict(self, ops: Sequence[Op]) -> Verdict:
         try:

@@ -30,8 +30,8 @@ class Round:
 
     @property
     def name(self) -> str:
-        """As it stands in tables: the faults in the order in which they strike."""
-        return " + ".join(b.fault for b in self.blows)
+        """As it stands in tables: the faults in the order in which they strike, and whom."""
+        return " + ".join(f"{b.fault} ({b.role})" for b in self.blows)
 
 
 def compatible(first: Fault, second: Fault) -> bool:
