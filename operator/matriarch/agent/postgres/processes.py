@@ -65,12 +65,14 @@ def is_walreceiver(text: str) -> bool:
 
 def is_startup(text: str) -> bool:
     """`postgres: orders-2: startup recovering 000000010000000000000003`."""
-    return text.startswith("postgres: ") and "startup" in text.split(" ")[1:4]
+    words = text.split(" ")
+    return words[0] == "postgres:" and words[2:3] == ["startup"] and words[3:4] in ([], ["recovering"], ["waiting"])
 
 
 def is_slot_worker(text: str) -> bool:
     """`postgres: orders-2: slotsync worker`, which copies logical slots."""
-    return text.startswith("postgres: ") and "slotsync" in text.split(" ")[1:4]
+    words = text.split(" ")
+    return words[0] == "postgres:" and words[2:] == ["slotsync", "worker"]
 
 
 def strays(pgdata: Path) -> list[int]:
