@@ -112,7 +112,14 @@ def _pod(name: str, image: str, node: str, tls: str, resources: Object) -> Objec
     return {
         "nodeSelector": {"kubernetes.io/hostname": node},
         "enableServiceLinks": False,
-        "securityContext": {"runAsUser": _UID, "runAsGroup": _UID, "fsGroup": _UID},
+        # Only a new volume is given to the group: PostgreSQL refuses a data folder that a group may write to.
+        "securityContext": {
+            "runAsUser": _UID,
+            "runAsGroup": _UID,
+            "fsGroup": _UID,
+            # Only a new volume is given to the group: PostgreSQL refuses a data folder that a group may write to.
+            "fsGroupChangePolicy": "OnRootMismatch",
+        },
         "containers": [
             {
                 "name": "postgres",

@@ -153,7 +153,14 @@ def _stateful_set(image: str, requests: Mapping[str, str], size: str, settings: 
         "serviceAccountName": NAME,
         "enableServiceLinks": False,  # Patroni would read PATRONI_PORT and its like as its own settings
         "terminationGracePeriodSeconds": 60,
-        "securityContext": {"runAsUser": _UID, "runAsGroup": _UID, "fsGroup": _UID},
+        # Only a new volume is given to the group: PostgreSQL refuses a data folder that a group may write to.
+        "securityContext": {
+            "runAsUser": _UID,
+            "runAsGroup": _UID,
+            "fsGroup": _UID,
+            # Only a new volume is given to the group: PostgreSQL refuses a data folder that a group may write to.
+            "fsGroupChangePolicy": "OnRootMismatch",
+        },
         "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [apart]}},
         "containers": [_container(image, requests)],
         "volumes": [
