@@ -86,14 +86,18 @@ def test_stages() -> list[Stage]:
         _pytest("postgres", "tests/postgres", 1200),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
-        _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}", env={"KEEP": "1"}),
+        _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}", "-m", "not long", env={"KEEP": "1"}),
         _pytest("histories", HISTORIES, 900),
     ]
 
 
 def long_stages() -> list[Stage]:
     """What takes hours rather than minutes."""
-    return [*test_stages(), _pytest("faults", "tests/faults", 6 * 3600, f"--ignore={HISTORIES}")]
+    return [
+        *test_stages(),
+        _pytest("e2e-long", "tests/e2e", 3600, f"--ignore={GROUND}", "-m", "long", env={"KEEP": "1"}),
+        _pytest("faults", "tests/faults", 6 * 3600, f"--ignore={HISTORIES}"),
+    ]
 
 
 def counts_in(report: str) -> Counts:

@@ -6,7 +6,7 @@ import os
 import signal
 from dataclasses import dataclass
 
-from bench.outage_faults import Process, pod_processes
+from bench.processes import Process, pod_processes
 from dev.host import DevError
 from dev.kubectl import Object, wait
 from dev.product import Cluster

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.outage_faults import FAULTS, Victim, struck
-from bench.outage_load import Load
+from bench.faults import FAULTS, Victim, struck
+from bench.load import Load
 from dev import rootfs
 from dev.kubectl import Kubectl, wait
 from dev.product import Cluster
@@ -69,7 +69,7 @@ def test_no_change_is_missing_after_a_switchover_and_a_failover(
             cluster.wait_ready(timeout=120)
             _wait_copies(cluster)
             before = cluster.primary
-            with struck(FAULTS["pod-force"], Victim(cluster, before, None)):
+            with struck(FAULTS["pod-delete-now"], Victim(cluster, before, None)):
                 wait(
                     "another primary", lambda: cluster.status().get("primary") not in (None, before) or None, timeout=60
                 )

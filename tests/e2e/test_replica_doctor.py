@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.outage_faults import Nodes
+from bench.faults import Nodes
 from dev.kubectl import Kubectl, wait
 from dev.product import Cluster
 from matriarch.postgres.lsn import parse_lsn, segment_start
@@ -57,6 +57,7 @@ def _follows(cluster: Cluster, replica: Inside, timeout: float = 120) -> None:
     cluster.wait_ready(timeout=120)
 
 
+@pytest.mark.long
 def test_a_replica_whose_wal_is_gone_is_copied_anew(sick: Cluster, nodes: Nodes) -> None:
     replica = _replicas(sick)[0]
     before = replica.status()["incarnation"]
@@ -96,6 +97,7 @@ def test_a_standby_that_crashes_in_recovery_is_copied_anew(sick: Cluster) -> Non
     assert any("ended" in m for m in events(sick, "ReplicaRepair"))
 
 
+@pytest.mark.long
 def test_a_data_directory_that_cannot_be_read_is_copied_anew(sick: Cluster) -> None:
     replica = _replicas(sick)[2]
     before = replica.status()["incarnation"]
@@ -118,6 +120,7 @@ def test_a_paused_replay_is_resumed(sick: Cluster) -> None:
     assert replica.status()["incarnation"] == before
 
 
+@pytest.mark.long
 def test_a_receiver_that_stands_still_costs_a_restart_and_no_copy(sick: Cluster) -> None:
     replica = _replicas(sick)[0]
     before = replica.status()["incarnation"]
