@@ -18,7 +18,7 @@ class Configuration:
     defines: tuple[str, ...]
     what: str
     quick: bool = False
-    limit: float = 300.0
+    limit: float = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Mutant:
     rule: str
     defines: tuple[str, ...] = ()
     quick: bool = False
-    limit: float = 300.0
+    limit: float = 100.0
 
 
 PROTOCOL, READS = "protocol.pml", "reads.pml"
@@ -95,7 +95,7 @@ CONFIGURATIONS = (
     Configuration(
         "replace",
         PROTOCOL,
-        ("WRITES=1", "EPOCHS=2", "CRASHES=0", "LOSSES=1", "CHANGES=2"),
+        ("WRITES=1", "EPOCHS=1", "CRASHES=0", "LOSSES=1", "CHANGES=2"),
         "a lost voter is removed, its successor added",
     ),
     Configuration(
@@ -118,13 +118,13 @@ CONFIGURATIONS = (
     Configuration(
         "ends-switchover",
         PROTOCOL,
-        ("LIVENESS", "WRITES=0", "EPOCHS=6", "MAXLEN=6", "CRASHES=1", "SWITCHES=1"),
+        ("LIVENESS", "WRITES=1", "EPOCHS=7", "MAXLEN=6", "CRASHES=1", "SWITCHES=1"),
         "a switchover with a crash anywhere ends well",
     ),
     Configuration(
         "ends-changes",
         PROTOCOL,
-        ("LIVENESS", "WRITES=0", "EPOCHS=6", "MAXLEN=6", "CRASHES=1", "CHANGES=1", "KMAX=2"),
+        ("LIVENESS", "WRITES=1", "EPOCHS=6", "MAXLEN=6", "CRASHES=1", "CHANGES=1", "KMAX=2"),
         "no change of the voters stays half done",
     ),
     Configuration("reads", READS, (), "clocks: nobody reads from a deposed primary what a newer one replaced"),
@@ -134,7 +134,7 @@ MUTANTS = (
     # ha-protocol's twelve
     Mutant("no stream cut", "M_NO_CUT", "elections", "I3, S4", quick=True),
     Mutant("quorum one short", "M_QUORUM_SHORT", "elections", "I2", quick=True),
-    Mutant("choice by LSN alone", "M_LSN_ONLY", "elections", "I4"),
+    Mutant("choice by LSN alone", "M_LSN_ONLY", "elections", "I4", ("WRITES=3",)),
     Mutant("degrade: names first", "M_DEGRADE_NAMES_FIRST", "preferred", "table: to alone"),
     Mutant("return to quorum: Lease first", "M_UPGRADE_LEASE_FIRST", "from-alone", "table: to quorum"),
     Mutant("return to quorum: no barrier", "M_UPGRADE_NO_BARRIER", "from-alone", "table: to quorum, S6"),
@@ -169,5 +169,5 @@ MUTANTS = (
     Mutant("door forgets what voters granted", "M_DOOR_WITHOUT_GRANTS", "reads", "L3"),
     Mutant("door forgets renewals", "M_DOOR_WITHOUT_RENEWAL", "reads", "L3"),
     Mutant("deadline from the answer, not the beat", "M_DEADLINE_FROM_ANSWER", "reads", "T_fence"),
-    Mutant("L as short as T_fence", "LEASE=4", "reads", "L > T_fence + kill"),
+    Mutant("L as short as T_fence", "LEASE=2", "reads", "L > T_fence + kill"),
 )

@@ -56,6 +56,7 @@
 byte l_epoch = 1;
 byte l_holder = 0;	/* bit number of a member */
 short l_rule;		/* voters | k << NM; 0: mode alone */
+byte top = 1;		/* the highest epoch ever swapped: a Lease below it was restored, and names nobody (L7) */
 byte l_claim = 1;	/* the highest timeline number ever claimed */
 byte l_heir = 0;	/* bit number + 1 */
 byte l_clean = 0;	/* length of the log with the shutdown record */
@@ -236,7 +237,7 @@ inline swapped(e, m) {
 	assert(e > l_epoch);
 	if :: holderOf[e] != 255 -> printf("epoch %d has two holders\n", e); assert(false) :: else fi;
 	holderOf[e] = m;
-	l_epoch = e; l_holder = m; l_heir = 0; l_clean = 0;
+	l_epoch = e; l_holder = m; l_heir = 0; l_clean = 0; top = MAX2(top, e);
 	if :: LOSES(NODE(m)) -> printf("LOST: %c leads epoch %d without an acknowledged commit\n", 65 + NODE(m), e); assert(false) :: else fi;
 	written()
 }
@@ -272,7 +273,7 @@ inline ack(i, w) {
 	d_step { w <= nw && wby[w] == i + 1 && (flag[i] == 0 || RELEASE(i, wpos[w])) ->
 		wby[w] = 0; acked = acked | (1 << w);
 		printf("%c: write %d acknowledged\n", 65 + i, w);
-		if :: LOSES(NODE(l_holder)) -> printf("LOST: acknowledged, and %c, who holds epoch %d, lacks it\n", 65 + NODE(l_holder), l_epoch); assert(false) :: else fi }
+		if :: l_epoch == top && LOSES(NODE(l_holder)) -> printf("LOST: acknowledged, and %c, who holds epoch %d, lacks it\n", 65 + NODE(l_holder), l_epoch); assert(false) :: else fi }
 }
 /* The checkpointer sets the flag some time after the names were shown (S5). */
 inline checkpointer(i) {
@@ -377,7 +378,7 @@ inline promote(i) {
 /* Whoever the Lease names may go on above every promise (L1). It may have heard of any of them, or of none. */
 inline reclaim(i, e) {
 	d_step { RECLAIMS && !VOID && ALIVE(i) && l_holder == MEM(i) && FRESH(i) && e > l_epoch && e <= EPOCHS && (e == HEARD + 1 || (UNHEARD && e == l_epoch + 1)) &&
-			(st[i] == DOWN || st[i] == DOWNP || !auth[i] || HEARD > l_epoch) && pend[i] == 0 && ck[i] == 0 ->
+			(!auth[i] || HEARD > l_epoch) && pend[i] == 0 && ck[i] == 0 ->
 		claimOf[e] = claimOf[l_epoch];
 		swapped(e, MEM(i));
 		learned(i); auth[i] = 1; prom[i] = MAX2(prom[i], e);
@@ -475,7 +476,7 @@ inline give_up(i) {
 }
 inline promise(i, j) {	/* j promises t of i */
 	d_step { t[i] > 0 && VOTER(j) && IN(j, l_rule) && (votes[i] & BIT(j)) == 0 && prom[j] <= t[i] && t[i] > vE[j] && !(j == i && st[j] == BUSY) ->
-		if :: !PREVOTE && src[j] -> printf("%c: cut without need\n", 65 + j); assert(false) :: else fi;
+		if :: bv[i] && votes[i] == 0 && !PREVOTE && src[j] -> printf("%c: cut without need\n", 65 + j); assert(false) :: else fi;
 		prom[j] = t[i]; votes[i] = votes[i] | BIT(j);
 #ifdef M_NO_CUT
 		skip;
@@ -807,6 +808,9 @@ proctype Member(byte i) {
 #if EPOCHS > 5
 	:: inherit(i, 6)
 #endif
+#if EPOCHS > 6
+	:: inherit(i, 7)
+#endif
 #endif
 	od
 }
@@ -817,7 +821,7 @@ proctype Member(byte i) {
 #define MEETS(r) (VOTERS(r) - (VOTERS(l_rule) - KOF(l_rule) + 1 > OUTSIDE(r) -> VOTERS(l_rule) - KOF(l_rule) + 1 - OUTSIDE(r) : 0) < KOF(r))
 /* Every set that can elect has a voter with each acknowledged commit: fewer than |S|-k+1 voters lack it. */
 #define LACKS(j, w) (IN(j, l_rule) && !HAS(j, w))
-#define ALL_ELECTORS_HAVE(w) (l_rule == 0 || B1(acked, w) == 0 || LACKING(w) < VOTERS(l_rule) - KOF(l_rule) + 1)
+#define ALL_ELECTORS_HAVE(w) (l_rule == 0 || l_epoch < top || B1(acked, w) == 0 || LACKING(w) < VOTERS(l_rule) - KOF(l_rule) + 1)
 #define SITS (st[H] == PRIMARY && vE[H] == l_epoch && MEM(H) == l_holder && l_rule != 0)
 #define SENDER_MEETS(j) (FL(H, j) == 0 || MEETS(WR(H, j)))
 proctype Observer() {
