@@ -141,7 +141,7 @@ MUTANTS = (
     Mutant("remove: Lease first", "M_REMOVE_LEASE_FIRST", "changes", "table: remove"),
     Mutant("remove: no barrier", "M_REMOVE_NO_BARRIER", "changes", "table: remove, S6"),
     Mutant("add: names first", "M_ADD_NAMES_FIRST", "add", "table: add", quick=True),
-    Mutant("swap ignores the voters", "M_CAS_IGNORES_VOTERS", "changes", "S9"),
+    Mutant("swap ignores the voters", "M_CAS_IGNORES_VOTERS", "add", "S9"),
     Mutant("promotion with empty names", "M_EMPTY_NAMES", "elections", "I5", quick=True),
     Mutant("forgotten promise", "M_FORGOTTEN_PROMISE", "crashes", "I3", quick=True),
     # the review's

@@ -464,6 +464,7 @@ inline rollback() {
 inline stand(i, e) {
 	d_step { !VOID && st[i] == STANDBY && l_epoch >= vE[i] && IN(i, l_rule) && l_rule != 0 && t[i] == 0 && pend[i] == 0 && e <= EPOCHS &&
 			e > l_epoch && e > prom[i] && (e == MAX2(l_epoch, HEARD) + 1 || (UNHEARD && e == MAX2(l_epoch, prom[i]) + 1)) && REASON(i) ->
+		if :: !PREVOTE && src[i] -> printf("%c: cuts itself off, and no quorum suspects\n", 65 + i); assert(false) :: else fi;
 		learned(i);
 		t[i] = e; bv[i] = 1; votes[i] = 0;
 #ifdef M_CAS_IGNORES_VOTERS
@@ -476,7 +477,6 @@ inline give_up(i) {
 }
 inline promise(i, j) {	/* j promises t of i */
 	d_step { t[i] > 0 && VOTER(j) && IN(j, l_rule) && (votes[i] & BIT(j)) == 0 && prom[j] <= t[i] && t[i] > vE[j] && !(j == i && st[j] == BUSY) ->
-		if :: bv[i] && votes[i] == 0 && !PREVOTE && src[j] -> printf("%c: cut without need\n", 65 + j); assert(false) :: else fi;
 		prom[j] = t[i]; votes[i] = votes[i] | BIT(j);
 #ifdef M_NO_CUT
 		skip;

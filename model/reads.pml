@@ -2,8 +2,9 @@
  *
  * Discrete time, one unit is 0.8 s: T_fence 2, L 3 (2.4 s for the code's 2.0), and the kill (0.2 s) is
  * rounded up to one. Instants are kept as ages,
- * so time has no end. The holder A of epoch 1, its voters B and C (k = 1); one election, of B. Messages take any time or
- * get lost. Rates of clocks are not modelled: what L is above T_fence + kill is the reserve for them.
+ * so time has no end. The holder A of epoch 1, its voters B and C (k = 1); one election, of B. Messages take up
+ * to T_fence (later ones support nothing) or get lost; a renewal's request ends within 1 s. Once A ended there is nothing
+ * left to see, so nothing goes on. Rates of clocks are not modelled: what L is above T_fence + kill is the reserve for them.
  */
 #ifndef T_FENCE
 #define T_FENCE 2	/* decide/election.py: 1.6 s */
@@ -18,8 +19,6 @@
 #define CAP (T_FENCE + KILL)	/* older than this is all the same */
 
 bit alive = 1;		/* A's PostgreSQL runs, and serves who is connected */
-bit said = 0;		/* A said "fenced": nothing of it runs */
-bit apiA = 1;		/* A reaches the API server */
 byte renewed = 0;	/* age of A's last successful renewal, from when it was sent */
 byte ackd[2];		/* age of the newest beat that this voter granted, from when it was sent */
 byte what[2];		/* on its way: 1 a beat, 2 its answer */
@@ -32,7 +31,6 @@ byte putage = 0;
 bit fresh = 0;		/* the Lease was renewed, and B has not seen it yet */
 bit swapped = 0;
 byte wait = 0;		/* until the door may open */
-bit open = 0;
 bit acks = 0;		/* B acknowledged a commit */
 
 #define MIN2(a, b) ((a) < (b) -> (a) : (b))
@@ -41,44 +39,41 @@ bit acks = 0;		/* B acknowledged a commit */
 #define OLDER(a) a = ((a) < CAP -> (a) + 1 : CAP)
 
 inline beat(i) { d_step { alive && what[i] == 0 && !promised[i] -> what[i] = 1; sent[i] = 0 } }
-inline lose(i) { d_step { what[i] -> what[i] = 0; sent[i] = 0 } }
+inline lose(i) { d_step { alive && what[i] -> what[i] = 0; sent[i] = 0 } }
 inline answer(i) {	/* a voter that promised nothing above grants T_fence from now on */
-	d_step { what[i] == 1 && !promised[i] -> what[i] = 2; given[i] = 0 }
+	d_step { alive && what[i] == 1 && !promised[i] -> what[i] = 2; given[i] = 0 }
 }
 inline answered(i) {
 #ifdef M_DEADLINE_FROM_ANSWER
-	d_step { what[i] == 2 -> ackd[i] = 0; what[i] = 0; sent[i] = 0 }
+	d_step { alive && what[i] == 2 -> ackd[i] = 0; what[i] = 0; sent[i] = 0 }
 #else
-	d_step { what[i] == 2 -> ackd[i] = MIN2(sent[i], ackd[i]); what[i] = 0; sent[i] = 0 }
+	d_step { alive && what[i] == 2 -> ackd[i] = MIN2(sent[i], ackd[i]); what[i] = 0; sent[i] = 0 }
 #endif
 }
 inline promise(i) {
-	d_step { !promised[i] && !swapped &&
+	d_step { alive && !promised[i] && !swapped &&
 #ifndef M_PROMISE_WHILE_FRESH
-			(said || given[i] >= T_FENCE) &&
+			given[i] >= T_FENCE &&
 #endif
-			(said || given[i] >= SUSPECT) ->
+			given[i] >= SUSPECT ->
 		promised[i] = 1; printf("%c: promises, its last grant %d units ago\n", 66 + i, given[i]) }
 }
 
 active proctype Holder() {
 	do
 	:: beat(0) :: beat(1) :: answered(0) :: answered(1)
-	:: d_step { alive && apiA && !put -> put = 1; putage = 0 }
-	:: d_step { put && !swapped -> renewed = MIN2(putage, renewed); put = 0; putage = 0; fresh = 1; printf("A: renewed\n") }
-	:: d_step { put && !swapped -> put = 0; putage = 0; fresh = 1 }		/* it landed, the answer is lost */
-	:: d_step { put -> put = 0; putage = 0 }				/* it did not land */
-	:: d_step { apiA -> apiA = 0 }
-	:: d_step { alive && swapped && apiA -> alive = 0; printf("A: sees the new epoch\n") }
-	:: d_step { alive -> alive = 0; said = 1; printf("A: is fenced and says so\n") }
+	:: d_step { alive && !put -> put = 1; putage = 0 }
+	:: d_step { alive && put && !swapped -> renewed = MIN2(putage, renewed); put = 0; putage = 0; fresh = 1; printf("A: renewed\n") }
+	:: d_step { alive && put && !swapped -> put = 0; putage = 0; fresh = 1 }		/* it landed, the answer is lost */
+	:: d_step { alive && put -> put = 0; putage = 0 }				/* it did not land */
 	od
 }
 active proctype Voters() {
 	do
 	:: lose(0) :: lose(1) :: answer(0) :: answer(1)
 	:: promise(0) :: promise(1)
-	:: d_step { fresh -> seen = 0; fresh = 0 }				/* the watch */
-	:: d_step { promised[0] && promised[1] && !swapped ->			/* its base was read after every renewal */
+	:: d_step { alive && fresh -> seen = 0; fresh = 0 }				/* the watch */
+	:: d_step { alive && promised[0] && promised[1] && !swapped ->			/* its base was read after every renewal */
 		if :: fresh -> seen = 0; fresh = 0 :: else fi;
 		swapped = 1;
 #ifdef M_DOOR_AT_ONCE
@@ -90,15 +85,13 @@ active proctype Voters() {
 #else
 		wait = REST(MIN2(seen, MIN2(given[0], given[1])));
 #endif
-		if :: said -> wait = 0 :: else fi;
 		printf("B: swaps, the door waits %d units\n", wait) }
-	:: d_step { swapped && !open && wait == 0 -> open = 1; printf("B: door opens\n") }
-	:: d_step { open && !acks -> acks = 1; printf("B: acknowledges\n") }
+	:: d_step { alive && swapped && wait == 0 && !acks -> acks = 1; printf("B: opens its door and acknowledges\n") }
 	od
 }
 active proctype Clock() {	/* the supervisor's kill is not late: KILL is what it may take */
 	do
-	:: d_step { !(alive && SUPPORT + 1 >= T_FENCE + KILL) ->
+	:: d_step { alive && SUPPORT + 1 < T_FENCE + KILL && (!put || putage == 0) && sent[0] < T_FENCE && sent[1] < T_FENCE ->
 		OLDER(renewed); OLDER(ackd[0]); OLDER(ackd[1]); OLDER(given[0]); OLDER(given[1]); OLDER(seen);
 		if :: what[0] -> OLDER(sent[0]) :: else fi;
 		if :: what[1] -> OLDER(sent[1]) :: else fi;
