@@ -184,7 +184,7 @@ hidden byte x, y, z;
 #define F1(i, j, r, p) (IN(j, r) && FL(i, j) > (p))
 #if N == 3
 #define FLUSHED(i, r, p) (F1(i,0,r,p)+F1(i,1,r,p)+F1(i,2,r,p))
-#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || POS(w) >= POS(x))
+#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || (COUNTED_BUSY && st[x] == BUSY) || POS(w) >= POS(x))
 #define BEST(w, v) (BEATS(w,0,v) && BEATS(w,1,v) && BEATS(w,2,v))
 #define MAX2(a, b) ((a) > (b) -> (a) : (b))
 #define HEARD MAX2(prom[0], MAX2(prom[1], prom[2]))
@@ -195,7 +195,7 @@ hidden byte x, y, z;
 #define SUM(C) (C(0) + C(1) + C(2))
 #else
 #define FLUSHED(i, r, p) (F1(i,0,r,p)+F1(i,1,r,p)+F1(i,2,r,p)+F1(i,3,r,p)+F1(i,4,r,p))
-#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || POS(w) >= POS(x))
+#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || (COUNTED_BUSY && st[x] == BUSY) || POS(w) >= POS(x))
 #define BEST(w, v) (BEATS(w,0,v) && BEATS(w,1,v) && BEATS(w,2,v) && BEATS(w,3,v) && BEATS(w,4,v))
 #define MAX2(a, b) ((a) > (b) -> (a) : (b))
 #define HEARD MAX2(prom[0], MAX2(prom[1], MAX2(prom[2], MAX2(prom[3], prom[4]))))
