@@ -348,6 +348,7 @@ inline start_primary(i) {
 #else
 	d_step { st[i] == DOWNP && HOLDS(i) && auth[i] && TL(i) == claimOf[vE[i]] ->
 #endif
+		if :: !auth[i] -> printf("%c: starts as a primary without a swap of its own (S11)\n", 65 + i); assert(false) :: else fi;
 		st[i] = PRIMARY; rule[i] = kr[i]; flag[i] = (kr[i] != 0); rec[i] = ln[i]; src[i] = 0;
 		printf("%c: starts as the primary of epoch %d\n", 65 + i, vE[i]) }
 }
