@@ -6,7 +6,7 @@ NAME ?= dev
 UV := 0.13.9
 export PYTHONPATH := operator:.
 
-.PHONY: help venv setup lock images cluster cluster-down generate check unit test test-long test-faults demo failover creation clean
+.PHONY: help venv setup lock images cluster cluster-down generate check unit model test test-long test-faults demo failover creation clean
 
 help: ## show this
 	@echo "make TARGET"
@@ -46,6 +46,10 @@ check: venv ## linters, types, import rules, generated files, unit tests, chart;
 unit: venv ## unit tests alone
 	@$(PYTHON_ENV) -m pytest -q tests/unit
 
+model: ## check the protocol's formal model and its mutants (Spin): ARGS="--quick", ARGS="--trail NAME"
+	@dev/setup.sh packages venv
+	@$(PYTHON_ENV) -m model.check $(ARGS)
+
 test: ## everything from nothing, then every test; uses a cluster of its own named `test`
 	@dev/setup.sh packages venv
 	@$(PYTHON_ENV) -m dev.stages test
@@ -68,4 +72,4 @@ creation: venv ## how long a new cluster takes, on the demo's Kubernetes: ARGS="
 
 clean: ## remove what was built in this folder; clusters and the cache stay
 	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
-	@find operator dev tests bench -name __pycache__ -type d -prune -exec rm -r {} +
+	@find operator dev tests bench model -name __pycache__ -type d -prune -exec rm -r {} +

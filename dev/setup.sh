@@ -10,8 +10,8 @@ cd "$(dirname "$0")/.."
 
 # package:what it is wanted for. A program that came another way (Docker's own containerd, say) is left as it is.
 PACKAGES="buildah:buildah ca-certificates:/etc/ssl/certs/ca-certificates.crt conntrack:conntrack containerd:ctr
-containernetworking-plugins:/usr/lib/cni/bridge debootstrap:debootstrap iproute2:tc iptables:iptables mount:losetup
-nftables:nft procps:sysctl runc:runc util-linux:nsenter xfsprogs:mkfs.xfs"
+containernetworking-plugins:/usr/lib/cni/bridge debootstrap:debootstrap gcc:cc iproute2:tc iptables:iptables libc6-dev:/usr/include/stdio.h mount:losetup
+nftables:nft procps:sysctl runc:runc spin:spin util-linux:nsenter xfsprogs:mkfs.xfs"
 
 say() { echo "setup: $*" >&2; }
 

@@ -60,11 +60,11 @@ def _pytest(name: str, folder: str, limit: float, *more: str, env: Mapping[str, 
 def check_stages(*, helm: bool) -> list[Stage]:
     """Everything that needs no cluster; the chart's lint needs helm."""
     python = (sys.executable, "-m")
-    folders = ("operator", "dev", "bench", "tests")
+    folders = ("operator", "dev", "bench", "model", "tests")
     stages = [
         Stage("ruff check", (*python, "ruff", "check", *folders)),
         Stage("ruff format", (*python, "ruff", "format", "--check", *folders)),
-        Stage("mypy", (*python, "mypy", "-p", "matriarch", "-p", "dev", "-p", "bench")),
+        Stage("mypy", (*python, "mypy", "-p", "matriarch", "-p", "dev", "-p", "bench", "-p", "model")),
         Stage("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
         Stage("generated files", (*python, "matriarch.api.generate", "--check")),
         _pytest("unit", "tests/unit", 300),
@@ -80,6 +80,7 @@ def test_stages() -> list[Stage]:
     return [
         Stage("set-up: programs", (*python, "dev.programs"), limit=2400),
         *check_stages(helm=True),
+        _pytest("model", "tests/model", 300),
         _pytest("apiserver", "tests/apiserver", 600),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),

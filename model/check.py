@@ -29,7 +29,7 @@ from model.configurations import CONFIGURATIONS, MUTANTS, Configuration, Mutant
 HERE = Path(__file__).parent
 MEMORY = 2500
 """MB that one run may take; two run side by side."""
-DEPTH = 100_000
+DEPTH = 3_000_000
 
 
 class ModelError(Exception):
@@ -106,7 +106,7 @@ def check(run: Run) -> Result:
         started = time.monotonic()
         try:
             ended = subprocess.run(
-                ("./pan", f"-m{DEPTH}", "-w22", "-b", *(() if "LIVENESS" in run.defines else ("-E",))),
+                ("./pan", f"-m{DEPTH}", "-w22", "-b", "-E"),
                 cwd=folder,
                 capture_output=True,
                 text=True,

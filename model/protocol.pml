@@ -56,6 +56,7 @@
 byte l_epoch = 1;
 byte l_holder = 0;	/* bit number of a member */
 short l_rule;		/* voters | k << NM; 0: mode alone */
+byte top = 1;		/* the highest epoch ever swapped: a Lease below it was restored, and names nobody (L7) */
 byte l_claim = 1;	/* the highest timeline number ever claimed */
 byte l_heir = 0;	/* bit number + 1 */
 byte l_clean = 0;	/* length of the log with the shutdown record */
@@ -183,7 +184,7 @@ hidden byte x, y, z;
 #define F1(i, j, r, p) (IN(j, r) && FL(i, j) > (p))
 #if N == 3
 #define FLUSHED(i, r, p) (F1(i,0,r,p)+F1(i,1,r,p)+F1(i,2,r,p))
-#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || POS(w) >= POS(x))
+#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || (COUNTED_BUSY && st[x] == BUSY) || POS(w) >= POS(x))
 #define BEST(w, v) (BEATS(w,0,v) && BEATS(w,1,v) && BEATS(w,2,v))
 #define MAX2(a, b) ((a) > (b) -> (a) : (b))
 #define HEARD MAX2(prom[0], MAX2(prom[1], prom[2]))
@@ -194,7 +195,7 @@ hidden byte x, y, z;
 #define SUM(C) (C(0) + C(1) + C(2))
 #else
 #define FLUSHED(i, r, p) (F1(i,0,r,p)+F1(i,1,r,p)+F1(i,2,r,p)+F1(i,3,r,p)+F1(i,4,r,p))
-#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || POS(w) >= POS(x))
+#define BEATS(w, x, v) (((v) & BIT(x)) == 0 || (COUNTED_BUSY && st[x] == BUSY) || POS(w) >= POS(x))
 #define BEST(w, v) (BEATS(w,0,v) && BEATS(w,1,v) && BEATS(w,2,v) && BEATS(w,3,v) && BEATS(w,4,v))
 #define MAX2(a, b) ((a) > (b) -> (a) : (b))
 #define HEARD MAX2(prom[0], MAX2(prom[1], MAX2(prom[2], MAX2(prom[3], prom[4]))))
@@ -236,7 +237,7 @@ inline swapped(e, m) {
 	assert(e > l_epoch);
 	if :: holderOf[e] != 255 -> printf("epoch %d has two holders\n", e); assert(false) :: else fi;
 	holderOf[e] = m;
-	l_epoch = e; l_holder = m; l_heir = 0; l_clean = 0;
+	l_epoch = e; l_holder = m; l_heir = 0; l_clean = 0; top = MAX2(top, e);
 	if :: LOSES(NODE(m)) -> printf("LOST: %c leads epoch %d without an acknowledged commit\n", 65 + NODE(m), e); assert(false) :: else fi;
 	written()
 }
@@ -272,7 +273,7 @@ inline ack(i, w) {
 	d_step { w <= nw && wby[w] == i + 1 && (flag[i] == 0 || RELEASE(i, wpos[w])) ->
 		wby[w] = 0; acked = acked | (1 << w);
 		printf("%c: write %d acknowledged\n", 65 + i, w);
-		if :: LOSES(NODE(l_holder)) -> printf("LOST: acknowledged, and %c, who holds epoch %d, lacks it\n", 65 + NODE(l_holder), l_epoch); assert(false) :: else fi }
+		if :: l_epoch == top && LOSES(NODE(l_holder)) -> printf("LOST: acknowledged, and %c, who holds epoch %d, lacks it\n", 65 + NODE(l_holder), l_epoch); assert(false) :: else fi }
 }
 /* The checkpointer sets the flag some time after the names were shown (S5). */
 inline checkpointer(i) {
@@ -347,6 +348,7 @@ inline start_primary(i) {
 #else
 	d_step { st[i] == DOWNP && HOLDS(i) && auth[i] && TL(i) == claimOf[vE[i]] ->
 #endif
+		if :: !auth[i] -> printf("%c: starts as a primary without a swap of its own (S11)\n", 65 + i); assert(false) :: else fi;
 		st[i] = PRIMARY; rule[i] = kr[i]; flag[i] = (kr[i] != 0); rec[i] = ln[i]; src[i] = 0;
 		printf("%c: starts as the primary of epoch %d\n", 65 + i, vE[i]) }
 }
@@ -377,7 +379,7 @@ inline promote(i) {
 /* Whoever the Lease names may go on above every promise (L1). It may have heard of any of them, or of none. */
 inline reclaim(i, e) {
 	d_step { RECLAIMS && !VOID && ALIVE(i) && l_holder == MEM(i) && FRESH(i) && e > l_epoch && e <= EPOCHS && (e == HEARD + 1 || (UNHEARD && e == l_epoch + 1)) &&
-			(st[i] == DOWN || st[i] == DOWNP || !auth[i] || HEARD > l_epoch) && pend[i] == 0 && ck[i] == 0 ->
+			(!auth[i] || HEARD > l_epoch) && pend[i] == 0 && ck[i] == 0 ->
 		claimOf[e] = claimOf[l_epoch];
 		swapped(e, MEM(i));
 		learned(i); auth[i] = 1; prom[i] = MAX2(prom[i], e);
@@ -463,6 +465,7 @@ inline rollback() {
 inline stand(i, e) {
 	d_step { !VOID && st[i] == STANDBY && l_epoch >= vE[i] && IN(i, l_rule) && l_rule != 0 && t[i] == 0 && pend[i] == 0 && e <= EPOCHS &&
 			e > l_epoch && e > prom[i] && (e == MAX2(l_epoch, HEARD) + 1 || (UNHEARD && e == MAX2(l_epoch, prom[i]) + 1)) && REASON(i) ->
+		if :: !PREVOTE && src[i] -> printf("%c: cuts itself off, and no quorum suspects\n", 65 + i); assert(false) :: else fi;
 		learned(i);
 		t[i] = e; bv[i] = 1; votes[i] = 0;
 #ifdef M_CAS_IGNORES_VOTERS
@@ -475,7 +478,6 @@ inline give_up(i) {
 }
 inline promise(i, j) {	/* j promises t of i */
 	d_step { t[i] > 0 && VOTER(j) && IN(j, l_rule) && (votes[i] & BIT(j)) == 0 && prom[j] <= t[i] && t[i] > vE[j] && !(j == i && st[j] == BUSY) ->
-		if :: !PREVOTE && src[j] -> printf("%c: cut without need\n", 65 + j); assert(false) :: else fi;
 		prom[j] = t[i]; votes[i] = votes[i] | BIT(j);
 #ifdef M_NO_CUT
 		skip;
@@ -807,6 +809,9 @@ proctype Member(byte i) {
 #if EPOCHS > 5
 	:: inherit(i, 6)
 #endif
+#if EPOCHS > 6
+	:: inherit(i, 7)
+#endif
 #endif
 	od
 }
@@ -817,7 +822,7 @@ proctype Member(byte i) {
 #define MEETS(r) (VOTERS(r) - (VOTERS(l_rule) - KOF(l_rule) + 1 > OUTSIDE(r) -> VOTERS(l_rule) - KOF(l_rule) + 1 - OUTSIDE(r) : 0) < KOF(r))
 /* Every set that can elect has a voter with each acknowledged commit: fewer than |S|-k+1 voters lack it. */
 #define LACKS(j, w) (IN(j, l_rule) && !HAS(j, w))
-#define ALL_ELECTORS_HAVE(w) (l_rule == 0 || B1(acked, w) == 0 || LACKING(w) < VOTERS(l_rule) - KOF(l_rule) + 1)
+#define ALL_ELECTORS_HAVE(w) (l_rule == 0 || l_epoch < top || B1(acked, w) == 0 || LACKING(w) < VOTERS(l_rule) - KOF(l_rule) + 1)
 #define SITS (st[H] == PRIMARY && vE[H] == l_epoch && MEM(H) == l_holder && l_rule != 0)
 #define SENDER_MEETS(j) (FL(H, j) == 0 || MEETS(WR(H, j)))
 proctype Observer() {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,27 @@ def test_content_reaches_the_disk_before_its_name_and_the_name_before_the_answer
     monkeypatch.setattr(Path, "replace", watched_replace)
     files.write_promise(1)
     assert steps == ["file", "rename", "folder"]
+
+
+def test_a_hung_write_never_takes_a_later_promise_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = MemberFiles(tmp_path / "member")
+    hung, goes_on = threading.Event(), threading.Event()
+    write = MemberFiles._write
+
+    def slow(self: MemberFiles, name: str, content: dict[str, object]) -> None:
+        if content["epoch"] == 5:  # the disk hangs between the look at the known promise and the write
+            hung.set()
+            goes_on.wait(5)
+        write(self, name, content)
+
+    monkeypatch.setattr(MemberFiles, "_write", slow)
+    first = threading.Thread(target=files.write_promise, args=(5,))
+    first.start()
+    assert hung.wait(5)
+    later = threading.Thread(target=files.write_promise, args=(7,))
+    later.start()
+    later.join(0.2)  # it waits for the first one; without that it would be through by now
+    goes_on.set()
+    first.join(5)
+    later.join(5)
+    assert files.promise() == 7

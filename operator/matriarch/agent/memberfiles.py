@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class MemberFiles:
     def __init__(self, folder: Path = FOLDER, reserve: Reserve | None = None) -> None:
         self.folder = folder
         self._reserve = reserve
+        self._epochs = threading.Lock()
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             _fsync_folder(folder.parent)
@@ -129,11 +131,13 @@ class MemberFiles:
         raise self._corrupt(name, 'it is not {"epoch"} with a whole number')
 
     def _write_epoch(self, name: str, epoch: int, word: str) -> None:
-        known = self._read_epoch(name)
-        if epoch < known:
-            raise Refused(f"Epoch {epoch} cannot be {word}: epoch {known} already is, and it never goes back.")
-        if epoch > known:
-            self._write(name, {"epoch": epoch})
+        # One at a time: a write that its caller gave up on goes on in its thread, and must not replace a later one.
+        with self._epochs:
+            known = self._read_epoch(name)
+            if epoch < known:
+                raise Refused(f"Epoch {epoch} cannot be {word}: epoch {known} already is, and it never goes back.")
+            if epoch > known:
+                self._write(name, {"epoch": epoch})
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

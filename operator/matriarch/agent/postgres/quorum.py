@@ -57,9 +57,10 @@ class Quorum(Looking):
         """Returns when no commit can be acknowledged by an older rule than the one last set (S6).
 
         `voters` are the application names of the new rule, of which `k` must take part; `also` those of the old one.
-        Two records are flushed by k voters, one after the other, so that each of their WAL senders went round its loop
-        and read the rule; every other sender of those names is ended, and must be gone. Unavailable otherwise: the
-        change must not be relied upon.
+        A record is flushed by k voters, so that each of their WAL senders went round its loop and read the rule; every
+        other sender of those names is ended, and must be gone. Only then is a second record written, and flushed by k
+        voters: what a slow sender let go by the old rule until its end lies below it. Unavailable otherwise: the change
+        must not be relied upon.
         """
         if k > len(set(voters)):
             msg = f"{k} of {len(set(voters))} voters can never pass a barrier"
@@ -68,13 +69,13 @@ class Quorum(Looking):
         async with files.ends_within(timeout, "the new rule for commits was not in force everywhere"):
             await self._await_shown(value, timeout)
             named = set(voters) | set(also)
-            passed = {s.pid for s in await self.replication(timeout=timeout) if s.application_name in named}
-            for _ in range(2):
-                lsn = await self.write_record(timeout=timeout)
-                await self.confirm_flushed(lsn, voters, k, timeout=timeout)
-                passed &= await self._passers(lsn, passed, timeout)
+            before = {s.pid for s in await self.replication(timeout=timeout) if s.application_name in named}
+            lsn = await self.write_record(timeout=timeout)
+            await self.confirm_flushed(lsn, voters, k, timeout=timeout)
+            passed = await self._passers(lsn, before, timeout)
             senders = await self.replication(timeout=timeout)
             await self._end_senders([s for s in senders if s.application_name in named and s.pid not in passed])
+            await self.confirm_flushed(await self.write_record(timeout=timeout), voters, k, timeout=timeout)
 
     async def _passers(self, lsn: int, senders: set[int], timeout: float) -> set[int]:
         """Which of `senders` have seen `lsn` flushed. The slower ones get a moment, for ending a healthy stream costs
