@@ -19,13 +19,16 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.decide import lease as transitions
 from matriarch.decide.election import (
+    SECOND,
     Answer,
     Candidate,
     Evidence,
     best,
     door_waits_until,
+    lease_is_over,
     may_stand,
     next_epoch,
+    shortfall,
 )
 from matriarch.decide.lease import LeaseRead, LeaseState
 from matriarch.decide.member import Member
@@ -74,7 +77,7 @@ class NotNow(MatriarchError):  # noqa: N818 - reads as the outcome it is
 def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
     """Whether this member has reason to stand now. Cheap: called at every beat."""
     voter = instance.voter()
-    if voter is None or voter.me not in voter.lease.voters or voter.lease.mode != "quorum":
+    if voter is None or voter.me not in voter.lease.voters or voter.lease.mode == "alone":
         return Answer(yes=False, why="not a voter")
     if voter.unable:
         return Answer(yes=False, why=voter.unable)
@@ -84,7 +87,7 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
     left = instance.leases.renewal_seen + HEIR_FIRST - boottime()
     if voter.lease.heir is not None and left > 0:
         return Answer(yes=False, why=f"{voter.lease.heir.instance} is the heir", wait=left)
-    return may_stand(Candidate(voter, instance.leases.renewal_seen, others_answering))
+    return may_stand(Candidate(voter, others_answering))
 
 
 async def stand(instance: Instance) -> Won | None:
@@ -105,16 +108,19 @@ async def stand(instance: Instance) -> Won | None:
         epoch = higher + 1
         ballots = await _prevotes(instance, lease, epoch)
     yes = [b for b in ballots if b.yes]
+    yes, lacking = _near(lease, yes)
     if len(yes) < lease.election_quorum:
         waits = [b.wait for b in ballots if b.wait is not None]
         raise NotNow(
-            "; ".join(f"{b.member.instance}: {b.why}" for b in ballots if not b.yes) or "too few answer",
+            "; ".join([*lacking, *(f"{b.member.instance}: {b.why}" for b in ballots if not b.yes)]) or "too few answer",
             min(waits, default=int(BACK_OFF * 1e9)) / 1e9,
         )
     again = suspicion(instance, others_answering=len(ballots) - 1)
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
     assert instance.me is not None
+    if (more := _more_to_come(lease, yes, ballots)) is not None:
+        raise NotNow(f"{more.member.instance} holds more and may be elected in a moment", (more.wait or 0) / 1e9)
     favourite = _best(instance, {b.member: b.position for b in yes})
     if favourite != instance.me and await _ask_to_stand(instance, favourite):
         # It has more to offer; if it does nothing within the wait, this member goes on by itself next time.
@@ -144,7 +150,9 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
             # A promise that is begun is kept to its end, for what comes next needs the same lock.
             await asyncio.wait({early})
             early.cancelled() or early.exception()
-    ballots = [*promised, own]
+    ballots, lacking = _near(lease, [*promised, own])
+    if not ballots:
+        raise NotNow("; ".join(lacking), _jitter())
     positions = {b.member: b.position for b in ballots}
     winner = _best(instance, positions)
     signs = [b.last_sign for b in ballots if b.last_sign is not None]
@@ -179,11 +187,13 @@ async def take(
         if instance.promised != epoch:
             raise NotNow(f"epoch {instance.promised} was promised meanwhile", _jitter())
         try:
-            await instance.leases.swap(base, led(lease, me, epoch, position, new_nonce()))
+            wanted = led(lease, me, epoch, position, new_nonce())
+            await instance.leases.swap(base, wanted, through_renewals=lease.mode != "async")
         except Lost as e:
             raise NotNow(str(e), _jitter()) from None
     log.info("epoch %d is held by this instance (%s)", epoch, evidence)
-    strict = config is None or config.strict_reads
+    # In mode async the old holder's time was over before the swap, with writes and reads alike.
+    strict = lease.mode == "quorum" and (config is None or config.strict_reads)
     return Won(
         epoch,
         door_waits_until(
@@ -263,9 +273,30 @@ async def taken_from_peer(instance: Instance, body: dict[str, Any]) -> Won:
     now = boottime()
     signs = [now - int(a) for a in body["sign_ages"]]
     position = await instance.position()
+    voter = instance.voter()
+    if base.state.mode == "async" and (voter is None or not lease_is_over(voter).yes):
+        raise Refused("the Lease was renewed a moment ago, as seen here", reason="NotNow")
+    if why := shortfall(base.state, position):
+        raise Refused(why, reason="Behind")
     return await take(
         instance, base, epoch, position=position, others=int(body["others"]), last_sign=max(signs, default=0)
     )
+
+
+def _near(lease: LeaseState, ballots: list[Ballot]) -> tuple[list[Ballot], list[str]]:
+    """Those that may be elected by what they hold, and what is said of the others: mode async gives up only so much."""
+    found = {b.member: shortfall(lease, b.position) for b in ballots}
+    lacking = [f"{m.instance}: {why}" for m, why in found.items() if why]
+    return [b for b in ballots if not found[b.member]], lacking
+
+
+def _more_to_come(lease: LeaseState, yes: list[Ballot], ballots: list[Ballot]) -> Ballot | None:
+    """Mode async: who saw the last renewal a little later, and would have a part of what this election gives up."""
+    if lease.mode != "async":
+        return None
+    most = max(b.position for b in yes)
+    later = (b for b in ballots if not b.yes and b.wait is not None and b.wait <= SECOND and b.position > most)
+    return next(later, None)
 
 
 async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:

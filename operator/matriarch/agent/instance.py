@@ -25,6 +25,7 @@ from matriarch.agent.postgres.server import Server
 from matriarch.agent.routing import Routing
 from matriarch.agent.supervisor_client import SupervisorClient
 from matriarch.decide.election import Sight, Voter
+from matriarch.decide.guard import Guard, guard_of
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.space import Space
@@ -74,7 +75,10 @@ class Instance:
     confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
     switchover: dict[str, str] = field(default_factory=dict)
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
-    vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
+    vouching: Guard | None = None  # what keeps the fence away during a change of the voters or of the mode
+    served: int = field(default_factory=boottime)  # when PostgreSQL last ran as primary here
+    clock_jumped: bool = False  # the Lease was not read since this machine's clock jumped
+    refusal: str = ""  # why nobody is elected now, as this member saw it last
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
     space: Space = field(default_factory=Space)  # the volume, as last seen
     ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led
@@ -151,7 +155,9 @@ class Instance:
         """This member as a voter, or None while it knows too little to be one."""
         if self.me is None or self.lease is None:
             return None
-        return Voter(self.me, self.lease, self.promised, self.sight(), self.unable())
+        return Voter(
+            self.me, self.lease, self.promised, self.sight(), self.unable(), renewal_seen=self.leases.renewal_seen
+        )
 
     def unable(self) -> str:
         """Why this member can't vote now; empty when it can."""
@@ -197,16 +203,17 @@ class Instance:
             # The agent restarted beside a PostgreSQL that runs: the heartbeat goes on with what it was told before.
             return self._sequence + 1
         role = self._beat_role()
-        leads = role == "holder" and lease.mode == "quorum"
-        voters, k = self.vouching or (lease.voters, lease.k)
+        guard = self.vouching or guard_of(lease)
+        leads = role == "holder" and guard is not None
         wanted = HeartbeatState(
             sequence=0,
             role=role,
             me=me,
             epoch=lease.epoch,
             holder=lease.holder,
-            voters=voters,
-            k=k,
+            voters=guard.voters if guard is not None else lease.voters,
+            k=guard.k if guard is not None else lease.k,
+            by_lease=guard is not None and guard.by_lease,
             addresses={i: a for i, a in self.addresses.items() if i != self.env.instance},
             promised=self.promised,
             fence=leads and self.armed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,7 @@ from matriarch.decide.lease import LeaseRead, LeaseState
 from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Kube
 from matriarch.kube.errors import Conflict, NotFound
+from matriarch.postgres.timeline import WalPosition
 
 
 class Lost(MatriarchError):  # noqa: N818 - reads as the outcome it is
@@ -93,25 +94,39 @@ class Leases:
             raise Lost(f"Lease {self.cluster} was rolled back to epoch {read.state.epoch}; it is void")
         return read
 
-    async def swap(self, base: LeaseRead, wanted: LeaseState, *, wait: float = 2.0, tries: int = 4) -> LeaseState:
-        """Write `wanted` in place of `base`.
+    async def swap(
+        self,
+        base: LeaseRead,
+        wanted: LeaseState,
+        *,
+        wait: float = 2.0,
+        tries: int = 4,
+        through_renewals: bool = True,
+    ) -> LeaseState:
+        """Write `wanted` in place of `base`. Without `through_renewals` one that came in between makes it void: for a
+        takeover that rests on there being none.
 
         Raises:
             Lost: the Lease is no longer what `wanted` was derived from.
             Unavailable: the outcome is unknown and could not be read; the attempt may still land.
         """
         read = base
+        renewal = lease_codec.plain(wanted) == lease_codec.plain(base.state)
         for attempt in range(tries):
             sent = boottime()
+            manifest = self._manifest(wanted, read)
             try:
-                written = await self.kube.replace(self._manifest(wanted, read), timeout=wait)
+                written = await self.kube.replace(manifest, timeout=wait)
             except NotFound as e:
                 raise Lost(f"Lease {self.cluster} was deleted") from e
             except (Conflict, Unavailable):
                 read = await self._settle(wait, attempt)
-                if read.state == wanted:
-                    return self._won(base, wanted, read.manifest, sent)
-                if _normal(read.state) != _normal(base.state):
+                # That it says what was to be written proves no renewal: it said so before. Only its time does.
+                renewed = read.renew_time == manifest["spec"]["renewTime"]
+                if lease_codec.plain(read.state) == lease_codec.plain(wanted) and (renewed or not renewal):
+                    return self._won(base, wanted, read.manifest, sent if renewed else None)
+                void = not through_renewals and read.renew_time != base.renew_time
+                if void or lease_codec.plain(read.state) != lease_codec.plain(base.state):
                     raise Lost(f"Lease {self.cluster} changed: epoch {read.state.epoch} now") from None
                 continue
             return self._won(base, wanted, written, sent)
@@ -125,20 +140,21 @@ class Leases:
             return base.state
         return await self.swap(base, wanted, wait=wait)
 
-    async def renew(self, *, no_voters: bool, wait: float = 1.0) -> None:
-        """Move the renew time, by what is known, in one call.
+    async def renew(self, *, no_voters: bool, wal: WalPosition | None = None, wait: float = 1.0) -> None:
+        """Move the renew time, by what is known, in one call. `wal`: where WAL ends here, for mode async.
 
         Raises:
             Lost: the Lease says something else than this process knew; it knows now.
             Unavailable: the outcome is unknown.
         """
         base = self._newest or await self.read(wait=wait)
-        await self.swap(base, lease_codec.no_voters_set(base.state, no_voters), wait=wait, tries=2)
+        wanted = lease_codec.renewed_with(base.state, no_voters=no_voters, wal=wal)
+        await self.swap(base, wanted, wait=wait, tries=2)
 
-    def _won(self, base: LeaseRead, wanted: LeaseState, manifest: Mapping[str, Any], sent: int) -> LeaseState:
+    def _won(self, base: LeaseRead, wanted: LeaseState, manifest: Mapping[str, Any], sent: int | None) -> LeaseState:
         if wanted.epoch > base.state.epoch:
             self.authority = wanted.epoch
-        self.renewed = sent
+        self.renewed = sent if sent is not None else self.renewed
         self.seen(manifest)
         return wanted
 
@@ -176,11 +192,6 @@ class Leases:
 def _version(read: LeaseRead) -> int:
     """Versions of one object grow; what can't be compared counts as newer."""
     return int(read.resource_version) if read.resource_version.isdecimal() else 1 << 63
-
-
-def _normal(state: LeaseState) -> LeaseState:
-    """Without what a renewal may change: that never makes a swap void."""
-    return replace(state, no_voters=False)
 
 
 def new_nonce() -> str:

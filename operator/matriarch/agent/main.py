@@ -15,6 +15,7 @@ from matriarch.agent import candidate, mutant, stepdown
 from matriarch.agent.api import Api
 from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.clockjump import watch_clock
 from matriarch.agent.config import ClusterConfig, Environment
 from matriarch.agent.events import Notices
 from matriarch.agent.heartbeat_client import HeartbeatClient
@@ -85,6 +86,7 @@ class Agent:
             "watch of the slices": lambda: watch_slices(instance),
             "reads of the Lease": lambda: read_lease_sometimes(instance),
             "renewals": lambda: keep_renewing(instance),
+            "clock": lambda: watch_clock(instance),
             "own address": self._announce,
             "candidacy": self._candidacy,
             "guard": self._guard,
@@ -216,8 +218,11 @@ class Agent:
         """The pod ends: hand over if there is time, fence if there is not, and stop what runs."""
         instance = self.instance
         lease = instance.lease
-        if instance.server_role == "primary" and instance.is_holder and lease is not None and lease.mode == "quorum":
+        if instance.server_role == "primary" and instance.is_holder and lease is not None and lease.mode != "alone":
             if await self._short_grace():
+                if lease.mode == "async":
+                    with instance.wanted_stop():
+                        await instance.server.stop("fast", timeout=1.0)  # it ends when the replicas have all
                 await stepdown.fence(instance, "the pod is ended without grace")
                 return
             for voter in lease.voters:
@@ -229,6 +234,8 @@ class Agent:
                 return
             with instance.wanted_stop():
                 await instance.server.stop("fast", timeout=20.0)  # clean, for the restart: nobody can take over now
+                if lease.mode == "async":
+                    return  # a word would let them elect at once, without what only this volume has
                 await stepdown.fence(instance, "the pod ends, and no replica can take over in order")
             return
         instance.stopping += 1  # for good

@@ -25,6 +25,7 @@ from matriarch.controller.agents import Door
 from matriarch.controller.env import Env
 from matriarch.controller.queue import Key
 from matriarch.decide.certificates import Authority, Leaf, plan_certificates
+from matriarch.decide.conditions import LOSS_SEEN
 from matriarch.decide.facts import Facts, Instance, Ref, Wish
 from matriarch.decide.lease import LeaseRead, from_manifest
 from matriarch.decide.rollout import STANDBY_NEEDS
@@ -203,6 +204,8 @@ def _wish(b: Blueprint) -> Wish:
         instances=b.instances,
         number=d.sync.number,
         required=d.sync.durability == "required",
+        asynchronous=d.sync.mode == "async",
+        loss_seen=annotations.get(LOSS_SEEN),
         primary=spec.primary,
         request=annotations.get(names.SWITCHOVER),
         restart=annotations.get(names.RESTART),

@@ -32,6 +32,7 @@ OWN_CONDITIONS = frozenset(
         "SyncDegraded",
         "PoolerAvailable",
         "ReplicasHealthy",
+        "PossibleLoss",
         "VolumePressure",
         "Advice",
         "InstanceWarnings",

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from matriarch.decide.facts import Facts, Instance, Memory
+from matriarch.decide.lease import LeaseState
 from matriarch.decide.verdict import Standing, Verdict
 
 HOPELESS_AFTER = timedelta(minutes=10)
@@ -20,6 +21,10 @@ HOPELESS_AFTER = timedelta(minutes=10)
 
 STARTING_FOR = timedelta(minutes=1)
 """Pods that all start at once answer one after the other; nothing is lost by that."""
+
+
+LOSS_SEEN = "matriarch.dev/loss-seen"
+"""The annotation by which somebody says that a possible loss was looked at; its value is the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +148,8 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
     if holder is not None and holder.agent is not None and holder.agent.role == "primary":
         why = holder.agent.door_reason or state
         return Verdict(Standing.WORKING, "DoorClosed", f"{facts.holder} is primary but lets nobody in yet: {why}")
+    if lease.mode == "async":
+        return _no_async_primary(facts, state)
     voters = [i for i in facts.instances if i.agent is not None and i.name in {v.instance for v in lease.voters}]
     if lease.mode == "quorum" and len(voters) < lease.election_quorum:
         message = (
@@ -157,6 +164,12 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
     if len(facts.wish.instances) == 1 or lease.mode == "alone":
         return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
     return Verdict(Standing.WORKING, "FailingOver", f"{facts.holder} does not serve ({state}); its replicas elect.")
+
+
+def _no_async_primary(facts: Facts, state: str) -> Verdict:
+    """In mode async a replica takes over when the Lease ran out, if it lacks little."""
+    message = f"{facts.holder} does not serve ({state}). It is started again where it is, which loses nothing;"
+    return Verdict(Standing.WORKING, "FailingOver", f"{message} without it a replica takes over after 15 s.")
 
 
 def standing(verdict: Verdict) -> list[Condition]:
@@ -184,6 +197,8 @@ def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
     if lease is not None and lease.opened and len(facts.wish.instances) > 1:
         found.append(_synchronous(facts))
         found.append(_healthy(facts))
+    if lease is not None and (lost := _lost(facts, lease)) is not None:
+        found.append(lost)
     if tight := [i for i in facts.instances if i.agent is not None and i.agent.volume != "ok"]:
         said = "; ".join(f"{i.name}: its volume is {i.agent.volume if i.agent else ''}{_room(i)}" for i in tight)
         found.append(Condition("VolumePressure", "True", "SeeMessage", f"{said}. Raise spec.storage.size."))
@@ -195,6 +210,24 @@ def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
     if warnings:
         found.append(Condition("InstanceWarnings", "True", "SeeMessage", "; ".join(warnings)[:1024]))
     return found
+
+
+def _lost(facts: Facts, lease: LeaseState) -> Condition | None:
+    """A failover in mode async that may have lost writes, until somebody says that it was looked at."""
+    loss = lease.loss
+    if loss is None or facts.wish.loss_seen == str(loss.epoch):
+        return None
+    known = f"at least {_bytes(loss.missing)} of WAL are missing" if loss.missing else "nothing of that is missing"
+    message = (
+        f"{loss.holder.instance} was replaced without waiting for its replicas at epoch {loss.epoch}. When it last said"
+        f" so its WAL ended at {loss.wal}, and the next primary went on from {loss.position}: {known}; what was written"
+        f" after that is lost too. Annotate the cluster with {LOSS_SEEN}={loss.epoch} when that was looked at."
+    )
+    return Condition("PossibleLoss", "True", "AsyncFailover", message)
+
+
+def _bytes(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB" if count >= 1 << 10 else f"{count} bytes"
 
 
 def _healthy(facts: Facts) -> Condition:
@@ -220,6 +253,12 @@ def _synchronous(facts: Facts) -> Condition:
         )
         return Condition("SyncDegraded", "True", "Alone", message)
     streaming = len(facts.streaming_voters)
+    if lease.mode == "async" and facts.wish.asynchronous:
+        message = f"No commit waits for a replica, as the spec says; {streaming} replicas stream."
+        return Condition("SyncDegraded", "False", "Asynchronous", message)
+    if lease.mode == "async":
+        message = "Commits do not wait for replicas yet: too few have caught up for what the spec asks."
+        return Condition("SyncDegraded", "True", "Asynchronous", message)
     if facts.serving and streaming < lease.k:
         message = f"{streaming} of {lease.k} needed replicas stream; writes wait for the others."
         return Condition("SyncDegraded", "True", "TooFewReplicas", message)

@@ -29,6 +29,8 @@ class Wish:
     instances: tuple[str, ...]
     number: int = 0  # replicas that must have a commit; 0 for a single instance
     required: bool = True
+    asynchronous: bool = False  # no commit waits for a replica
+    loss_seen: str | None = None  # the annotation by which somebody says that a loss was looked at: its epoch
     primary: str | None = None
     request: str | None = None  # the switchover annotation
     restart: str | None = None  # the restart annotation

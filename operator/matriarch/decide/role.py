@@ -49,6 +49,7 @@ class Facts:
     fenced: int = 0
     single: bool = False  # the spec wants one instance
     now: int = 0
+    gives_way: bool = False  # mode async: PostgreSQL did not come up for long, and it is the others' turn
     quiet_since: int = 0  # when this agent started, or said "fenced"
 
 
@@ -119,8 +120,10 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
         known = f.fenced >= lease.epoch or max(f.promise_heard, f.promised) > lease.epoch
         grace = HEIR_GRACE if lease.heir is not None else ELECTION_GRACE if known else LISTEN
         waited = f.now - f.quiet_since
-        if f.server != "primary" and lease.mode == "quorum" and waited < grace:
+        if f.server != "primary" and lease.mode != "alone" and waited < grace:
             return Step("wait", "an election may be under way", grace - waited)
+        if f.server != "primary" and f.gives_way:
+            return Step("wait", "PostgreSQL did not come up for long; others may be elected now")
         return Step("reclaim", "the Lease names this incarnation")
     if max(f.promise_heard, f.promised) > lease.epoch:
         return Step("reclaim", "a voter promised a higher epoch")
