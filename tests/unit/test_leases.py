@@ -169,6 +169,54 @@ async def test_a_lease_that_was_rolled_back_is_void() -> None:
     assert mine.state.epoch == 5
 
 
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(replace(STATE, revision=19, voters=(A, B)), id="an older set of voters of the same epoch"),
+        pytest.param(replace(STATE, epoch=9, revision=19), id="somebody wrote on from an older copy"),
+        pytest.param(replace(STATE, epoch=9, claimed=1, revision=0), id="from one that knows less timelines"),
+    ],
+)
+async def test_what_comes_from_an_older_copy_is_void(found: LeaseState) -> None:
+    known = replace(STATE, claimed=2, revision=20)
+    server = Server(known)
+    mine = leases(server)
+    await mine.read()
+    server.write(found)
+    with pytest.raises(Lost, match="rolled back"):
+        await mine.read()
+    assert mine.state == known
+    assert mine.seen(await server.get()) == known
+
+
+async def test_one_written_above_it_is_taken_although_versions_went_back() -> None:
+    server = Server(replace(STATE, revision=20))
+    server.version = 2000
+    server.write(server.state)
+    mine = leases(server)
+    await mine.read()
+    server.version = 1500  # a store that was restored counts on from there
+    server.write(replace(STATE, epoch=6, revision=21))
+    assert (await mine.read()).state.epoch == 6
+    await mine.renew(no_voters=False)
+    assert mine.state is not None
+    assert mine.state.epoch == 6
+
+
+async def test_every_change_is_counted_and_no_renewal_is() -> None:
+    server = Server(ASYNC)
+    kept: list[LeaseState] = []
+    mine = leases(server)
+    mine.keep = kept.append
+    await mine.read()
+    await mine.renew(no_voters=False, wal=WalPosition(1, 9))
+    assert server.state.revision == 0
+    assert len(kept) == 1, "a renewal touches no disk"
+    await mine.change(transitions.opened_set)
+    assert server.state.revision == 1
+    assert kept[-1].opened
+
+
 async def test_what_others_put_onto_the_object_stays() -> None:
     server = Server(STATE)
     server.object["metadata"]["annotations"]["example.org/mine"] = "x"

@@ -121,6 +121,26 @@ def test_next_step(f: Facts, kind: str) -> None:
     assert next_step(f).kind == kind, next_step(f)
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        pytest.param(facts(server="stopped", authority=0), id="named by a Lease that was restored"),
+        pytest.param(facts(server="stopped"), id="although it swapped itself"),
+        pytest.param(facts(server="standby", data="standby", lease=ELECTED), id="elected by one"),
+        pytest.param(facts(data="standby", server="standby", lease=HEIR), id="its heir"),
+        pytest.param(facts(me=None, instance="orders-2", data="none", server="stopped"), id="a new member"),
+    ],
+)
+def test_nothing_lasting_is_done_by_a_lease_of_which_a_peer_knows_a_newer_one(f: Facts) -> None:
+    assert next_step(f).kind != "wait"
+    assert next_step(replace(f, epoch_heard=5)).kind == next_step(f).kind
+    assert next_step(replace(f, epoch_heard=6)).kind == "wait"
+
+
+def test_whoever_runs_deposed_is_ended_whatever_peers_know() -> None:
+    assert next_step(facts(me=B, instance="orders-2", epoch_heard=6)).kind == "depose"
+
+
 any_facts = st.builds(
     Facts, instance=st.just("orders-1"), me=st.sampled_from([None, A, Member("orders-1", "other")]),
     data=st.sampled_from(["none", "primary", "standby", "broken"]),

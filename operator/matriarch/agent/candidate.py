@@ -55,6 +55,7 @@ class Ballot:
     promised: int
     evidence: Evidence
     position: WalPosition
+    epoch: int  # of the Lease that it knows
     last_sign: int | None  # boot-time instant here, not before the voter's own
 
 
@@ -107,6 +108,9 @@ async def stand(instance: Instance) -> Won | None:
     if higher >= epoch:
         epoch = higher + 1
         ballots = await _prevotes(instance, lease, epoch)
+    known = max(instance.epoch_heard, *(b.epoch for b in ballots))
+    if known > lease.epoch:
+        raise NotNow(f"epoch {known} is known elsewhere, and the Lease is at {lease.epoch}: it was restored", 0.5)
     yes = [b for b in ballots if b.yes]
     yes, lacking = _near(lease, yes)
     if len(yes) < lease.election_quorum:
@@ -322,6 +326,7 @@ def _ballot(doc: dict[str, Any], member: Member) -> Ballot:
         promised=int(doc.get("promised") or 0) if who == member else 0,
         evidence=doc.get("evidence") or "fresh",
         position=WalPosition(int(doc.get("timeline") or 0), int(doc.get("lsn") or 0)),
+        epoch=int(doc.get("epoch") or 0),
         last_sign=None if age is None or age < 0 else boottime() - int(age),
     )
 

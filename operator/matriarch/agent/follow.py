@@ -131,6 +131,9 @@ class Follower:
 
     async def _decide(self, lease: LeaseState, me: Member, holder: Member, address: str) -> float:
         instance = self._instance
+        if instance.epoch_heard > lease.epoch:
+            instance.reason = f"a peer knows epoch {instance.epoch_heard}, the Lease is at {lease.epoch}"
+            return 0.1
         facts = attach.Facts(
             me=me,
             position=await instance.position(),

@@ -117,6 +117,11 @@ class Instance:
         return max((self.view.promise_heard, *(p.promised for p in self.view.peers)))
 
     @property
+    def epoch_heard(self) -> int:
+        """The highest epoch that a peer spoke of: whoever knows of less must read the Lease, and not act on it (L7)."""
+        return max((p.epoch for p in self.view.peers), default=0)
+
+    @property
     def delay(self) -> int:
         """Seconds that replay stays behind here on purpose; 0 for none."""
         return self.config.delays.get(self.env.instance, 0) if self.config is not None else 0

@@ -51,29 +51,29 @@ class Leases:
     _newest: LeaseRead | None = None
 
     def seen(self, manifest: Mapping[str, Any]) -> LeaseState:
-        """Take in a Lease from a watch or a read. An older epoch never replaces a newer one.
+        """Take in a Lease from a watch or a read. What is void never replaces what is known (L7).
 
         Raises:
             ValueError: its state can't be read.
         """
-        read = lease_codec.from_manifest(manifest)
-        if self._newest is not None and _version(read) < _version(self._newest) and self.state is not None:
-            return self.state  # a watch that is late: what it tells was replaced already
+        read, known = lease_codec.from_manifest(manifest), self.state
+        if known is not None:
+            late = self._newest is not None and _version(read) < _version(self._newest)
+            # Versions go back when the store is restored: then what the state says of itself decides.
+            if lease_codec.is_older(read.state, known) or (late and not lease_codec.is_older(known, read.state)):
+                return known
         if self._newest is None or read.renew_time != self._newest.renew_time:
             self.renewal_seen = boottime()
-        known = self.state
-        if known is None or read.state.epoch >= known.epoch:
-            if read.state != known:
-                self.keep(read.state)
-            self.state = read.state
-            self.fresh = True
-            self._newest = read
-            if read.state != known:
-                self.changed.set()
-                if self.noted is not None:
-                    self.noted(known, read)
-        assert self.state is not None
-        return self.state
+        # What renewals carry is old when they are: it is neither kept nor logged.
+        lasting = known is None or lease_codec.plain(read.state) != lease_codec.plain(known)
+        if lasting:
+            self.keep(read.state)
+        self.state, self.fresh, self._newest = read.state, True, read
+        if read.state != known:
+            self.changed.set()
+        if lasting and self.noted is not None:
+            self.noted(known, read)
+        return read.state
 
     @property
     def version(self) -> int:
@@ -90,7 +90,7 @@ class Leases:
             read = lease_codec.from_manifest(manifest)
         except ValueError as e:
             raise Lost(f"Lease {self.cluster} can't be read ({e}); nobody may lead by it") from e
-        if self.state is not None and read.state.epoch < self.state.epoch:
+        if self.state is not None and lease_codec.is_older(read.state, self.state):
             raise Lost(f"Lease {self.cluster} was rolled back to epoch {read.state.epoch}; it is void")
         return read
 
@@ -110,7 +110,7 @@ class Leases:
             Lost: the Lease is no longer what `wanted` was derived from.
             Unavailable: the outcome is unknown and could not be read; the attempt may still land.
         """
-        read = base
+        read, wanted = base, lease_codec.revised(base.state, wanted)
         renewal = lease_codec.plain(wanted) == lease_codec.plain(base.state)
         for attempt in range(tries):
             sent = boottime()
@@ -183,7 +183,7 @@ class Leases:
         meta = made["metadata"]
         meta["labels"] = {**(old.get("labels") or {}), **meta["labels"]}
         meta["annotations"] = {**(old.get("annotations") or {}), **meta["annotations"]}
-        for key in ("finalizers", "ownerReferences"):
+        for key in ("finalizers", "ownerReferences", "uid"):  # the uid: a write to one that was deleted never lands
             if old.get(key):
                 meta[key] = old[key]
         return made

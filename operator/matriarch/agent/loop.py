@@ -139,6 +139,7 @@ class Loop:
             authority=instance.leases.authority,
             promised=instance.promised,
             promise_heard=instance.promise_heard,
+            epoch_heard=instance.epoch_heard,
             fenced=instance.fenced,
             single=config is not None and config.single,
             now=boottime(),

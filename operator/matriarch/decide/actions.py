@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from matriarch.decide.certificates import CertificatePlan
 from matriarch.decide.facts import Memory, Ref
+from matriarch.decide.lease import LeaseState
 from matriarch.decide.verdict import Verdict
 
 
@@ -42,6 +43,13 @@ class CreateLease:
     """Epoch 0. Never while anything shows that data existed."""
 
     bootstrap: str
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreLease:
+    """Write the Lease again that was deleted, or restored from an older copy: from what the members know."""
+
+    state: LeaseState
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,7 @@ Action = (
     | Certify
     | MakePassword
     | CreateLease
+    | RestoreLease
     | MoveBootstrap
     | ForgetErasure
     | FinishErasure

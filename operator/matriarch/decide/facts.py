@@ -111,6 +111,9 @@ class Agent:
     illness: Illness | None = None
     volume: str = "ok"  # ok, low or full
     writes_stopped: bool = False  # for want of room
+    lease: LeaseState | None = None  # the newest that this member knows, kept on its volume
+    promised: int = 0
+    fenced: int = 0
     free_bytes: int | None = None
     total_bytes: int | None = None
 

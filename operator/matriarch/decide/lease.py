@@ -85,6 +85,7 @@ class LeaseState:
     no_voters: bool = False  # the holder's renewals say that no voter answers
     wal: WalPosition | None = None  # mode async: where the holder's WAL ended at its last renewal
     loss: Loss | None = None  # the newest takeover that may have lost writes
+    revision: int = 0  # counts what is written, renewals apart; 0: an agent wrote it that knows no such count
 
     @property
     def election_quorum(self) -> int:
@@ -237,6 +238,23 @@ def leaving_set(state: LeaseState, leaving: Iterable[str]) -> LeaseState:
     return replace(state, leaving=tuple(sorted(set(leaving))))
 
 
+def revised(before: LeaseState, after: LeaseState) -> LeaseState:
+    """`after` as it is to be written in place of `before`. Every writer goes through here: by the count a Lease that
+    was restored from an older copy is told from a newer one also within an epoch (L7)."""
+    return after if plain(before) == plain(after) else replace(after, revision=before.revision + 1)
+
+
+def is_older(state: LeaseState, than: LeaseState) -> bool:
+    """Whether `state` is void for somebody who knows `than`: restored from an older copy, or derived from such a one.
+
+    Epoch, claimed timelines (I6) and revision never go back. One that an unknowing member wrote on from an older copy
+    may have a higher epoch, and lacks the rest.
+    """
+    if state.epoch < than.epoch or state.claimed < than.claimed:
+        return True
+    return 0 < state.revision < than.revision
+
+
 def renewed_with(state: LeaseState, *, no_voters: bool, wal: WalPosition | None = None) -> LeaseState:
     """What renewals carry: a second witness for an election of one (L5), and in mode async how far the WAL reaches."""
     return replace(state, no_voters=no_voters, wal=(wal or state.wal) if state.mode == "async" else None)
@@ -285,6 +303,8 @@ def encode(state: LeaseState) -> str:
     if (loss := state.loss) is not None:
         ends = [*_position(loss.wal), *_position(loss.position)]
         doc["loss"] = [loss.epoch, loss.holder.instance, loss.holder.incarnation, *ends]
+    if state.revision:
+        doc["revision"] = state.revision
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
 
 
@@ -311,6 +331,7 @@ def decode(text: str) -> LeaseState:
             no_voters=bool(doc["noVoters"]),
             wal=WalPosition(*map(int, doc["wal"])) if doc.get("wal") else None,
             loss=_parse_loss(doc.get("loss")),
+            revision=int(doc.get("revision") or 0),
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"the Lease's state can't be read: {e}") from e

@@ -23,6 +23,8 @@ LISTEN = 600_000_000
 """A holder that has just started listens so long for promises before it reclaims."""
 
 
+AGAIN = 100_000_000
+"""Until the next look at a Lease of which a peer knows more: it mostly comes within that."""
 HEIR_GRACE = 1_000_000_000
 """The same for the heir of a switchover, who needs no promises."""
 
@@ -46,6 +48,7 @@ class Facts:
     authority: int = 0
     promised: int = 0
     promise_heard: int = 0
+    epoch_heard: int = 0  # the highest that a peer spoke of
     fenced: int = 0
     single: bool = False  # the spec wants one instance
     now: int = 0
@@ -75,8 +78,22 @@ class Step:
     again_in: int | None = None  # ns
 
 
+_LASTING = frozenset({"initialize", "record-bootstrap", "clone", "reclaim", "start-primary", "promote", "inherit"})
+"""Steps that lead, or destroy, by what the Lease says."""
+
+
 def next_step(f: Facts) -> Step:
-    """The next step. Chain of small checks; the first that applies decides."""
+    """The next step. Nothing that lasts is done by a Lease of which a peer knows a newer one: it may have been restored
+    from an older copy, and this member been away meanwhile (L7)."""
+    step = _by_the_lease(f)
+    if f.lease is not None and f.epoch_heard > f.lease.epoch and step.kind in _LASTING:
+        why = f"a peer knows epoch {f.epoch_heard}, the Lease is at {f.lease.epoch}: it is late, or was restored"
+        return Step("wait", why, AGAIN)
+    return step
+
+
+def _by_the_lease(f: Facts) -> Step:
+    """Chain of small checks; the first that applies decides."""
     lease = f.lease
     if lease is None:
         return _without_lease(f)
