@@ -17,12 +17,14 @@ from matriarch.decide.election import (
     SUSPECT,
     T_FENCE,
     Candidate,
+    Reply,
     Sight,
     Voter,
     best,
     door_waits_until,
     may_stand,
     next_epoch,
+    no_quorum,
     shortfall,
     would_promise,
 )
@@ -156,6 +158,39 @@ def test_in_mode_async_two_holders_never_overlap(in_flight: int, kill: int) -> N
 )
 def test_mode_async_gives_up_only_so_much(lease: LeaseState, position: WalPosition, fine: bool) -> None:
     assert (shortfall(lease, position) == "") is fine
+
+
+@pytest.mark.parametrize(
+    ("need", "replies", "said"),
+    [
+        pytest.param(
+            2,
+            [Reply("api-2", age=12 * SECOND), Reply("api-3", yes=True)],
+            "no quorum: 1 of 2 voters answered; api-2 last seen 12 s ago",
+            id="one is silent",
+        ),
+        pytest.param(
+            2,
+            [Reply("api-2", why="PostgreSQL of api-2 is stopped"), Reply("api-3", yes=True)],
+            "no quorum: 1 of 2 voters would promise; api-2: PostgreSQL of api-2 is stopped",
+            id="one says no",
+        ),
+        pytest.param(
+            2,
+            [Reply("api-2", age=47 * SECOND), Reply("api-3", age=None), Reply("api-4", yes=True)],
+            "no quorum: 1 of 2 voters answered; api-2 last seen 45 s ago; api-3 was never seen from here",
+            id="in steps, so that it does not change with every look",
+        ),
+        pytest.param(
+            1,
+            [Reply("api-2", why="it lacks 20 MiB of WAL")],
+            "no quorum: 0 of 1 voters would promise; api-2: it lacks 20 MiB of WAL",
+            id="async",
+        ),
+    ],
+)
+def test_why_nobody_is_elected(need: int, replies: list[Reply], said: str) -> None:
+    assert no_quorum(need, replies) == said
 
 
 def test_the_timeline_counts_before_the_lsn_and_priority_only_breaks_ties() -> None:

@@ -13,17 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from matriarch.agent import mutant, voting
+from matriarch.agent import voting
+from matriarch.agent.ballots import Ballot, ballot_of, more_to_come, near_enough, too_few, winner_of
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.decide import lease as transitions
 from matriarch.decide.election import (
-    SECOND,
     Answer,
     Candidate,
-    Evidence,
-    best,
     door_waits_until,
     lease_is_over,
     may_stand,
@@ -42,21 +40,6 @@ PROMISE_WAIT = 4.0
 HEIR_FIRST = 1_500_000_000
 """Others leave the heir of a switchover this long (ns), and the holder a moment to reclaim, before they stand."""
 BACK_OFF = 0.15  # s, times the rank, doubled with each failed attempt up to 2 s
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """What one voter said. Durations are this machine's, counted from when the answer came."""
-
-    member: Member
-    yes: bool
-    why: str
-    wait: int | None
-    promised: int
-    evidence: Evidence
-    position: WalPosition
-    epoch: int  # of the Lease that it knows
-    last_sign: int | None  # boot-time instant here, not before the voter's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +74,14 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
     return may_stand(Candidate(voter, others_answering))
 
 
+def refusal(instance: Instance, answer: Answer) -> str:
+    """Why this member does not stand although the holder is not heard; empty when there is no reason to stand."""
+    lease = instance.lease
+    if answer.yes or lease is None or lease.holder is None or instance.is_holder or lease.mode == "alone":
+        return ""
+    return "" if instance.sight().evidence(lease) == "fresh" else answer.why
+
+
 async def stand(instance: Instance) -> Won | None:
     """One attempt. None: another, better voter was asked to go on.
 
@@ -112,20 +103,18 @@ async def stand(instance: Instance) -> Won | None:
     if known > lease.epoch:
         raise NotNow(f"epoch {known} is known elsewhere, and the Lease is at {lease.epoch}: it was restored", 0.5)
     yes = [b for b in ballots if b.yes]
-    yes, lacking = _near(lease, yes)
+    yes, lacking = near_enough(lease, yes)
     if len(yes) < lease.election_quorum:
         waits = [b.wait for b in ballots if b.wait is not None]
-        raise NotNow(
-            "; ".join([*lacking, *(f"{b.member.instance}: {b.why}" for b in ballots if not b.yes)]) or "too few answer",
-            min(waits, default=int(BACK_OFF * 1e9)) / 1e9,
-        )
+        said = too_few(instance, lease, ballots, lacking)
+        raise NotNow(said, min(waits, default=int(BACK_OFF * 1e9)) / 1e9)
     again = suspicion(instance, others_answering=len(ballots) - 1)
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
     assert instance.me is not None
-    if (more := _more_to_come(lease, yes, ballots)) is not None:
+    if (more := more_to_come(lease, yes, ballots)) is not None:
         raise NotNow(f"{more.member.instance} holds more and may be elected in a moment", (more.wait or 0) / 1e9)
-    favourite = _best(instance, {b.member: b.position for b in yes})
+    favourite = winner_of(instance, {b.member: b.position for b in yes})
     if favourite != instance.me and await _ask_to_stand(instance, favourite):
         # It has more to offer; if it does nothing within the wait, this member goes on by itself next time.
         raise NotNow(f"{favourite.instance} was asked to stand", 0.25 + random.random() * 0.1)  # noqa: S311 - jitter
@@ -154,11 +143,11 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
             # A promise that is begun is kept to its end, for what comes next needs the same lock.
             await asyncio.wait({early})
             early.cancelled() or early.exception()
-    ballots, lacking = _near(lease, [*promised, own])
+    ballots, lacking = near_enough(lease, [*promised, own])
     if not ballots:
-        raise NotNow("; ".join(lacking), _jitter())
+        raise NotNow("; ".join(f"{m.instance}: {why}" for m, why in lacking.items()), _jitter())
     positions = {b.member: b.position for b in ballots}
-    winner = _best(instance, positions)
+    winner = winner_of(instance, positions)
     signs = [b.last_sign for b in ballots if b.last_sign is not None]
     if winner != instance.me:
         await _hand_over(instance, winner, base, epoch, ballots)
@@ -171,7 +160,7 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
 async def _own_promise(instance: Instance, epoch: int) -> Ballot:
     assert instance.me is not None
     try:
-        return _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
+        return ballot_of(await voting.promise(instance, epoch, to_another=False), instance.me)
     except Refused as e:
         raise NotNow(str(e), _jitter()) from None
 
@@ -225,7 +214,7 @@ async def _prevotes(instance: Instance, lease: LeaseState, epoch: int) -> list[B
     own, *answers = await asyncio.gather(
         voting.prevote(instance, epoch), *(_prevote_of(instance, m, epoch) for m in others)
     )
-    return [_ballot(own, instance.me), *(b for b in answers if b is not None)]
+    return [ballot_of(own, instance.me), *(b for b in answers if b is not None)]
 
 
 async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
@@ -233,7 +222,7 @@ async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot 
         doc = await instance.peers.post(member.instance, "/v1/prevote", {"epoch": epoch}, timeout=PREVOTE_WAIT)
     except (Unavailable, Refused):
         return None
-    return _ballot(doc, member)
+    return ballot_of(doc, member)
 
 
 async def _promise_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
@@ -242,7 +231,7 @@ async def _promise_of(instance: Instance, member: Member, epoch: int) -> Ballot 
     except (Unavailable, Refused) as e:
         log.info("%s did not promise epoch %d: %s", member.instance, epoch, e)
         return None
-    ballot = _ballot(doc, member)
+    ballot = ballot_of(doc, member)
     return ballot if ballot.promised == epoch else None
 
 
@@ -287,22 +276,6 @@ async def taken_from_peer(instance: Instance, body: dict[str, Any]) -> Won:
     )
 
 
-def _near(lease: LeaseState, ballots: list[Ballot]) -> tuple[list[Ballot], list[str]]:
-    """Those that may be elected by what they hold, and what is said of the others: mode async gives up only so much."""
-    found = {b.member: shortfall(lease, b.position) for b in ballots}
-    lacking = [f"{m.instance}: {why}" for m, why in found.items() if why]
-    return [b for b in ballots if not found[b.member]], lacking
-
-
-def _more_to_come(lease: LeaseState, yes: list[Ballot], ballots: list[Ballot]) -> Ballot | None:
-    """Mode async: who saw the last renewal a little later, and would have a part of what this election gives up."""
-    if lease.mode != "async":
-        return None
-    most = max(b.position for b in yes)
-    later = (b for b in ballots if not b.yes and b.wait is not None and b.wait <= SECOND and b.position > most)
-    return next(later, None)
-
-
 async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:
     try:
         await instance.peers.post(
@@ -311,30 +284,6 @@ async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:
     except (Unavailable, Refused):
         return False
     return True
-
-
-def _ballot(doc: dict[str, Any], member: Member) -> Ballot:
-    age = doc.get("sign_age")
-    told = doc.get("member")
-    who = Member(*told) if told else member
-    yes = bool(doc.get("yes")) and who == member  # another incarnation is somebody else
-    return Ballot(
-        member=member,
-        yes=yes,
-        why=str(doc.get("why") or ("" if who == member else f"{member.instance} is another incarnation now")),
-        wait=doc.get("wait"),
-        promised=int(doc.get("promised") or 0) if who == member else 0,
-        evidence=doc.get("evidence") or "fresh",
-        position=WalPosition(int(doc.get("timeline") or 0), int(doc.get("lsn") or 0)),
-        epoch=int(doc.get("epoch") or 0),
-        last_sign=None if age is None or age < 0 else boottime() - int(age),
-    )
-
-
-def _best(instance: Instance, positions: dict[Member, WalPosition]) -> Member:
-    if mutant.is_on("lsn-only"):
-        positions = {m: WalPosition(0, p.lsn) for m, p in positions.items()}
-    return best(positions, dict(instance.config.priorities) if instance.config else {})
 
 
 def _jitter() -> float:

@@ -123,6 +123,7 @@ class Agent:
                         await stepdown.postgres_ended(self.instance, event.status)
                     except MatriarchError as e:
                         log.error("after PostgreSQL's end: %s", e)
+                        self.instance.reason = str(e)
                     self.instance.nudge()
 
     async def _guard(self) -> None:
@@ -148,7 +149,9 @@ class Agent:
         while True:
             await instance.heartbeat.next_view(0.1)
             self.elect_now.clear()
-            if instance.terminating or not candidate.suspicion(instance, others_answering=1).yes:
+            answer = candidate.suspicion(instance, others_answering=1)
+            if instance.terminating or not answer.yes:
+                instance.refusal = candidate.refusal(instance, answer)
                 failures = 0
                 continue
             pause = 0.0
@@ -161,10 +164,10 @@ class Agent:
                 pause = 0.3
             except candidate.NotNow as e:
                 log.info("no election now: %s", e)
-                pause = e.wait
+                instance.refusal, pause = str(e), e.wait
             except (Unavailable, MatriarchError) as e:
                 log.info("election broken off: %s", e)
-                pause = 0.2
+                instance.refusal, pause = str(e), 0.2
             failures += 1
             pause = min(max(pause, 0.02) + 0.02 * failures, 2.0)
             await asyncio.sleep(min(pause, 0.4))  # a request does not make two candidates out of one

@@ -67,6 +67,7 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         "disk": _disk(instance),
         "illness": instance.illness,
         "logical_slots": await _logical(instance) if status is not None else [],
+        "refusal": instance.refusal,
         "warnings": sorted(instance.warnings.values()),
     }
 

@@ -103,6 +103,7 @@ def agent(answer: Object) -> Agent:
         lease=_known_lease(answer.get("lease")),
         promised=int(answer.get("promised") or 0),
         fenced=int(answer.get("fenced") or 0),
+        refusal=str(answer.get("refusal") or "")[:512],
         free_bytes=disk.get("free_bytes") if disk.get("total_bytes") else None,
         total_bytes=disk.get("total_bytes") or None,
     )

@@ -52,7 +52,7 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
         return under_way
     left = [i.name for i in facts.instances if i.name not in wish.instances and (i.pod or i.claim)]
     if left:
-        return Verdict(Standing.WORKING, "Scaling", f"Removing {', '.join(left)}.")
+        return Verdict(Standing.WORKING, "Scaling", f"Removing {', '.join(left)}.{_held(lease, left)}")
     behind = [i for i in facts.instances if i.name in wish.instances and not _fine(i)]
     if behind:
         said = "; ".join(f"{i.name}: {describe(i)}" for i in behind)
@@ -64,6 +64,16 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if short := _poolers_short(facts):
         return Verdict(Standing.WORKING, "PoolerNotReady", short)
     return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
+
+
+def _held(lease: LeaseState, left: list[str]) -> str:
+    """Why what leaves is still there."""
+    held = [i for i in left if lease.names_instance(i)]
+    if not held:
+        return ""
+    return (
+        f" The primary lets go of {', '.join(held)} when {max(lease.k, 1)} of the replicas that stay hold everything."
+    )
 
 
 def _writes_stopped(facts: Facts) -> Verdict | None:
@@ -155,6 +165,7 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
         message = (
             f"The primary {facts.holder} is gone ({state}) and only {len(voters)} of {lease.election_quorum} voters "
             "needed for an election answer. Bring their nodes or volumes back; no data is given up by itself."
+            f"{_said(facts)}"
         )
         since = now - memory.not_ready_since if memory.not_ready_since is not None else timedelta(0)
         if holder is not None and holder.pod is not None and holder.pod.running and since < STARTING_FOR:
@@ -163,13 +174,22 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
         return Verdict(Standing.STALLED if long else Standing.WORKING, "QuorumLost", message)
     if len(facts.wish.instances) == 1 or lease.mode == "alone":
         return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
-    return Verdict(Standing.WORKING, "FailingOver", f"{facts.holder} does not serve ({state}); its replicas elect.")
+    message = f"{facts.holder} does not serve ({state}); its replicas elect.{_said(facts)}"
+    return Verdict(Standing.WORKING, "FailingOver", message)
+
+
+def _said(facts: Facts) -> str:
+    """Why replicas do not elect, in their own words; empty when none says anything."""
+    said = [f"{i.name} says: {i.agent.refusal}." for i in facts.instances if i.agent is not None and i.agent.refusal]
+    return " " + " ".join(said) if said else ""
 
 
 def _no_async_primary(facts: Facts, state: str) -> Verdict:
     """In mode async a replica takes over when the Lease ran out, if it lacks little."""
     message = f"{facts.holder} does not serve ({state}). It is started again where it is, which loses nothing;"
-    return Verdict(Standing.WORKING, "FailingOver", f"{message} without it a replica takes over after 15 s.")
+    return Verdict(
+        Standing.WORKING, "FailingOver", f"{message} without it a replica takes over after 15 s.{_said(facts)}"
+    )
 
 
 def standing(verdict: Verdict) -> list[Condition]:

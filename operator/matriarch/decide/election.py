@@ -8,7 +8,7 @@ S, L, T with a number name the scenarios of the protocol's review that a rule cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -162,6 +162,40 @@ def may_stand(candidate: Candidate) -> Answer:
     if sight.now < until:
         return Answer(yes=False, why="one vote elects here, and the Lease was renewed", wait=until - sight.now)
     return Answer(yes=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One voter in a pre-vote that failed. `why`: it said no. None: it did not answer, and was last heard `age` ns ago
+    (None: never)."""
+
+    instance: str
+    yes: bool = False
+    why: str | None = None
+    age: int | None = None
+
+
+def no_quorum(need: int, replies: Sequence[Reply]) -> str:
+    """Why nobody is elected, for people: how many are missing, what each said, and when the silent were last seen."""
+    yes = sum(r.yes for r in replies)
+    answered = sum(r.yes or r.why is not None for r in replies)
+    if answered < need:
+        told = [f"no quorum: {answered} of {need} voters answered"]
+    else:
+        told = [f"no quorum: {yes} of {need} voters would promise"]
+    told += [f"{r.instance}: {r.why}" for r in replies if not r.yes and r.why is not None]
+    told += [f"{r.instance} {_seen(r.age)}" for r in replies if not r.yes and r.why is None]
+    return "; ".join(told)
+
+
+def _seen(age: int | None) -> str:
+    """In steps, so that what is said does not change with every look."""
+    if age is None:
+        return "was never seen from here"
+    seconds = age // SECOND
+    if seconds < 60:
+        return f"last seen {seconds - seconds % (1 if seconds < 15 else 5)} s ago"
+    return f"last seen {seconds // 60} min ago"
 
 
 def next_epoch(lease: LeaseState, promised: int, heard: int) -> int:

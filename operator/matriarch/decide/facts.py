@@ -114,6 +114,7 @@ class Agent:
     lease: LeaseState | None = None  # the newest that this member knows, kept on its volume
     promised: int = 0
     fenced: int = 0
+    refusal: str = ""  # why it does not elect or is not elected, while it does not hear the holder
     free_bytes: int | None = None
     total_bytes: int | None = None
 

@@ -240,7 +240,7 @@ def _one_disruption(
     for step in steps:
         if isinstance(step, BeginSwitchover):
             if switchover.too_soon(memory, now):
-                return [], memory, rolling
+                return [], memory, switchover.paused(memory, rolling, now) if rolling is not None else None
             memory = switchover.begun(memory, step, now)
     return list(steps), memory, rolling or note
 
@@ -253,6 +253,6 @@ def _hand_over_leaving(facts: Facts, memory: Memory, now: datetime) -> tuple[lis
         return [], memory, Verdict(Standing.WORKING, "Scaling", message)
     note = Verdict(Standing.WORKING, "Scaling", f"{facts.holder} leaves: switching over to {target}.")
     if switchover.too_soon(memory, now):
-        return [], memory, note
+        return [], memory, switchover.paused(memory, note, now)
     action = BeginSwitchover(facts.holder, target, "scale down")
     return [action], switchover.begun(memory, action, now), note
