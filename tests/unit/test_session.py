@@ -36,18 +36,15 @@ class _Connection:
 
 
 async def test_a_session_closed_under_a_question_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[_Connection] = []
+    connection = _Connection()
 
     async def connect(**settings: Any) -> _Connection:
-        made.append(_Connection())
-        return made[-1]
+        return connection
 
     monkeypatch.setattr(asyncpg, "connect", connect)
     sessions = Sessions(Path("/nowhere"))
     question = asyncio.create_task(sessions.fetch("status", "SELECT 1", timeout=10))
-    while not made:
-        await asyncio.sleep(0)
-    await made[0].asked.wait()
+    await connection.asked.wait()
     await sessions.close()
     with pytest.raises(Unavailable, match="unknown protocol state"):
         await question
