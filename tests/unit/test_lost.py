@@ -110,7 +110,7 @@ def test_mend(found: LeaseState | None, instances: tuple[Instance, ...], source:
         (replace(KNOWN, revision=0), KNOWN, False),
         (KNOWN, replace(KNOWN, revision=0), False),
         (replace(OLDER, epoch=9), KNOWN, True),
-        (replace(KNOWN, epoch=6, revision=19), KNOWN, True),
+        (replace(KNOWN, epoch=6, revision=1), KNOWN, False),
     ],
 )
 def test_what_is_void(state: LeaseState, than: LeaseState, older: bool) -> None:

@@ -247,12 +247,13 @@ def revised(before: LeaseState, after: LeaseState) -> LeaseState:
 def is_older(state: LeaseState, than: LeaseState) -> bool:
     """Whether `state` is void for somebody who knows `than`: restored from an older copy, or derived from such a one.
 
-    Epoch, claimed timelines (I6) and revision never go back. One that an unknowing member wrote on from an older copy
-    may have a higher epoch, and lacks the rest.
+    Epoch and claimed timelines (I6) never go back, nor does the revision within an epoch. One that an unknowing member
+    wrote on from an older copy may have a higher epoch, and lacks timelines. Revisions of different epochs are not
+    compared: an agent that knows no such count may have led in between, and it began anew.
     """
     if state.epoch < than.epoch or state.claimed < than.claimed:
         return True
-    return 0 < state.revision < than.revision
+    return state.epoch == than.epoch and 0 < state.revision < than.revision
 
 
 def renewed_with(state: LeaseState, *, no_voters: bool, wal: WalPosition | None = None) -> LeaseState:
