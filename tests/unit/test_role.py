@@ -29,6 +29,7 @@ def facts(**given_: object) -> Facts:
 
 NEW = initial("orders-1")
 ELECTED = replace(HELD, promoting=Promotion(2, 1, 100))
+ASYNC = replace(HELD, mode="async", k=0)
 HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 100))
 
 
@@ -99,6 +100,17 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
         pytest.param(
             facts(me=Member("orders-1", "other"), server="stopped", data="none"), "clone", id="the volume was lost"
         ),
+        pytest.param(
+            facts(lease=ASYNC, server="stopped", authority=0), "reclaim", id="async: crashed, started where it is"
+        ),
+        pytest.param(
+            facts(lease=ASYNC, server="stopped", authority=0, gives_way=True), "wait", id="async: it does not come up"
+        ),
+        pytest.param(facts(lease=ASYNC, gives_way=True), "lead", id="async: it serves"),
+        pytest.param(
+            facts(lease=ASYNC, server="stopped", fenced=5, quiet_since=LATE - 1), "wait", id="async: said fenced"
+        ),
+        pytest.param(facts(lease=ASYNC, server="stopped", lease_fresh=False), "wait", id="async: no API server"),
         pytest.param(
             facts(
                 single=True,
