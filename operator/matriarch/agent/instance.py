@@ -76,7 +76,7 @@ class Instance:
     switchover: dict[str, str] = field(default_factory=dict)
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     vouching: Guard | None = None  # what keeps the fence away during a change of the voters or of the mode
-    served: int = field(default_factory=boottime)  # when PostgreSQL last ran as primary here
+    served: int = field(default_factory=boottime)  # when PostgreSQL last ran as it should
     clock_jumped: bool = False  # the Lease was not read since this machine's clock jumped
     refusal: str = ""  # why nobody is elected now, as this member saw it last
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from

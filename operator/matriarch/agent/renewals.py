@@ -33,7 +33,7 @@ async def keep_renewing(instance: Instance) -> None:
     last = 0
     while True:
         await asyncio.sleep(0.1)
-        if instance.server_role == "primary":
+        if instance.server_role == "primary" or not instance.is_holder:
             instance.served = boottime()
         lease = instance.lease
         if lease is None or not instance.is_holder or instance.fenced >= lease.epoch or instance.mute:
