@@ -194,3 +194,17 @@ def test_a_possible_loss_stays_until_somebody_looked_at_it() -> None:
     after = {c.type: c for c in of_cluster(seen, Verdict(Standing.READY, "AllInstancesReady", ""))}
     assert "PossibleLoss" not in after
     assert after["SyncDegraded"].status == "False"
+
+
+def test_a_primary_that_was_lost_after_it_went_on_alone_is_waited_for_and_it_is_said_why() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    facts = replace(w.facts(), lease=replace(w.lease, mode="alone", voters=(), k=0))
+    gone = replace(facts, instances=tuple(replace(i, agent=None) for i in facts.instances))
+    for age, stands, reason in (
+        (timedelta(0), Standing.WORKING, "Starting"),
+        (timedelta(minutes=2), Standing.WORKING, "PrimaryMissing"),
+        (HOPELESS_AFTER, Standing.STALLED, "PrimaryMissing"),
+    ):
+        verdict = assess(gone, replace(w.memory, not_ready_since=w.now - age), None, w.now)
+        assert (verdict.standing, verdict.reason) == (stands, reason)

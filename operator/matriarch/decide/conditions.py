@@ -173,7 +173,14 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
         long = since >= HOPELESS_AFTER
         return Verdict(Standing.STALLED if long else Standing.WORKING, "QuorumLost", message)
     if len(facts.wish.instances) == 1 or lease.mode == "alone":
-        return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
+        since = now - memory.not_ready_since if memory.not_ready_since is not None else timedelta(0)
+        if len(facts.wish.instances) == 1 or since < STARTING_FOR:
+            return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
+        message = (
+            f"{facts.holder} acknowledged writes alone before it was lost ({state}), so no replica may have them all "
+            "and none is elected. Bring its node or volume back, or restore a backup."
+        )
+        return Verdict(Standing.STALLED if since >= HOPELESS_AFTER else Standing.WORKING, "PrimaryMissing", message)
     message = f"{facts.holder} does not serve ({state}); its replicas elect.{_said(facts)}"
     return Verdict(Standing.WORKING, "FailingOver", message)
 
