@@ -34,7 +34,10 @@ def _lease(cluster: Cluster) -> Object:
 
 def _state(cluster: Cluster) -> dict[str, Any]:
     lease = cluster.kubectl.get("lease", cluster.name, cluster.namespace)
-    return dict(json.loads(lease["metadata"]["annotations"][STATE])) if lease else {}
+    try:
+        return dict(json.loads(lease["metadata"]["annotations"][STATE])) if lease else {}
+    except ValueError:
+        return {}
 
 
 def _put_back(cluster: Cluster, state: str) -> None:

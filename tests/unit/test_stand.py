@@ -34,7 +34,7 @@ class Api:
     """One Lease; `before` runs ahead of the next write."""
 
     def __init__(self, state: LeaseState) -> None:
-        self.version, self.before = 10, lambda: None
+        self.version, self.before, self.down = 10, lambda: None, False
         self.write(state, "t0")
 
     def write(self, state: LeaseState, renewed: str) -> None:
@@ -48,6 +48,8 @@ class Api:
         return codec.from_manifest(self.object).state
 
     async def get(self, *_: object, **__: object) -> dict[str, Any]:
+        if self.down:
+            raise Unavailable("no API server")
         return self.object
 
     async def replace(self, obj: dict[str, Any], **_: object) -> dict[str, Any]:
@@ -157,6 +159,31 @@ async def test_in_mode_async_nobody_stands_before_the_lease_is_over(monkeypatch:
     assert herd.api.state.holder == B
     assert herd.api.state.voters == (A, C)
     assert herd.api.state.loss == Loss(6, A, WalPosition(1, WAL), WalPosition(1, WAL))
+
+
+async def test_after_an_outage_of_the_api_server_the_holder_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended itself and has all its writes: whoever is elected may lack some."""
+    herd = Herd(monkeypatch, ASYNC)
+    herd.api.down = True
+    for _ in range(6):
+        herd.now += 5 * SECOND
+        with pytest.raises(Unavailable):
+            await herd.b.leases.read()
+    herd.api.down = False
+    with pytest.raises(NotNow, match="the Lease was renewed a moment ago"):
+        await stand(herd.b)
+    herd.now += ASYNC_LEASE
+    assert await stand(herd.b) is not None
+
+
+async def test_one_read_that_failed_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    herd = Herd(monkeypatch, ASYNC)
+    herd.now += ASYNC_LEASE
+    herd.api.down = True
+    with pytest.raises(Unavailable):
+        await herd.b.leases.read()
+    herd.api.down = False
+    assert await stand(herd.b) is not None
 
 
 async def test_a_renewal_that_was_not_seen_is_found_by_the_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,8 +91,9 @@ async def stand(instance: Instance) -> Won | None:
     """
     base = await _read(instance)
     lease = base.state
-    if suspicion(instance, others_answering=len(lease.voters) - 1).yes is False:
-        raise NotNow("the suspicion is gone", 0.1)
+    answer = suspicion(instance, others_answering=len(lease.voters) - 1)
+    if not answer.yes:
+        raise NotNow(f"the suspicion is gone: {answer.why}", 0.1)
     epoch = next_epoch(lease, instance.promised, instance.promise_heard)
     ballots = await _prevotes(instance, lease, epoch)
     higher = max((b.promised for b in ballots), default=0)

@@ -160,9 +160,11 @@ class Instance:
         """This member as a voter, or None while it knows too little to be one."""
         if self.me is None or self.lease is None:
             return None
-        return Voter(
-            self.me, self.lease, self.promised, self.sight(), self.unable(), renewal_seen=self.leases.renewal_seen
-        )
+        seen = self.leases.renewal_seen
+        if self.lease.mode == "async":
+            # After an outage of the API server the holder, which it ended, comes first: it lost nothing.
+            seen = max(seen, self.leases.watched_since)
+        return Voter(self.me, self.lease, self.promised, self.sight(), self.unable(), renewal_seen=seen)
 
     def unable(self) -> str:
         """Why this member can't vote now; empty when it can."""

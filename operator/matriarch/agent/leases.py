@@ -14,13 +14,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from matriarch.agent.clock import boottime
+from matriarch.agent.clock import SECOND, boottime
 from matriarch.decide import lease as lease_codec
 from matriarch.decide.lease import LeaseRead, LeaseState
 from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Kube
 from matriarch.kube.errors import Conflict, NotFound
 from matriarch.postgres.timeline import WalPosition
+
+BLIND = 3 * SECOND
+"""After the API server was away for so long it says nothing of who renewed meanwhile, or would have."""
 
 
 class Lost(MatriarchError):  # noqa: N818 - reads as the outcome it is
@@ -31,9 +34,10 @@ class Lost(MatriarchError):  # noqa: N818 - reads as the outcome it is
 class Leases:
     """The newest Lease that this process knows, and the only way to change it.
 
-    `renewal_seen`: boot-time instant at which its renew time was last seen to move. `renewed`: when the request of the
-    last own successful write was sent. `keep` persists each newer state on the volume before anybody acts on it;
-    `noted` is told of each, with the state before.
+    `renewal_seen`: boot-time instant at which its renew time was last seen to move. `watched_since`: since when the API
+    server answers, after it was away for `BLIND`. `renewed`: when the request of the last own successful write was
+    sent. `keep` persists each newer state on the volume before anybody acts on it; `noted` is told of each, with the
+    state before.
     """
 
     kube: Kube
@@ -45,10 +49,12 @@ class Leases:
     state: LeaseState | None = None
     fresh: bool = False
     renewal_seen: int = 0
+    watched_since: int = 0
     renewed: int | None = None
     authority: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _newest: LeaseRead | None = None
+    _away_since: int | None = None
 
     def seen(self, manifest: Mapping[str, Any]) -> LeaseState:
         """Take in a Lease from a watch or a read. What is void never replaces what is known (L7).
@@ -82,7 +88,14 @@ class Leases:
 
     async def read(self, *, wait: float = 2.0) -> LeaseRead:
         """A consistent read. Raises Unavailable, or Lost when there is no Lease."""
-        manifest = await self.kube.get("Lease", self.namespace, self.cluster, timeout=wait)
+        try:
+            manifest = await self.kube.get("Lease", self.namespace, self.cluster, timeout=wait)
+        except Unavailable:
+            self._away_since = self._away_since or boottime()
+            raise
+        if self._away_since is not None and boottime() - self._away_since > BLIND:
+            self.watched_since = boottime()
+        self._away_since = None
         if manifest is None:
             raise Lost(f"Lease {self.cluster} does not exist; nobody may lead without it")
         try:
