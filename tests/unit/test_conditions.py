@@ -193,6 +193,9 @@ def test_a_possible_loss_stays_until_somebody_looked_at_it() -> None:
     seen = replace(facts, wish=replace(facts.wish, loss_seen="7", asynchronous=True))
     after = {c.type: c for c in of_cluster(seen, Verdict(Standing.READY, "AllInstancesReady", ""))}
     assert "PossibleLoss" not in after
+    alone = replace(seen, lease=replace(w.lease, mode="alone", voters=(), k=0))
+    told = {c.type: c for c in of_cluster(alone, Verdict(Standing.READY, "AllInstancesReady", ""))}
+    assert (told["SyncDegraded"].status, told["SyncDegraded"].reason) == ("True", "Alone")
     assert after["SyncDegraded"].status == "False"
 
 

@@ -273,6 +273,9 @@ def _synchronous(facts: Facts) -> Condition:
     """Whether a commit is on as many replicas as the spec asks before it is acknowledged."""
     lease = facts.lease
     assert lease is not None
+    if lease.mode == "alone" and facts.wish.asynchronous:
+        message = f"No replica has come near enough yet to take over from {facts.holder}."
+        return Condition("SyncDegraded", "True", "Alone", message)
     if lease.mode == "alone":
         message = (
             f"{facts.holder} acknowledges writes alone, so a failure of it could lose them. "
