@@ -84,6 +84,9 @@ def standing(sight: Sight, lease: LeaseState = LEASED, *, renewed: int = 0, othe
         pytest.param(standing(OLD, ONE, renewed=NOW - LEASE), True, id="one vote: nor was the Lease renewed"),
         pytest.param(standing(replace(FRESH, fenced=5), ONE, renewed=NOW), True, id="one vote: it is fenced"),
         pytest.param(standing(replace(FRESH, gone=True), ONE, renewed=NOW), False, id="one vote: a reset is one link"),
+        pytest.param(standing(replace(OLD, since=NOW - 1)), False, id="this holder had no time to beat yet"),
+        pytest.param(standing(replace(OLD, since=NOW - SUSPECT)), True, id="it had, and did not"),
+        pytest.param(standing(replace(OLD, since=NOW, gone=True)), True, id="gone needs no silence"),
         pytest.param(
             standing(SILENT, replace(LEASED, k=2, no_voters=True), renewed=NOW, others=1),
             True,
