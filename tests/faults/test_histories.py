@@ -22,7 +22,7 @@ QUICK = (
     Round((Blow("postmaster-kill", "primary", 0.0, 0.0),)),
     Round((Blow("node-cut", "primary", 0.0, 6.0), Blow("api-stop", "primary", 1.0, 8.0))),
     Round((Blow("postgres-freeze", "primary", 0.0, 6.0),)),
-    Round((Blow("pod-delete-now", "primary", 0.0, 0.0), Blow("walreceiver-freeze", "replica", 0.5, 3.0))),
+    Round((Blow("walreceiver-freeze", "replica", 0.0, 3.0), Blow("pod-delete-now", "primary", 0.5, 0.0))),
 )
 
 
