@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from matriarch.decide.member import Member
+from matriarch.decide.site import Site, encode_site, parse_site
 from matriarch.postgres.timeline import Switch, WalPosition
 
-Mode = Literal["alone", "async", "quorum"]
+Mode = Literal["alone", "async", "quorum", "follow"]
+"""`follow` is a replica cluster's: `decide/following.py`."""
 
-_MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum"}
+_MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum", "follow": "follow"}
 
 ANNOTATION = "matriarch.dev/state"
 
@@ -65,6 +67,7 @@ class LeaseState:
     clean_stop: CleanStop | None = None
     leaving: tuple[str, ...] = ()  # instances that the controller wants to remove
     no_voters: bool = False  # the holder's renewals say that no voter answers
+    site: Site | None = None  # what there is to remember of other sites
 
     @property
     def election_quorum(self) -> int:
@@ -241,6 +244,8 @@ def encode(state: LeaseState) -> str:
         "leaving": list(state.leaving),
         "noVoters": state.no_voters,
     }
+    if state.site is not None:
+        doc["site"] = encode_site(state.site)
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
 
 
@@ -265,6 +270,7 @@ def decode(text: str) -> LeaseState:
             clean_stop=CleanStop(*map(int, doc["cleanStop"])) if doc["cleanStop"] else None,
             leaving=tuple(map(str, doc["leaving"])),
             no_voters=bool(doc["noVoters"]),
+            site=parse_site(doc.get("site")),
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"the Lease's state can't be read: {e}") from e
@@ -322,7 +328,7 @@ def to_manifest(
         meta["resourceVersion"] = resource_version
     spec: dict[str, Any] = {
         "leaseTransitions": state.epoch,
-        "leaseDurationSeconds": 15 if state.mode == "alone" else 2,
+        "leaseDurationSeconds": 15 if state.mode in ("alone", "follow") else 2,
         "renewTime": renew_time,
     }
     if state.holder is not None:

@@ -69,6 +69,10 @@ class Step:
         "follow",
         "inherit",  # the heir of a clean stop takes the Lease without promises
         "depose",  # SIGKILL of everything that runs
+        # in a replica cluster
+        "clone-source",  # a new incarnation by base backup of the source
+        "record-copy",  # swap to epoch 1
+        "follow-source",
     ]
     why: str = ""
     again_in: int | None = None  # ns
@@ -81,6 +85,8 @@ def next_step(f: Facts) -> Step:
         return _without_lease(f)
     if f.system_identifier and lease.system_identifier and f.system_identifier != lease.system_identifier:
         return Step("wait", f"the volume holds database system {f.system_identifier}, the Lease names another")
+    if lease.mode == "follow":
+        return _in_replica_cluster(f, lease)
     if lease.epoch == 0:
         return _bootstrap(f, lease)
     if f.me is not None and f.me == lease.holder:
@@ -153,3 +159,28 @@ def _as_member(f: Facts, lease: LeaseState) -> Step:
     if f.me is not None and f.me == lease.heir:
         return Step("inherit", f"{holder.instance} stopped cleanly and named this instance")
     return Step("follow")
+
+
+def _in_replica_cluster(f: Facts, lease: LeaseState) -> Step:
+    """Nobody is primary here, whatever the volume says: the Lease is the only way out of this mode."""
+    if f.server == "primary" or (f.server == "starting" and f.data == "primary"):
+        return Step("depose", "this is a replica cluster")
+    if lease.holder is None:
+        return _first_copy(f, lease)
+    if f.data in ("none", "broken"):
+        if lease.holder.instance == f.instance:  # its volume is this one, so there is nobody here to copy from
+            return Step("clone-source", "the designated primary lost its data")
+        return Step("clone", f"from {lease.holder.instance}")
+    if f.server == "stopped":
+        return Step("start-standby", "this is a replica cluster")
+    return Step("follow-source") if f.me == lease.holder else Step("follow")
+
+
+def _first_copy(f: Facts, lease: LeaseState) -> Step:
+    if lease.bootstrap != f.instance:
+        return Step("wait", f"{lease.bootstrap} copies the source")
+    if f.data in ("none", "broken"):
+        return Step("clone-source", "the cluster is new")
+    if f.data == "standby":
+        return Step("record-copy", "the source is copied, and that is not recorded")
+    return Step("wait", "the volume holds a primary's data, of a cluster that the Lease does not know")
