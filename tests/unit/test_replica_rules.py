@@ -62,6 +62,7 @@ NEW = initial("dr-1")
         pytest.param(
             facts(me=Member("dr-1", "other"), data="none", server="stopped"), "clone-source", id="its volume is new"
         ),
+        pytest.param(facts(me=Member("dr-1", "other")), "wait", id="takes its own place back"),
         pytest.param(facts(data="broken", server="stopped"), "clone-source", id="a rewind died"),
         pytest.param(facts(server="primary", data="primary"), "depose", id="never primary"),
         pytest.param(facts(server="starting", data="primary"), "depose", id="never about to be"),

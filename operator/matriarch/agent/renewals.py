@@ -13,11 +13,13 @@ from matriarch.errors import MatriarchError
 
 log = logging.getLogger(__name__)
 
-CALM, ALONE = 10.0, 0.4
+CALM, ALONE, FOLLOW = 10.0, 0.4, 2.0
 
 
 def period(lease: LeaseState, answering: int) -> float:
     """Seconds between two renewals."""
+    if lease.mode == "follow":
+        return FOLLOW  # the only sign of life of a designated primary
     return ALONE if lease.mode == "quorum" and answering < lease.k else CALM
 
 
@@ -29,7 +31,7 @@ async def keep_renewing(instance: Instance) -> None:
         lease = instance.lease
         if lease is None or not instance.is_holder or instance.fenced >= lease.epoch or instance.mute:
             continue
-        if instance.server_role == "stopped":
+        if instance.server_role == "stopped" and not (lease.mode == "follow" and instance.busy):
             continue  # nothing runs that a lease would keep
         answering = instance.answering(SECOND)
         if boottime() - last < period(lease, answering) * SECOND:

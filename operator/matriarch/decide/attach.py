@@ -42,7 +42,7 @@ class Verdict:
 def verdict(f: Facts) -> Verdict:
     """What this standby does about the Lease's holder. Sources: `docs/protocol.md`, step 9; S3, I3."""
     lease = f.lease
-    if f.promised > lease.epoch:
+    if f.promised > lease.epoch and lease.mode != "follow":  # where nobody writes it is of a time before
         return Verdict("wait", f"epoch {f.promised} is promised, the Lease is at {lease.epoch}")
     if f.rewind_failed:
         return Verdict("clone", "a rewind failed, or the WAL that is needed is gone")

@@ -173,7 +173,11 @@ def _in_replica_cluster(f: Facts, lease: LeaseState) -> Step:
         return Step("clone", f"from {lease.holder.instance}")
     if f.server == "stopped":
         return Step("start-standby", "this is a replica cluster")
-    return Step("follow-source") if f.me == lease.holder else Step("follow")
+    if f.me == lease.holder:
+        return Step("follow-source")
+    if lease.holder.instance == f.instance:
+        return Step("wait", "a new copy in the place of the designated primary", 200_000_000)
+    return Step("follow")
 
 
 def _first_copy(f: Facts, lease: LeaseState) -> Step:

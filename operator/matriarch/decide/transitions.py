@@ -60,14 +60,14 @@ EVENTS: Mapping[str, Event] = {
             "attach",
             _RUNS,
             frozenset({"standby", "starting"}),
-            "to the holder, nothing above its epoch is promised (I3)",
+            "to the holder, nothing above its epoch is promised (I3), but in a replica cluster",
             ("attach", "connect"),
         ),
         Event(
             "attach-source",
             _RUNS,
             frozenset({"standby", "starting"}),
-            "the designated primary of a replica cluster, nothing above its epoch is promised",
+            "the designated primary of a replica cluster",
         ),
         # the Lease, as a member sees it
         Event("bootstrap", _RUNS, _RUNS, "epoch 0 to 1, alone; of a replica cluster, follow"),
