@@ -11,6 +11,7 @@ from typing import Any
 from matriarch.decide import promotion
 from matriarch.decide.voters import Wish
 from matriarch.errors import Refused
+from matriarch.postgres.conninfo import Upstream
 from matriarch.postgres.outside import SOURCE_ROLE
 
 CONFIG_KEY = "cluster.json"
@@ -82,6 +83,21 @@ class ReplicaConfig:
     @property
     def wish(self) -> promotion.Wish:
         return promotion.Wish(self.enabled, self.token, self.forced)
+
+    def upstream(self, env: Environment) -> Upstream:
+        """The source as this instance reaches it."""
+        return Upstream(
+            instance="the source",
+            address="",
+            hostname=self.host,
+            slot="",
+            # No member's name, or a source whose cluster is called like this one would take it for a stray voter.
+            application_name=f"replica {env.namespace}/{env.instance}"[:63],
+            role=self.user,
+            port=self.port,
+            outside=True,
+            ssl_mode=self.ssl_mode,
+        )
 
     @classmethod
     def parse(cls, doc: Mapping[str, Any] | None) -> ReplicaConfig | None:

@@ -17,6 +17,7 @@ from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.postgres.facts import ServerStatus
+from matriarch.agent.transitions import note
 from matriarch.decide import designation, following, promotion
 from matriarch.decide.election import next_epoch
 from matriarch.decide.lease import LeaseState
@@ -122,7 +123,10 @@ class Demotion:
         config = instance.config
         if lease is None or config is None or config.replica is None or not instance.config_fresh:
             return False
-        if not config.replica.enabled or lease.mode == "follow" or lease.promoting is not None:
+        if not config.replica.enabled:
+            instance.site.clear()
+            return False
+        if lease.mode == "follow" or lease.promoting is not None:
             return False
         return instance.is_holder and boottime() >= self._not_before and instance.switchover.get("state") != "running"
 
@@ -135,6 +139,7 @@ class Demotion:
         instance, lease = self._instance, self._instance.lease
         assert lease is not None
         self._not_before = boottime() + AGAIN
+        await self._look_at_source(lease)
         log.warning("demoting this cluster, as spec.replica.enabled asks")
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)  # most of the work while clients still write
         heard = await _promised(instance)
@@ -147,6 +152,8 @@ class Demotion:
                 stopping.enter_context(instance.wanted_stop())
                 instance.leases.authority = 0
                 token = await self._stopped_at()
+                if lease.mode == "alone":
+                    await self._fence(lease.epoch)
                 base = await instance.leases.read(wait=2.0)
                 if base.state.epoch != lease.epoch or base.state.holder != instance.me:
                     raise Unavailable(f"epoch {base.state.epoch} is held by {base.state.holder}")
@@ -161,6 +168,41 @@ class Demotion:
             if instance.server_role == "primary":  # nothing was stopped
                 await poolers.resume(instance)
         log.warning("this cluster is demoted at epoch %d; its last write is at %s", epoch, token.position)
+
+    async def _fence(self, epoch: int) -> None:
+        """A single instance may start from its own copy of the Lease, which may be older than the swap that follows.
+
+        Where there are voters nobody starts without a swap, and being fenced would only make them elect.
+        """
+        instance = self._instance
+        try:
+            async with asyncio.timeout(5.0):
+                await asyncio.to_thread(instance.files.write_fenced, epoch)
+        except (TimeoutError, OSError) as e:
+            raise Unavailable(f"the volume does not take the fence, so this cluster is not demoted: {e}") from e
+        instance.fenced = epoch
+        note(instance, "fence")
+
+    async def _look_at_source(self, lease: LeaseState) -> None:
+        """Raises Unavailable where the source is another database: this cluster would stop for nothing. One that does
+        not answer may be on its way."""
+        instance, config = self._instance, self._instance.config
+        assert config is not None
+        assert config.replica is not None
+        instance.site.clear()
+        try:
+            says = await instance.server.identify(config.replica.upstream(instance.env))
+        except Unavailable as e:
+            log.warning("demoting all the same: %s", e)
+            return
+        if says.system_identifier != lease.system_identifier:
+            why = (
+                f"the source {config.replica.host} is database system {says.system_identifier}, and this cluster is"
+                f" {lease.system_identifier}, so it could never follow it: correct replica.source, or set"
+                " replica.enabled: false"
+            )
+            instance.site |= {"promotion": "refuse", "message": why}
+            raise Unavailable(why)
 
     async def _stopped_at(self) -> Token:
         """The clean stop. Raises Unavailable when it was none: then the next start recovers, and leads on."""

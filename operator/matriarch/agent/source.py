@@ -29,7 +29,6 @@ from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
 
-SOURCE = "the source"
 SILENT_STREAM = 10 * SECOND
 """Without a stream for so long, the way to the source is looked at again: it may have failed over."""
 ASK_EVERY = 5 * SECOND
@@ -61,19 +60,7 @@ class SourceFollower:
 
     def upstream(self) -> Upstream:
         """Raises Unavailable when the spec does not name one."""
-        env, config = self._instance.env, self._config()
-        return Upstream(
-            instance=SOURCE,
-            address="",
-            hostname=config.host,
-            slot="",
-            # No member's name, or a source whose cluster is called like this one would take it for a stray voter.
-            application_name=f"replica {env.namespace}/{env.instance}"[:63],
-            role=config.user,
-            port=config.port,
-            outside=True,
-            ssl_mode=config.ssl_mode,
-        )
+        return self._config().upstream(self._instance.env)
 
     def first_upstream(self) -> Upstream | None:
         """Whom a standby may follow from its very start: only whom it was just made from."""
@@ -83,7 +70,7 @@ class SourceFollower:
     def key(self) -> tuple[Member, str]:
         """What `Instance.following` says while the source is followed."""
         config = self._config()
-        return Member(SOURCE, ""), f"{config.host}:{config.port} {config.user} {config.ssl_mode}"
+        return Member("the source", ""), f"{config.host}:{config.port} {config.user} {config.ssl_mode}"
 
     def _config(self) -> ReplicaConfig:
         config = self._instance.config

@@ -18,6 +18,7 @@ from matriarch.controller import certify
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.gather import ERASING, View, credentials
 from matriarch.controller.pki import new_password
+from matriarch.decide import following
 from matriarch.decide import lease as lease_codec
 from matriarch.decide.actions import (
     Action,
@@ -103,8 +104,9 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
         case MakePassword(secret):
             made = credentials(view, secret, new_password())
             view.existing[Ref("Secret", secret)] = await env.kube.apply(made, manager=MANAGER)
-        case CreateLease(bootstrap):
-            await _create_lease(bootstrap, view, env)
+        case CreateLease(bootstrap, follow):
+            begun = (following.initial if follow else lease_codec.initial)(bootstrap)
+            await _create_lease(begun, view, env)
         case MoveBootstrap(instance):
             await _swap(lambda state: replace(state, bootstrap=instance), view, env)
         case SetLeaving(instances):
@@ -140,9 +142,9 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
     return memory
 
 
-async def _create_lease(bootstrap: str, view: View, env: Env) -> None:
+async def _create_lease(begun: LeaseState, view: View, env: Env) -> None:
     made = lease_codec.to_manifest(
-        lease_codec.initial(bootstrap),
+        begun,
         cluster=view.blueprint.name,
         namespace=view.blueprint.namespace,
         renew_time=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",

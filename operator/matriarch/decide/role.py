@@ -111,11 +111,12 @@ def _bootstrap(f: Facts, lease: LeaseState) -> Step:
 
 
 def _as_holder(f: Facts, lease: LeaseState) -> Step:
-    if not f.lease_fresh and not (f.single and lease.mode == "alone"):
+    # Not after "fenced": a demotion may have landed since the copy was written.
+    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh and f.fenced < lease.epoch
+    if not f.lease_fresh and not own_copy:
         return Step("wait", "the Lease was not read yet; the copy on the volume may be old")
     if f.server == "starting":
         return Step("wait", "PostgreSQL starts")
-    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh
     # "Fenced" is final: after it only a swap gives authority back (S11).
     authorised = f.authority == lease.epoch and f.fenced < lease.epoch
     if not authorised and not own_copy:
