@@ -59,6 +59,7 @@ class Bad:
     name: str = "orders"
     old: Object | None = None  # the change that the stored object was made with; None: creation
     twin: bool = True
+    removed: tuple[str, ...] = ()  # fields of the stored spec that the change takes away
 
 
 def _cluster(what: str, change: Object, where: str, message: str, **more: Any) -> Bad:
@@ -150,6 +151,7 @@ BAD: tuple[Bad, ...] = (
         " false with a promotionToken first",
         old={"replica": REPLICA},
         twin=False,
+        removed=("replica",),
     ),
     _cluster(
         "priority of an instance that does not exist",
