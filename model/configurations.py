@@ -127,6 +127,13 @@ CONFIGURATIONS = (
         ("LIVENESS", "WRITES=1", "EPOCHS=6", "MAXLEN=6", "CRASHES=1", "CHANGES=1", "KMAX=2"),
         "no change of the voters stays half done",
     ),
+    Configuration(
+        "ends-alone",
+        PROTOCOL,
+        ("LIVENESS", "WRITES=1", "EPOCHS=6", "MAXLEN=6", "CRASHES=1", "START_ALONE"),
+        "without voters the holder comes back by itself",
+        quick=True,
+    ),
     Configuration("reads", READS, (), "clocks: nobody reads from a deposed primary what a newer one replaced"),
 )
 
@@ -161,7 +168,7 @@ MUTANTS = (
     Mutant("slow senders ended after the barrier", "M_END_LAST", "five", "S6"),
     Mutant("names put back without a renewal", "M_NO_RENEWAL", "late-change", "S9"),
     Mutant("heir that lacks the last record", "M_HEIR_BEHIND", "switchover", "switchover"),
-    Mutant("nobody reclaims", "M_NO_RECLAIM", "ends", "L1", ("CRASHES=2",)),
+    Mutant("nobody reclaims", "M_NO_RECLAIM", "ends-alone", "L1", quick=True),
     Mutant("an older Lease is obeyed", "M_ROLLBACK_OBEYED", "rollback", "L7"),
     Mutant("an older Lease is void by own knowledge alone", "M_ROLLBACK_UNASKED", "rollback", "L7"),
     Mutant("door at once", "M_DOOR_AT_ONCE", "reads", "L3", quick=True),

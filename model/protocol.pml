@@ -229,7 +229,12 @@ inline ends(i) {
 	rule[i] = 0; flag[i] = 0; rec[i] = 0; np[i] = 0; forget_change(i)
 }
 inline learned(i) {
-	if :: vE[i] != l_epoch -> auth[i] = 0; forget_attempt(i) :: else fi;
+	if
+	:: vE[i] != l_epoch ->
+		auth[i] = 0; forget_attempt(i);
+		if :: ck[i] == SWITCH && st[i] != PRIMARY -> forget_change(i) :: else fi	/* a hand-over belongs to its epoch */
+	:: else
+	fi;
 	vE[i] = l_epoch; kr[i] = l_rule
 }
 /* A swap that changes the epoch: one holder each, and the holder has all that was acknowledged. */
@@ -378,7 +383,7 @@ inline promote(i) {
 #endif
 /* Whoever the Lease names may go on above every promise (L1). It may have heard of any of them, or of none. */
 inline reclaim(i, e) {
-	d_step { RECLAIMS && !VOID && ALIVE(i) && l_holder == MEM(i) && FRESH(i) && e > l_epoch && e <= EPOCHS && (e == HEARD + 1 || (UNHEARD && e == l_epoch + 1)) &&
+	d_step { RECLAIMS && !VOID && ALIVE(i) && l_holder == MEM(i) && FRESH(i) && e > l_epoch && e <= EPOCHS && (e == MAX2(l_epoch, HEARD) + 1 || (UNHEARD && e == l_epoch + 1)) &&
 			(!auth[i] || HEARD > l_epoch) && pend[i] == 0 && ck[i] == 0 ->
 		claimOf[e] = claimOf[l_epoch];
 		swapped(e, MEM(i));

@@ -47,24 +47,29 @@ class Service:
         self._server.close()
         for task in self._work:
             task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._work.add(task)
+        ends, pumps = [writer], []
         try:
             if self.target is None:
                 return
             there, back = await asyncio.open_connection(self.target.address, self.target.box.port)
-            await asyncio.wait(
-                [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))],
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            back.close()
+            ends.append(back)
+            pumps = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except (OSError, asyncio.CancelledError):
             return
         finally:
-            writer.close()
+            self._work.discard(task)
+            for pump in pumps:
+                pump.cancel()
+            for end in ends:
+                end.close()
+            await asyncio.gather(*pumps, *(end.wait_closed() for end in ends), return_exceptions=True)
 
 
 async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
@@ -134,8 +139,8 @@ async def pooler(box: Box, pair: tuple[Member, Member], service: Service) -> Asy
     text = text.replace("port=5432", f"port={service.port}").replace("listen_port = 5432", f"listen_port = {port}")
     settings = folder / "pgbouncer.ini"
     settings.write_text(text.replace("listen_addr = *", "listen_addr = 127.0.0.1"))
-    log = (folder / "log").open("wb")
-    program = subprocess.Popen([box.bin / "pgbouncer", settings], stdout=log, stderr=log)  # noqa: ASYNC220 - ended below
+    with (folder / "log").open("wb") as log:
+        program = subprocess.Popen([box.bin / "pgbouncer", settings], stdout=log, stderr=log)  # noqa: ASYNC220 - ended below
     path = folder / f".s.PGSQL.{port}"
     gate = Gate(path, lambda seconds: meet("127.0.0.1", folder, seconds, port=service.port))
     made = Pooler(folder, port, program, gate, Console(path))
@@ -144,8 +149,11 @@ async def pooler(box: Box, pair: tuple[Member, Member], service: Service) -> Asy
     await eventually(lambda: gate.sees is not None, "the primary is known")
     yield made
     made.keeper.cancel()
+    await asyncio.gather(made.keeper, return_exceptions=True)
     for client in made.clients:
         client.terminate()
+    await gate.close()
+    made.console.close()
     program.kill()
     program.wait()
     print((folder / "log").read_text()[-4000:])
@@ -332,26 +340,26 @@ async def pod(
     hosts.write_text("127.0.0.1 localhost\n127.0.0.50 orders-rw.test.svc\n")
     for name, content in (("token", "t"), ("namespace", "test"), ("ca.crt", (folders["tls"] / "ca.crt").read_text())):
         (folders["account"] / name).write_text(content)
-    log = (box.root / "pooler.log").open("wb")
-    program = pg_rootfs.popen(
-        ["python", "-m", "matriarch.agent.pooler.main"],
-        stdout=log,
-        stderr=log,
-        run_folder=folders["run"],
-        read_only={
-            "/etc/hosts": hosts,
-            "/etc/matriarch/tls": folders["tls"],
-            "/etc/matriarch/pooler": folders["settings"],
-            "/run/secrets/kubernetes.io/serviceaccount": folders["account"],
-        },
-        env={
-            "MATRIARCH_CLUSTER": "orders",
-            "MATRIARCH_NAMESPACE": "test",
-            "MATRIARCH_POOLER": "rw",
-            "KUBERNETES_SERVICE_HOST": "127.0.0.1",
-            "KUBERNETES_SERVICE_PORT": "9",
-        },
-    )
+    with (box.root / "pooler.log").open("wb") as log:
+        program = pg_rootfs.popen(
+            ["python", "-m", "matriarch.agent.pooler.main"],
+            stdout=log,
+            stderr=log,
+            run_folder=folders["run"],
+            read_only={
+                "/etc/hosts": hosts,
+                "/etc/matriarch/tls": folders["tls"],
+                "/etc/matriarch/pooler": folders["settings"],
+                "/run/secrets/kubernetes.io/serviceaccount": folders["account"],
+            },
+            env={
+                "MATRIARCH_CLUSTER": "orders",
+                "MATRIARCH_NAMESPACE": "test",
+                "MATRIARCH_POOLER": "rw",
+                "KUBERNETES_SERVICE_HOST": "127.0.0.1",
+                "KUBERNETES_SERVICE_PORT": "9",
+            },
+        )
     try:
         yield service, program
     finally:

@@ -16,7 +16,7 @@ from matriarch.decide.facts import Facts, Pooler, Wish
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.postgres.hba import render_hba
 from matriarch.postgres.parameters import validate
-from matriarch.postgres.preload import SYNC_WAIT, split_by_presence
+from matriarch.postgres.preload import DOOR, SYNC_WAIT, split_by_presence
 from matriarch.resources import names, secrets
 from matriarch.resources.blueprint import Blueprint
 from matriarch.resources.config import PRELOAD
@@ -184,7 +184,7 @@ def test_the_condition_says_whether_clients_get_in() -> None:
 
 def test_the_library_is_always_asked_for_and_a_users_image_may_lack_it() -> None:
     assert PRELOAD[0] == SYNC_WAIT
-    assert split_by_presence(PRELOAD, ["pg_stat_statements.so", "x.so"]) == (("pg_stat_statements",), (SYNC_WAIT,))
+    assert split_by_presence(PRELOAD, ["pg_stat_statements.so", "x.so"]) == (("pg_stat_statements",), (SYNC_WAIT, DOOR))
     assert split_by_presence(PRELOAD, [f"{name}.so" for name in PRELOAD]) == (PRELOAD, ())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.clock import MILLISECOND, SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.logical import Consumers
@@ -46,6 +46,7 @@ class Leadership:
     record: int
     door_not_before: int = 0
     names: str | None = None  # what PostgreSQL was last told
+    routing: asyncio.Task[None] | None = None  # slices that are being written already
     bootstrapped: bool = False
 
     def __post_init__(self) -> None:
@@ -313,7 +314,11 @@ class Leadership:
         await apply_config(instance, standby_names(lease, config.wish), clients=True)
         await self._write_slices(await instance.server.replication())
         instance.door, instance.door_reason = "open", ""
-        log.info("open for clients at epoch %d", lease.epoch)
+        log.info(
+            "open for clients at epoch %d, %d ms after PostgreSQL",
+            lease.epoch,
+            (boottime() - self._begun) // MILLISECOND,
+        )
 
     async def hurry(self, *, seconds: float = 3.0) -> None:
         """Right after a promotion: look at the door every few milliseconds, within a bound."""
@@ -366,6 +371,9 @@ class Leadership:
         lease = instance.lease
         if lease is None or not self._leads(lease):
             return
+        routing, self.routing = self.routing, None
+        if routing is not None:
+            await asyncio.wait([routing])  # bounded; what it says is older than what is written here
         addresses = {**instance.addresses, instance.env.instance: instance.env.pod_ip}
         replicas, everybody = self._readers(senders)
         await instance.routing.write(

@@ -308,9 +308,11 @@ class Loop:
                 await asyncio.gather(*before)
                 prepared = boottime()
                 promotion = await self._promote_to(lease.promoting.timeline)
-            finally:
-                await routing  # bounded; PostgreSQL does not wait for it
+            except BaseException:
+                await routing  # bounded
+                raise
             if promotion is None:
+                await routing
                 return 0.0
             instance.server_role, instance.starts_primary = "primary", True
             instance.following = None
@@ -326,7 +328,7 @@ class Loop:
         await instance.server.end_client_sessions()
         # A record that is flushed here: the newest that PostgreSQL wrote by itself may wait for its WAL writer.
         record = await instance.server.write_record()
-        self._leadership = Leadership(instance, record, self._door_not_before(lease), names)
+        self._leadership = Leadership(instance, record, self._door_not_before(lease), names, routing)
         await self._leadership.hurry()
         return 0.0
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from matriarch.agent.instance import Instance
 from matriarch.decide.logical import waited_for
 from matriarch.postgres.conninfo import slot_name
-from matriarch.postgres.preload import SYNC_WAIT, split_by_presence
+from matriarch.postgres.preload import DOOR, SYNC_WAIT, split_by_presence
 from matriarch.postgres.settings import ServerSettings
 
 VOLUME = "/var/lib/matriarch"
@@ -66,6 +66,8 @@ def _without(missing: tuple[str, ...]) -> str:
     text = f"the image lacks {', '.join(missing)}, so PostgreSQL runs without"
     if SYNC_WAIT in missing:
         text += "; a cancelled wait for replication is answered as a success with a warning"
+    if DOOR in missing:
+        text += "; clients are refused, and do not wait, while a new primary gets ready"
     return text
 
 

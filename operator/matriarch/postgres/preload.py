@@ -11,6 +11,10 @@ from pathlib import PurePath
 SYNC_WAIT = "matriarch_syncwait"
 """Matriarch's own: a cancelled wait for replication ends the connection in place of answering with a warning."""
 
+DOOR = "matriarch_door"
+"""Matriarch's own: while `CLOSED` lies in the data directory, clients wait when they logged in, and are not refused."""
+CLOSED = "matriarch.closed"
+
 LIBRARIES = (
     "auth_delay",
     "auto_explain",

@@ -6,12 +6,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from matriarch.postgres.preload import SYNC_WAIT
+from matriarch.postgres.preload import DOOR, SYNC_WAIT
 from matriarch.resources import names
 from matriarch.resources.blueprint import Blueprint, Object
 
 KEY = "cluster.json"
-PRELOAD = (SYNC_WAIT, "pg_stat_statements")
+PRELOAD = (SYNC_WAIT, DOOR, "pg_stat_statements")
 
 
 def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = None) -> Object:

@@ -98,6 +98,15 @@ class Gate:
         """The change was called off."""
         self._released.set()
 
+    async def close(self) -> None:
+        """Let go of everything: whoever is held goes on."""
+        if self._held is not None:
+            self._held.cancel()
+            await asyncio.wait([self._held])
+        self._forget()
+        self._pausing.close()
+        self.console.close()
+
     async def moved(self, addresses: Collection[str]) -> None:
         """The write Service leads to `addresses` now: nobody gets an answer of the old primary any more."""
         if self._sentinel is not None and not self._sentinel.lost.is_set() and self._sentinel.address in addresses:

@@ -44,6 +44,8 @@ class ServerBase:
         self._as_primary = False  # how the running server was started, or became
         # The postmaster whose new sessions show these names, and the names.
         self._shown: tuple[processes.Process | None, str] | None = None
+        # The postmaster, and whether its clients wait at a closed door.
+        self._doorkeeper: tuple[processes.Process | None, bool] | None = None
         self._timeline: int | None = None  # canonical timeline of the last WAL, as last seen
 
     def postmaster(self) -> int | None:

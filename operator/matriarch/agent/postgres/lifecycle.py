@@ -23,6 +23,7 @@ from matriarch.postgres.conninfo import SERVICE_FILE, Upstream
 from matriarch.postgres.controldata import ControlData
 from matriarch.postgres.hba import render_hba, render_ident
 from matriarch.postgres.outside import receiver_conninfo
+from matriarch.postgres.preload import CLOSED, DOOR
 from matriarch.postgres.settings import (
     MAIN_FILE,
     ServerSettings,
@@ -59,15 +60,16 @@ class Lifecycle(DataDirectory):
         return changed
 
     async def set_door(self, *, clients: bool, timeout: float = 5.0) -> None:
-        """Whether anybody but the cluster itself may log in from here on: one file of configure(), and a reload.
+        """Whether anybody but the cluster itself may get in from here on: a part of configure().
 
-        Sessions that are there stay. Refused before the first configure().
+        Sessions that are there stay. Whoever logs in at a closed door waits, or is refused where the image lacks the
+        library for it. Refused before the first configure().
         """
         if self._settings is None:
             msg = "the settings of PostgreSQL are not known yet; call configure() first"
             raise Refused(msg, reason="NotConfigured")
         self._settings = replace(self._settings, clients=clients)
-        if self.postmaster() is not None and await files.in_thread(timeout, self._write_hba):
+        if self.postmaster() is not None and await files.in_thread(timeout, self._write_door):
             await self.reload()
 
     async def reload_tls(self) -> bool:
@@ -207,11 +209,29 @@ class Lifecycle(DataDirectory):
         else:
             files.remove_durably(signal_file)
 
-    def _write_hba(self) -> bool:
+    def _write_door(self) -> bool:
+        """True when a running server must read its files again. Nothing is flushed: each start writes it anew."""
         assert self._settings is not None
-        text = render_hba(superuser_access=self._settings.superuser_access, clients=self._settings.clients)
-        # Not flushed: each start writes it anew.
-        return files.write_durably(self.paths.pgdata / "pg_hba.conf", text, flush=False)
+        waits, closed = self._clients_wait(), self.paths.pgdata / CLOSED
+        shut = waits and not self._settings.clients
+        if shut:
+            files.write_durably(closed, "", flush=False)
+        text = render_hba(superuser_access=self._settings.superuser_access, clients=self._settings.clients or waits)
+        changed = files.write_durably(self.paths.pgdata / "pg_hba.conf", text, flush=False)
+        if not shut:
+            closed.unlink(missing_ok=True)
+        return changed
+
+    def _clients_wait(self) -> bool:
+        """Whether the server that runs, or the next one, keeps clients at a closed door. What runs may be older than
+        the settings, so it is asked for what it has loaded."""
+        assert self._settings is not None
+        pid = self.postmaster()
+        if pid is None:
+            return DOOR in self._settings.preload
+        if self._doorkeeper is None or self._doorkeeper[0] != self._process:
+            self._doorkeeper = (self._process, processes.has_loaded(pid, DOOR))
+        return self._doorkeeper[1]
 
     def _write_files(self, floors: Mapping[str, int]) -> bool:
         assert self._settings is not None
@@ -226,7 +246,7 @@ class Lifecycle(DataDirectory):
             floors=floors,
         )
         changed = [
-            self._write_hba(),
+            self._write_door(),
             files.write_durably(
                 pgdata / "pg_ident.conf", render_ident(self.identity.cluster, self._settings.system_user)
             ),

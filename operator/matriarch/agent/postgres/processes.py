@@ -58,6 +58,15 @@ def title(pid: int) -> str:
     return raw.rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace").strip()
 
 
+def has_loaded(pid: int, library: str) -> bool:
+    """Whether the process maps a shared library of this name (without .so) into its memory."""
+    try:
+        text = (_PROC / str(pid) / "maps").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return f"/{library}.so" in text
+
+
 def is_walreceiver(text: str) -> bool:
     """`postgres: orders-2: walreceiver streaming 0/3000148`."""
     return text.startswith("postgres: ") and "walreceiver" in text.split(" ")[1:4]

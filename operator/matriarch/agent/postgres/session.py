@@ -80,13 +80,16 @@ class Sessions:
         """One query in the kept session, which is opened at need. Any failure is Unavailable and ends it."""
         try:
             async with asyncio.timeout(timeout), self._turn:
-                if self._kept is None or self._kept.is_closed():
-                    self._kept = await self.open()
+                connection = self._kept
+                if connection is None or connection.is_closed():
+                    connection = self._kept = await self.open()
                 try:
-                    return await self._kept.fetch(query, *args)
+                    return await connection.fetch(query, *args)
                 except BaseException:
-                    self._kept.terminate()
-                    self._kept = None
+                    # close() does not wait for its turn: by now another session may be the kept one
+                    connection.terminate()
+                    if self._kept is connection:
+                        self._kept = None
                     raise
         except _ERRORS as error:
             raise _unavailable(what, error, timeout) from error
