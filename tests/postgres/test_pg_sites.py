@@ -13,21 +13,27 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
+import asyncpg
 import pytest
 
-from matriarch.agent import lead, settings
+from matriarch.agent import follow, lead, settings
+from matriarch.agent import sites as sites_of_agents
+from matriarch.agent.api import Api as AgentApi
 from matriarch.agent.beat import HeartbeatState, HeartbeatView
 from matriarch.agent.config import ClusterConfig, Environment, ReplicaConfig
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
 from matriarch.agent.loop import Loop
 from matriarch.agent.memberfiles import MemberFiles
-from matriarch.decide import following
+from matriarch.agent.renewals import keep_renewing
+from matriarch.agent.status import instance_status
+from matriarch.decide import designation, following
 from matriarch.decide import lease as codec
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member as Named
 from matriarch.errors import Unavailable
 from matriarch.kube.errors import Conflict
+from matriarch.postgres.conninfo import Upstream
 from matriarch.postgres.settings import ServerSettings
 from tests.postgres.pgbox import Box, Member, eventually
 from tests.postgres.test_pg_replica_cluster import mount
@@ -64,11 +70,11 @@ class Api:
         return copy.deepcopy(self.object)
 
 
-class Nobody:
-    """Stands in for the supervisor, the heartbeat, the peers and the routes of a cluster of one."""
+class StandIn:
+    """The supervisor, the heartbeat and the routes of an instance; and its peers, those that run."""
 
-    def __init__(self, member: Member) -> None:
-        self.member = member
+    def __init__(self, member: Member, cluster: dict[str, Site]) -> None:
+        self.member, self.cluster = member, cluster
         self.view = HeartbeatView(sequence=0)
         self.routed: dict[str, Any] = {}
 
@@ -86,10 +92,21 @@ class Nobody:
         self.member.kill()
         return True
 
-    async def get(self, *_: object, **__: object) -> dict[str, Any]:
-        raise Unavailable("there is nobody")
+    async def get(self, instance: str, path: str, **_: object) -> dict[str, Any]:
+        assert path == "/v1/status"
+        return await instance_status(self._peer(instance))
 
-    post = get
+    async def post(self, instance: str, path: str, body: dict[str, Any], **_: object) -> dict[str, Any]:
+        peer: Any = self._peer(instance)
+        handlers: Any = AgentApi(peer, None, elect=peer, won=peer, switchover=peer, restart=peer)  # type: ignore[arg-type]
+        found: dict[str, Any] = await getattr(handlers, path.rpartition("/")[2])(None, body)
+        return found
+
+    def _peer(self, instance: str) -> Instance:
+        found = self.cluster.get(instance)
+        if found is None or found.task is None or found.task.done():
+            raise Unavailable(f"{instance} is away")
+        return found.instance
 
     async def write(self, epoch: int, wanted: dict[str, Any], **_: object) -> None:
         self.routed.update(wanted)
@@ -103,26 +120,32 @@ class Nobody:
 
 
 class Site:
-    """A cluster of one instance, and the agent that drives it."""
+    """An instance and the agent that drives it; most clusters here have one."""
 
-    def __init__(self, member: Member, state: LeaseState, replica: ReplicaConfig) -> None:
-        self.member, self.api = member, Api(state)
+    def __init__(
+        self, member: Member, api: Api, replica: ReplicaConfig, cluster: dict[str, Site] | None = None
+    ) -> None:
+        self.member, self.api = member, api
         self.replica = replica
+        self.cluster = {} if cluster is None else cluster
+        self.cluster[member.instance] = self
         self.files = MemberFiles(member.paths.volume / "member")
         self.task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """A new agent, as after its start in a pod."""
-        member, nobody = self.member, Nobody(self.member)
+        member, others = self.member, StandIn(self.member, self.cluster)
         member.server = member.new_agent()
         await member.server.settle()
         env = Environment("c", "n", member.instance, member.address, "pod", "node", "claim")
         leases = Leases(self.api, "c", "n", {}, keep=self._keep)  # type: ignore[arg-type]  # all they need of one
-        stand_in: Any = nobody
+        stand_in: Any = others
+        names = tuple(sorted(self.cluster))
         self.instance = Instance(
             env, self.files, stand_in, leases, stand_in, stand_in, member.server, stand_in, stand_in,
-            config=ClusterConfig(1, (member.instance,), 0, required=False, replica=self.replica), config_fresh=True,
+            config=ClusterConfig(1, names, len(names) - 1, required=False, replica=self.replica), config_fresh=True,
         )  # fmt: skip
+        self.instance.addresses.update({n: s.member.address for n, s in self.cluster.items()})
         known = self.files.incarnation()
         self.instance.me = Named(member.instance, known.id) if known else None
         self.instance.fenced, self.instance.promised = self.files.fenced(), self.files.promise()
@@ -133,11 +156,14 @@ class Site:
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        looks = asyncio.create_task(self._watch())
+        jobs = (self._watch(), keep_renewing(self.instance), sites_of_agents.keep_designated(self.instance))
+        tasks = [asyncio.create_task(job) for job in jobs]
         try:
             await Loop(self.instance).run()
         finally:
-            looks.cancel()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self) -> None:
         while True:
@@ -181,8 +207,8 @@ class Site:
         async def seen() -> bool:
             try:
                 return await self.count() == number
-            except OSError:
-                return False
+            except (asyncpg.PostgresError, OSError):
+                return False  # it has just started
 
         await eventually(seen, f"{number} rows at {self.member.instance}", within=30)
 
@@ -202,6 +228,16 @@ async def sites(box: Box, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tupl
         )  # fmt: skip
 
     monkeypatch.setattr(settings, "server_settings", here)
+    upstream = follow.Follower.upstream
+
+    def of_this_box(self: follow.Follower, holder: Named, address: str) -> Upstream:
+        return replace(upstream(self, holder, address), hostname=holder.instance, port=box.port)
+
+    async def reachable(address: str) -> None: ...
+
+    monkeypatch.setattr(follow.Follower, "upstream", of_this_box)
+    monkeypatch.setattr(follow, "_reachable", reachable)
+    monkeypatch.setattr(designation, "AWAY", 4 * designation.SECOND)
     one, two = await box.primary(), box.member(2)
     await one.sql("CREATE TABLE t (i int)")
     status = await one.server.status()
@@ -216,8 +252,8 @@ async def sites(box: Box, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tupl
     files = MemberFiles(one.paths.volume / "member")
     me = Named(one.instance, files.ensure_incarnation("claim").id)
     leads = LeaseState(1, me, one.instance, mode="alone", system_identifier=status.system_identifier, opened=True)
-    home = Site(one, leads, source(two, enabled=False))
-    away = Site(two, following.initial(two.instance), source(one, enabled=True))
+    home = Site(one, Api(leads), source(two, enabled=False))
+    away = Site(two, Api(following.initial(two.instance)), source(one, enabled=True))
     await home.start()
     await home.leads()
     await away.start()
@@ -317,3 +353,64 @@ async def test_a_source_that_is_another_database_stops_nothing(sites: tuple[Site
     assert "could never follow it" in home.instance.site["message"]
     assert home.api.state.mode == "alone"
     await home.member.sql("INSERT INTO t VALUES (1)")
+
+
+async def test_the_other_instances_cascade_and_take_the_place(sites: tuple[Site, Site], box: Box) -> None:
+    """A second instance joins the site; the designated primary is lost; it comes back; the place is moved; promoted."""
+    home, two = sites
+    three = Site(box.member(3), two.api, two.replica, two.cluster)
+    mount(three.member, box.ca)
+    await two.crash()
+    await two.start()  # with both in its configuration
+    await two.follows()
+    await three.start()
+    await home.member.sql("INSERT INTO t VALUES (1)")
+    await three.counts(1)
+    (sender,) = await two.member.server.replication()
+    assert (sender.role, sender.application_name) == ("matriarch_stream", str(three.instance.me))
+    assert len(await home.member.server.replication()) == 1
+
+    await two.crash()
+    await eventually(lambda: three.api.state.holder == three.instance.me, "it takes the place", within=30)
+    await three.follows()
+    await home.member.sql("INSERT INTO t VALUES (2)")
+    await three.counts(2)
+    await two.start()
+    await two.counts(2)
+    assert two.instance.server_role == "standby"
+    assert len(await home.member.server.replication()) == 1
+    await eventually(lambda: _streams_from(three, two), "the other one cascades", within=30)
+
+    next_one = await sites_of_agents.check_next(three.instance, two.member.instance)
+    await sites_of_agents.hand_on(three.instance, next_one)
+    await two.follows()
+    await eventually(lambda: _streams_from(two, three), "the places are exchanged", within=30)
+    await home.member.sql("INSERT INTO t VALUES (3)")
+    await three.counts(3)
+    assert two.api.state.claimed == 1
+
+    home.wish(enabled=True)
+    token = await home.demoted()
+    for each in (two, three):
+        each.wish(enabled=False, token=token)
+    await two.leads()
+    await eventually(lambda: two.api.state.mode == "quorum", "it has a voter again", within=40)
+    await two.member.sql("INSERT INTO t VALUES (4)")
+    await three.counts(4)
+    await home.follows()
+    await home.counts(4)
+
+
+async def _streams_from(source: Site, member: Site) -> bool:
+    senders = await source.member.server.replication()
+    return any(s.application_name == str(member.instance.me) and s.state == "streaming" for s in senders)
+
+
+async def test_a_demotion_waits_until_logical_slots_are_dropped(sites: tuple[Site, Site]) -> None:
+    home, _ = sites
+    await home.member.sql("SELECT pg_create_logical_replication_slot('cdc', 'pgoutput')")
+    home.wish(enabled=True)
+    await eventually(lambda: home.instance.site.get("promotion") == "refuse", "refused", within=30)
+    assert "the logical slots cdc exist" in home.instance.site["message"]
+    await home.member.sql("INSERT INTO t VALUES (1)")
+    assert home.api.state.mode == "alone"

@@ -140,6 +140,7 @@ class Demotion:
         assert lease is not None
         self._not_before = boottime() + AGAIN
         await self._look_at_source(lease)
+        await self._look_for_slots()
         log.warning("demoting this cluster, as spec.replica.enabled asks")
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)  # most of the work while clients still write
         heard = await _promised(instance)
@@ -200,6 +201,19 @@ class Demotion:
                 f"the source {config.replica.host} is database system {says.system_identifier}, and this cluster is"
                 f" {lease.system_identifier}, so it could never follow it: correct replica.source, or set"
                 " replica.enabled: false"
+            )
+            instance.site |= {"promotion": "refuse", "message": why}
+            raise Unavailable(why)
+
+    async def _look_for_slots(self) -> None:
+        """Raises Unavailable while there are logical slots: no other site has them, and what is left of one here would
+        hold up vacuum at the next primary, for ever."""
+        instance = self._instance
+        names = await instance.server.every_logical_slot()
+        if names:
+            why = (
+                f"the logical slots {', '.join(names)} exist, and they cannot go along to another site: end their"
+                " consumers and drop them; consumers begin anew there"
             )
             instance.site |= {"promotion": "refuse", "message": why}
             raise Unavailable(why)
