@@ -95,7 +95,8 @@ class Matriarch:
 
     def _current(self) -> bool:
         instances = self.cluster.instances()
-        used = {self.cluster.pod(name)["spec"]["containers"][0]["image"] for name in instances}
+        pods = [self.kubectl.get("pod", name, self.namespace) for name in instances]  # None: it is being replaced
+        used = {pod and pod["spec"]["containers"][0]["image"] for pod in pods}
         return len(instances) == 3 and used == {self.images["postgres"]}
 
     def renew(self) -> None:

@@ -70,6 +70,9 @@ ONE = replace(LEASED, voters=(B,))
     [
         pytest.param(Candidate(voter(FRESH), 0), False, id="no suspicion"),
         pytest.param(Candidate(voter(HALF), 0), True, id="five beats missed"),
+        pytest.param(Candidate(voter(replace(OLD, since=NOW - 1)), 0), False, id="this holder had no time to beat yet"),
+        pytest.param(Candidate(voter(replace(OLD, since=NOW - SUSPECT)), 0), True, id="it had, and did not"),
+        pytest.param(Candidate(voter(replace(OLD, since=NOW, gone=True)), 0), True, id="gone needs no silence"),
         pytest.param(Candidate(voter(lease=ONE), NOW - SECOND), False, id="one vote: the Lease was renewed just now"),
         pytest.param(Candidate(voter(OLD, lease=ONE), NOW - LEASE), True, id="one vote: nor was the Lease renewed"),
         pytest.param(Candidate(voter(replace(FRESH, fenced=5), lease=ONE), NOW), True, id="one vote: it is fenced"),

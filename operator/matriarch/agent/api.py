@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
-from matriarch.agent import candidate, upstream, voting
+from matriarch.agent import ahead, candidate, upstream, voting
 from matriarch.agent.instance import Instance
 from matriarch.agent.peers import PORT
 from matriarch.agent.status import instance_status, is_ready
@@ -57,9 +57,11 @@ class Api:
         app.add_routes(
             [
                 web.get("/v1/status", self._handle(self.status)),
+                web.get("/v1/ping", self._handle(self.ping)),
                 web.post("/v1/prevote", self._handle(self.prevote, peers_only=True)),
                 web.post("/v1/promise", self._handle(self.promise, peers_only=True)),
                 web.post("/v1/lead", self._handle(self.lead, peers_only=True)),
+                web.post("/v1/expect", self._handle(self.expect, peers_only=True)),
                 web.post("/v1/join", self._handle(self.join, peers_only=True)),
                 web.post("/v1/upstream", self._handle(self.upstream, peers_only=True)),
                 web.post("/v1/elect", self._handle(self.elect)),
@@ -130,6 +132,12 @@ class Api:
         won = await candidate.taken_from_peer(self._instance, body)
         self._won(won)
         return {"epoch": won.epoch}
+
+    async def expect(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
+        return await ahead.expect_clients(self._instance, int(body["epoch"]))
+
+    async def ping(self, _: web.Request, __: dict[str, Any]) -> dict[str, Any]:
+        return {}
 
     async def join(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         """A slot before the clone, so that no WAL is recycled meanwhile."""

@@ -77,6 +77,7 @@ class Instance:
     site: dict[str, Any] = field(default_factory=dict)  # designated primary: the source and a promotion, for the status
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
+    clients_expected_until: int = 0  # heir: clients are kept at the door (boot-time ns)
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
     space: Space = field(default_factory=Space)  # the volume, as last seen
     ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led
@@ -89,6 +90,7 @@ class Instance:
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
     control: asyncio.Lock = field(default_factory=asyncio.Lock)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _beats_due: tuple[bool, object, int] | None = None  # as a voter or not, by which epoch and holder, since when
     _sequence: int = 0
     _sent: HeartbeatState | None = None
 
@@ -148,8 +150,14 @@ class Instance:
         holder = lease.holder
         peer = self.peer(holder.instance) if holder is not None else None
         granted = view.granted_until if view.granted_epoch == lease.epoch else None
+        now = boottime()
+        due = lease.mode == "quorum" and self.me in lease.voters
+        if self._beats_due is None or self._beats_due[:2] != (due, (lease.epoch, holder)):
+            # Where nothing was seen before, the heartbeat's own start says since when it listens.
+            self._beats_due = (due, (lease.epoch, holder), 0 if self._beats_due is None else now)
         return Sight(
-            now=boottime(),
+            now=now,
+            since=self._beats_due[2],
             started=view.started or self.quiet_since,
             granted_until=granted,
             fenced=peer.fenced if peer else 0,

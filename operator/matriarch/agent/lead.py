@@ -53,6 +53,7 @@ class Leadership:
         self._away: dict[Member, int] = {}
         self._begun = boottime()
         self._passed = 0
+        self._recording: asyncio.Task[None] | None = None
         self._next: dict[str, int] = {}
         self._quorum_again = 0
         self.epoch = self.instance.lease.epoch if self.instance.lease else 0
@@ -333,15 +334,15 @@ class Leadership:
             lease = self.instance.lease
             if self.instance.door == "open" or lease is None or self.instance.promise_heard > lease.epoch:
                 return  # in the last case a voter may not follow before this epoch is reclaimed
-            if boottime() - begun > SECOND // 5 and lease.promoting is not None:
+            if boottime() - begun > SECOND // 5 and lease.promoting is not None and self._recording is None:
                 # Those who wrote past the fork wait for it to be known.
-                await self._attempt("history", self._record_history())
+                self._recording = asyncio.create_task(self._attempt("history", self._record_history()))
             await asyncio.sleep(pause)
             pause = min(pause * 1.3, 0.05)
 
     async def _route(self, senders: list[WalSender]) -> None:
-        if self.instance.door != "open":
-            return
+        if self.instance.door != "open" or self.instance.switchover.get("state") == "running":
+            return  # in the last case clients may be on their way to the heir
         moved = [i for i, a in self.instance.addresses.items() if self._addresses.get(i) != a]
         if moved:
             self._addresses = dict(self.instance.addresses)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 
-from matriarch.agent import poolers, sites
+from matriarch.agent import ahead, poolers, sites
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
@@ -175,6 +175,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
         await await_copies(instance, heir)
         await poolers.pause(instance)
+        await ahead.send_clients(instance, heir)
         async with instance.control:
             if instance.lease is None or instance.lease.epoch != lease.epoch or not instance.is_holder:
                 raise Unavailable("the Lease changed meanwhile")

@@ -39,6 +39,7 @@ class Sight:
     started: int
     granted_until: int | None = None
     fenced: int = 0  # the highest epoch at which the holder said "fenced"
+    since: int = 0  # when this member became a voter of this holder, as far as it knows: no beat was due before
     gone: bool = False  # FIN or RST on PID 1's socket, and two refusals after
 
     @property
@@ -50,12 +51,17 @@ class Sight:
         """When the newest answered beat came, or when listening began."""
         return self.lease_until - T_FENCE
 
+    @property
+    def suspected_at(self) -> int:
+        """When silence becomes a reason to stand. It guards nothing else: a new holder is not suspected at once."""
+        return max(self.last_sign, self.since) + SUSPECT
+
     def evidence(self, lease: LeaseState) -> Evidence:
         if self.fenced >= lease.epoch > 0:
             return "fenced"
         if self.gone:
             return "gone"
-        return "silent" if self.now - self.last_sign >= SUSPECT else "fresh"
+        return "silent" if self.now >= self.suspected_at else "fresh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ def may_stand(candidate: Candidate) -> Answer:
     lease, sight = candidate.voter.lease, candidate.voter.sight
     evidence = sight.evidence(lease)
     if evidence == "fresh":
-        return Answer(yes=False, why="the holder beats", wait=sight.last_sign + SUSPECT - sight.now)
+        return Answer(yes=False, why="the holder beats", wait=sight.suspected_at - sight.now)
     if lease.election_quorum > 1 or evidence == "fenced":
         return Answer(yes=True)
     if lease.no_voters and candidate.others_answering:

@@ -212,7 +212,7 @@ class Lifecycle(DataDirectory):
     def _write_door(self) -> bool:
         """True when a running server must read its files again. Nothing is flushed: each start writes it anew."""
         assert self._settings is not None
-        waits, closed = self._clients_wait(), self.paths.pgdata / CLOSED
+        waits, closed = self.clients_wait(), self.paths.pgdata / CLOSED
         shut = waits and not self._settings.clients
         if shut:
             files.write_durably(closed, "", flush=False)
@@ -222,13 +222,12 @@ class Lifecycle(DataDirectory):
             closed.unlink(missing_ok=True)
         return changed
 
-    def _clients_wait(self) -> bool:
+    def clients_wait(self) -> bool:
         """Whether the server that runs, or the next one, keeps clients at a closed door. What runs may be older than
         the settings, so it is asked for what it has loaded."""
-        assert self._settings is not None
         pid = self.postmaster()
         if pid is None:
-            return DOOR in self._settings.preload
+            return self._settings is not None and DOOR in self._settings.preload
         if self._doorkeeper is None or self._doorkeeper[0] != self._process:
             self._doorkeeper = (self._process, processes.has_loaded(pid, DOOR))
         return self._doorkeeper[1]
