@@ -145,13 +145,13 @@ def _lease(entries: Sequence[Entry], members: dict[str, list[Entry]]) -> Iterato
         except Illegal as e:
             yield Finding(entry, f"after version {before.line.version} of the Lease: {e}")
             continue
-        if event in ("take", "take-alone"):
+        if event in ("take", "take-alone", "take-async"):
             yield from _promises(entry, base, members)
 
 
 def _promises(entry: Entry, base: Seen, members: dict[str, list[Entry]]) -> Iterator[Finding]:
     """|S|-k+1 of the voters must have promised the epoch. Who logged nothing is not held against it."""
-    epoch, need = entry.line.epoch, len(base.voters) - base.k + 1
+    epoch, need = entry.line.epoch, 1 if base.mode == "async" else len(base.voters) - base.k + 1
     silent = [v for v in base.voters if v not in members]
     gave = [v for v in base.voters if any(e.line.promised == epoch for e in members.get(v, ()))]
     if len(gave) + len(silent) < need:

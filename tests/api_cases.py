@@ -97,10 +97,16 @@ BAD: tuple[Bad, ...] = (
         "replication mode cluster is not yet supported: use primary-replica",
     ),
     _cluster(
-        "async",
-        {"replication": {"sync": {"mode": "async"}}},
+        "async with a number",
+        {"replication": {"sync": {"mode": "async", "number": 1}}},
         "spec.replication.sync.mode",
-        "sync.mode async is not yet supported: use quorum",
+        "sync.mode async waits for no replica: remove number and durability, or write mode: quorum",
+    ),
+    _cluster(
+        "async with durability",
+        {"replication": {"sync": {"mode": "async", "durability": "required"}}},
+        "spec.replication.sync.mode",
+        "sync.mode async waits for no replica: remove number and durability, or write mode: quorum",
     ),
     _cluster(
         "sync.number not below instances",
@@ -501,6 +507,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ("version as a number", "DatabaseCluster", {"version": 17}),
     ("one instance", "DatabaseCluster", {"instances": 1}),
     ("older word", "DatabaseCluster", {"replication": {"mode": "master-slave"}}),
+    ("async", "DatabaseCluster", {"replication": {"sync": {"mode": "async"}}}),
     (
         "everything",
         "DatabaseCluster",

@@ -118,11 +118,26 @@ def unreplicated(stage: Stage) -> None:
     stage.successor(second.instance)
 
 
+def asynchronous(stage: Stage) -> None:
+    """The primary's streams stop, it goes on acknowledging, and its node is cut off for longer than a lease.
+
+    Killed alone it would be started again where it is, and lose nothing.
+    """
+    first = stage.look().named("primary")[0]
+    on.send(on.titled("walsender")(first.processes()), signal.SIGSTOP)
+    time.sleep(1.5)
+    stage.ground.nodes.cut(first.node)
+    try:
+        stage.successor(first.instance)
+    finally:
+        stage.ground.nodes.heal(first.node)
+
+
 BY_MUTANT: Mapping[str, Callable[[Stage], None]] = {
     "no-cut": no_cut,
     "lsn-only": lsn_only,
     "empty-names": unreplicated,
-    "async": unreplicated,  # no mutant: the mode whose loss is its price
+    "async": asynchronous,  # no mutant: the mode whose loss is its price
 }
 
 

@@ -383,9 +383,10 @@ class TestData:
         await cluster_world.kube.delete("Lease", cluster_world.namespace, "orders")
         await cluster_world.reconcile(2)
         assert await cluster_world.get("Lease", "orders") is None
-        stalled = await cluster_world.condition("Stalled")
-        assert stalled is not None
-        assert stalled["reason"] == "LeaseLost"
+        ready = await cluster_world.condition("Ready")
+        assert ready is not None
+        assert ready["reason"] == "LeaseLost"
+        assert "not answer" in ready["message"]
 
     async def test_kept_volumes_do_not_shrink(self, cluster_world: ClusterWorld) -> None:
         await cluster_world.create(storage={"size": "2Gi"})

@@ -22,6 +22,7 @@ from matriarch.decide.actions import (
     MoveBootstrap,
     Plan,
     RestartPostgres,
+    RestoreLease,
     SetLeaving,
 )
 from matriarch.decide.facts import Agent, Claim, Facts, Instance, Memory, Pod, Stream, Wish
@@ -55,6 +56,7 @@ class World:
     unready: set[str] = field(default_factory=set)  # instances whose database does not come up
     stuck: set[str] = field(default_factory=set)  # images whose container does not run
     log: list[Action] = field(default_factory=list)
+    copies: dict[str, LeaseState] = field(default_factory=dict)  # instance → the newest Lease that it knew
 
     def uid(self) -> str:
         self.serial += 1
@@ -100,6 +102,7 @@ class World:
             streaming=any(v.instance == name for v in self.streaming()),
             pending=self.pending.get(name, {}) if up else {},
             streams=streams,
+            lease=self.copies.get(name),
         )
 
     def facts(self) -> Facts:
@@ -132,6 +135,8 @@ class World:
                 assert not self.claims, "initialised beside data"
                 assert self.lease is None
                 self.lease = leases.initial(bootstrap)
+            case RestoreLease(state):
+                self.lease = state
             case MoveBootstrap(name):
                 assert self.lease is not None
                 assert self.lease.epoch == 0
@@ -198,6 +203,9 @@ class World:
                 del self.claims[name]
                 self.members.pop(name, None)
         self.agents()
+        for name in self.pods:
+            if self.lease is not None and self.up(name):
+                self.copies[name] = self.lease
 
     def agents(self) -> None:
         lease = self.lease

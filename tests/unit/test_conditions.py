@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from matriarch.decide.conditions import HOPELESS_AFTER, Condition, assess, conditions, of_cluster, standing
 from matriarch.decide.facts import Facts, Illness, Memory
+from matriarch.decide.lease import Loss
 from matriarch.decide.verdict import Standing, Verdict
+from matriarch.postgres.timeline import WalPosition
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -158,3 +160,54 @@ def test_a_replica_that_is_repaired_is_told() -> None:
     found = {c.type: c for c in of_cluster(facts, verdict)}["ReplicasHealthy"]
     assert (found.status, found.reason) == ("False", "WalMissing")
     assert found.message == "orders-2: its WAL is gone; remedy: clone (in turn)"
+
+
+def test_what_replicas_say_of_an_election_is_in_the_status() -> None:
+    w = ready(3)
+    del w.pods["orders-1"]
+    said = "no quorum: 1 of 2 voters answered; orders-2 last seen 12 s ago"
+    facts = w.facts()
+    told = tuple(
+        replace(i, agent=replace(i.agent, refusal=said if i.name == "orders-3" else "")) if i.agent else i
+        for i in facts.instances
+    )
+    verdict = assess(replace(facts, instances=told), w.memory, None, w.now)
+    assert verdict.reason == "FailingOver"
+    assert f"orders-3 says: {said}." in verdict.message
+    few = tuple(replace(i, agent=None) if i.name == "orders-2" else i for i in told)
+    lost = assess(replace(facts, instances=few), w.memory, None, w.now)
+    assert lost.reason == "QuorumLost"
+    assert said in lost.message
+
+
+def test_a_possible_loss_stays_until_somebody_looked_at_it() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    assert w.lease.holder is not None
+    loss = Loss(7, w.lease.holder, WalPosition(1, 3 << 20), WalPosition(1, 1 << 20))
+    facts = replace(w.facts(), lease=replace(w.lease, mode="async", k=0, loss=loss))
+    found = {c.type: c for c in of_cluster(facts, Verdict(Standing.READY, "AllInstancesReady", ""))}
+    assert found["PossibleLoss"].status == "True"
+    assert "at least 2 MiB" in found["PossibleLoss"].message
+    assert found["SyncDegraded"].status == "True", "the spec asks for quorum"
+    seen = replace(facts, wish=replace(facts.wish, loss_seen="7", asynchronous=True))
+    after = {c.type: c for c in of_cluster(seen, Verdict(Standing.READY, "AllInstancesReady", ""))}
+    assert "PossibleLoss" not in after
+    alone = replace(seen, lease=replace(w.lease, mode="alone", voters=(), k=0))
+    told = {c.type: c for c in of_cluster(alone, Verdict(Standing.READY, "AllInstancesReady", ""))}
+    assert (told["SyncDegraded"].status, told["SyncDegraded"].reason) == ("True", "Alone")
+    assert after["SyncDegraded"].status == "False"
+
+
+def test_a_primary_that_was_lost_after_it_went_on_alone_is_waited_for_and_it_is_said_why() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    facts = replace(w.facts(), lease=replace(w.lease, mode="alone", voters=(), k=0))
+    gone = replace(facts, instances=tuple(replace(i, agent=None) for i in facts.instances))
+    for age, stands, reason in (
+        (timedelta(0), Standing.WORKING, "Starting"),
+        (timedelta(minutes=2), Standing.WORKING, "PrimaryMissing"),
+        (HOPELESS_AFTER, Standing.STALLED, "PrimaryMissing"),
+    ):
+        verdict = assess(gone, replace(w.memory, not_ready_since=w.now - age), None, w.now)
+        assert (verdict.standing, verdict.reason) == (stands, reason)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matriarch.agent.deadline import Deadline, last_support, moved
-from matriarch.decide.election import T_FENCE
+from matriarch.agent.deadline import Deadline, entitled_until, last_support, moved
+from matriarch.decide.election import ASYNC_FENCE, T_FENCE
 from matriarch.decide.member import Member
 
 A, B, C, D = (Member(f"orders-{n}", "aa") for n in range(1, 5))
@@ -37,10 +37,10 @@ def test_last_support(
 
 
 @pytest.mark.parametrize(
-    ("before", "epoch", "support", "after"),
+    ("before", "epoch", "until", "after"),
     [
         pytest.param(None, 3, None, None, id="nothing known"),
-        pytest.param(None, 3, 10, Deadline(3, 10 + T_FENCE), id="first"),
+        pytest.param(None, 3, 10 + T_FENCE, Deadline(3, 10 + T_FENCE), id="first"),
         pytest.param(Deadline(3, 10 + T_FENCE), 3, 5, Deadline(3, 10 + T_FENCE), id="never back within an epoch"),
         pytest.param(Deadline(3, 10 + T_FENCE), 3, None, Deadline(3, 10 + T_FENCE), id="kept without news"),
         pytest.param(Deadline(3, 10 + T_FENCE), 4, 5, Deadline(4, 10 + T_FENCE), id="an old renewal ends no new epoch"),
@@ -48,8 +48,27 @@ def test_last_support(
         pytest.param(Deadline(4, 10 + T_FENCE), 3, 99, Deadline(4, 10 + T_FENCE), id="an older epoch changes nothing"),
     ],
 )
-def test_moved(before: Deadline | None, epoch: int, support: int | None, after: Deadline | None) -> None:
-    assert moved(before, epoch, support) == after
+def test_moved(before: Deadline | None, epoch: int, until: int | None, after: Deadline | None) -> None:
+    assert moved(before, epoch, until) == after
+
+
+@pytest.mark.parametrize(
+    ("k", "by_lease", "answered", "renewed", "until"),
+    [
+        pytest.param(1, False, {B: 10}, 5, 10 + T_FENCE, id="quorum: the voter"),
+        pytest.param(1, False, {}, 5, 5 + T_FENCE, id="quorum: the Lease in its place"),
+        pytest.param(0, True, {B: 10}, 5, 5 + ASYNC_FENCE, id="async: the Lease alone"),
+        pytest.param(0, True, {B: 10}, None, None, id="async: no answer counts"),
+        pytest.param(1, True, {B: 10}, 5, 10 + T_FENCE, id="both: the voters end first"),
+        pytest.param(1, True, {B: 10 + ASYNC_FENCE}, 5, 5 + ASYNC_FENCE, id="both: the Lease ends first"),
+        pytest.param(1, True, {B: 10}, None, None, id="both: one is not enough"),
+        pytest.param(0, False, {}, 7, 7 + T_FENCE, id="no voters"),
+    ],
+)
+def test_entitled_until(
+    k: int, by_lease: bool, answered: dict[Member, int], renewed: int | None, until: int | None
+) -> None:
+    assert entitled_until([B, C], k, answered, renewed, by_lease=by_lease) == until
 
 
 members = st.sampled_from([A, B, C, D])

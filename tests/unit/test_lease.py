@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from matriarch.decide import lease
-from matriarch.decide.lease import CleanStop, LeaseState, Promotion
+from matriarch.decide.lease import CleanStop, LeaseState, Loss, Promotion
 from matriarch.decide.member import Member
 from matriarch.postgres.timeline import Switch, WalPosition
 
@@ -46,6 +47,33 @@ def test_a_timeline_number_is_never_claimed_twice() -> None:
 def test_a_takeover_that_must_not_be(winner: Member, epoch: int, state: LeaseState, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         lease.taken_over(state, winner, epoch, WalPosition(1, 1), "n")
+
+
+ASYNC = replace(QUORUM, mode="async", k=0, wal=WalPosition(2, 600))
+
+
+def test_in_mode_async_a_takeover_says_what_it_may_have_lost() -> None:
+    taken = lease.taken_over(ASYNC, B, 6, WalPosition(2, 500), "n")
+    assert (taken.mode, taken.voters, taken.k) == ("async", (A, C), 0)
+    assert taken.loss == Loss(6, A, WalPosition(2, 600), WalPosition(2, 500))
+    assert taken.loss.missing == 100
+    assert taken.wal == WalPosition(2, 500), "the next one is measured by the winner"
+    assert lease.reclaimed(taken, [], "n").loss == taken.loss, "it stays until it was looked at"
+
+
+def test_in_mode_async_nothing_is_lost_by_a_hand_over() -> None:
+    named = lease.heir_named(ASYNC, B, CleanStop(2, 600))
+    assert lease.heir_takes(named, 6, WalPosition(2, 700), "n").loss is None
+    assert lease.taken_over(named, C, 6, WalPosition(2, 700), "n").loss is None, "it holds the last record as well"
+    assert lease.taken_over(named, C, 6, WalPosition(2, 600), "n").loss is not None
+
+
+def test_candidates_are_no_voters() -> None:
+    with pytest.raises(ValueError, match="waits for none"):
+        lease.voters_set(QUORUM, "async", (B,), 1)
+    with pytest.raises(ValueError, match="waits for none"):
+        lease.voters_set(QUORUM, "async", (), 0)
+    assert lease.voters_set(ASYNC, "quorum", (B,), 1).wal is None
 
 
 def test_reclaim_goes_above_every_promise_and_changes_nothing_else() -> None:
@@ -97,6 +125,7 @@ def test_what_the_lease_names_may_not_be_deleted() -> None:
 
 
 members = st.builds(Member, st.sampled_from(["a-1", "a-2", "a-3", "a-4", "a-5"]), st.sampled_from(["x1", "x2"]))
+positions = st.builds(WalPosition, st.integers(1, 9), st.integers(0, 99))
 states = st.builds(
     LeaseState, epoch=st.integers(0, 9), holder=st.none() | members, bootstrap=st.just("a-1"),
     mode=st.sampled_from(["alone", "quorum", "async"]), voters=st.lists(members, unique=True).map(tuple),
@@ -106,6 +135,7 @@ states = st.builds(
     promoting=st.none() | st.builds(Promotion, st.integers(2, 9), st.integers(1, 8), st.integers(0, 99)),
     heir=st.none() | members, clean_stop=st.none() | st.builds(CleanStop, st.integers(1, 9), st.integers(0, 99)),
     leaving=st.lists(st.sampled_from(["a-4", "a-5"]), unique=True).map(tuple), no_voters=st.booleans(),
+    wal=st.none() | positions, loss=st.none() | st.builds(Loss, st.integers(1, 9), members, positions, positions),
 )  # fmt: skip
 
 
@@ -117,7 +147,7 @@ def test_what_is_written_is_read_back(state: LeaseState) -> None:
 @given(states, st.data())
 def test_a_damaged_text_is_never_taken_for_a_state(state: LeaseState, data: st.DataObject) -> None:
     doc = json.loads(lease.encode(state))
-    key = data.draw(st.sampled_from(sorted(doc)))
+    key = data.draw(st.sampled_from(sorted(doc.keys() - {"wal", "loss"})))  # of these, absent says nothing
     del doc[key]
     with pytest.raises(ValueError, match="can't be read"):
         lease.decode(json.dumps(doc))

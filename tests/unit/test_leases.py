@@ -19,6 +19,7 @@ from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import Unavailable
 from matriarch.kube.errors import Conflict
+from matriarch.postgres.timeline import WalPosition
 
 A, B = Member("orders-1", "aa"), Member("orders-2", "bb")
 STATE = LeaseState(epoch=5, holder=A, bootstrap="orders-1", mode="quorum", voters=(B,), k=1, system_identifier="7")
@@ -104,6 +105,50 @@ async def test_a_rival_with_the_same_epoch_is_told_by_its_nonce() -> None:
     assert mine.authority == 0
 
 
+ASYNC = replace(STATE, mode="async", k=0)
+
+
+async def test_a_renewal_of_unknown_outcome_is_none_until_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Lease says the same before and after: only its time proves that others saw it renewed."""
+    server = Server(ASYNC)
+    mine = leases(server)
+    await mine.read()
+
+    async def lost(obj: dict[str, Any], **_: object) -> dict[str, Any]:
+        raise Unavailable("nothing of it arrived")
+
+    with monkeypatch.context() as away:
+        away.setattr(server, "replace", lost)
+        with pytest.raises(Unavailable):
+            await mine.renew(no_voters=False)
+    assert mine.renewed is None
+    server.lose = 1
+    await mine.renew(no_voters=False, wal=WalPosition(2, 9))
+    assert mine.renewed is not None
+    assert server.state.wal == WalPosition(2, 9)
+
+
+async def test_in_mode_async_a_renewal_makes_a_takeover_void() -> None:
+    server = Server(ASYNC)
+    mine = leases(server)
+    base = await mine.read()
+    server.before = [lambda: server.write(ASYNC, "t1")]
+    with pytest.raises(Lost):
+        await mine.swap(base, transitions.taken_over(ASYNC, B, 6, WalPosition(1, 5), "n"), through_renewals=False)
+    assert server.state.holder == A
+
+
+async def test_a_change_and_a_renewal_side_by_side_both_land() -> None:
+    server = Server(ASYNC)
+    mine = leases(server)
+    base = await mine.read()
+    server.lose = 1
+    server.before = [lambda: server.write(replace(ASYNC, wal=WalPosition(1, 77)), "t1")]
+    changed = await mine.swap(base, transitions.opened_set(base.state))
+    assert changed.opened
+    assert server.state.opened
+
+
 async def test_a_late_watch_never_brings_an_older_set_of_voters_back() -> None:
     server = Server(STATE)
     mine = leases(server)
@@ -122,6 +167,54 @@ async def test_a_lease_that_was_rolled_back_is_void() -> None:
         await mine.read()
     assert mine.state is not None
     assert mine.state.epoch == 5
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        pytest.param(replace(STATE, revision=19, voters=(A, B)), id="an older set of voters of the same epoch"),
+        pytest.param(replace(STATE, epoch=9, revision=19), id="somebody wrote on from an older copy"),
+        pytest.param(replace(STATE, epoch=9, claimed=1, revision=0), id="from one that knows less timelines"),
+    ],
+)
+async def test_what_comes_from_an_older_copy_is_void(found: LeaseState) -> None:
+    known = replace(STATE, claimed=2, revision=20)
+    server = Server(known)
+    mine = leases(server)
+    await mine.read()
+    server.write(found)
+    with pytest.raises(Lost, match="rolled back"):
+        await mine.read()
+    assert mine.state == known
+    assert mine.seen(await server.get()) == known
+
+
+async def test_one_written_above_it_is_taken_although_versions_went_back() -> None:
+    server = Server(replace(STATE, revision=20))
+    server.version = 2000
+    server.write(server.state)
+    mine = leases(server)
+    await mine.read()
+    server.version = 1500  # a store that was restored counts on from there
+    server.write(replace(STATE, epoch=6, revision=21))
+    assert (await mine.read()).state.epoch == 6
+    await mine.renew(no_voters=False)
+    assert mine.state is not None
+    assert mine.state.epoch == 6
+
+
+async def test_every_change_is_counted_and_no_renewal_is() -> None:
+    server = Server(ASYNC)
+    kept: list[LeaseState] = []
+    mine = leases(server)
+    mine.keep = kept.append
+    await mine.read()
+    await mine.renew(no_voters=False, wal=WalPosition(1, 9))
+    assert server.state.revision == 0
+    assert len(kept) == 1, "a renewal touches no disk"
+    await mine.change(transitions.opened_set)
+    assert server.state.revision == 1
+    assert kept[-1].opened
 
 
 async def test_what_others_put_onto_the_object_stays() -> None:

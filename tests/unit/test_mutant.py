@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from matriarch.agent import candidate, mutant
+from matriarch.agent import ballots, mutant
 from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.defaults import fill
 from matriarch.controller.settings import from_environment
@@ -70,5 +70,5 @@ class Bare:
 def test_choice_by_lsn_only_takes_the_longer_dead_branch(monkeypatch: pytest.MonkeyPatch, on: str, winner: str) -> None:
     monkeypatch.setenv(mutant.VARIABLE, on)
     a, b = Member("a", "1"), Member("b", "1")
-    chosen = candidate._best(Bare(), {a: WalPosition(1, 900), b: WalPosition(2, 500)})  # type: ignore[arg-type]
+    chosen = ballots.winner_of(Bare(), {a: WalPosition(1, 900), b: WalPosition(2, 500)})  # type: ignore[arg-type]
     assert chosen == Member(winner, "1")

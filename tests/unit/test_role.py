@@ -29,6 +29,7 @@ def facts(**given_: object) -> Facts:
 
 NEW = initial("orders-1")
 ELECTED = replace(HELD, promoting=Promotion(2, 1, 100))
+ASYNC = replace(HELD, mode="async", k=0)
 HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 100))
 
 
@@ -100,6 +101,17 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
             facts(me=Member("orders-1", "other"), server="stopped", data="none"), "clone", id="the volume was lost"
         ),
         pytest.param(
+            facts(lease=ASYNC, server="stopped", authority=0), "reclaim", id="async: crashed, started where it is"
+        ),
+        pytest.param(
+            facts(lease=ASYNC, server="stopped", authority=0, gives_way=True), "wait", id="async: it does not come up"
+        ),
+        pytest.param(facts(lease=ASYNC, gives_way=True), "lead", id="async: it serves"),
+        pytest.param(
+            facts(lease=ASYNC, server="stopped", fenced=5, quiet_since=LATE - 1), "wait", id="async: said fenced"
+        ),
+        pytest.param(facts(lease=ASYNC, server="stopped", lease_fresh=False), "wait", id="async: no API server"),
+        pytest.param(
             facts(
                 single=True,
                 lease=replace(HELD, mode="alone", voters=(), k=0),
@@ -119,6 +131,26 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
 )
 def test_next_step(f: Facts, kind: str) -> None:
     assert next_step(f).kind == kind, next_step(f)
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        pytest.param(facts(server="stopped", authority=0), id="named by a Lease that was restored"),
+        pytest.param(facts(server="stopped"), id="although it swapped itself"),
+        pytest.param(facts(server="standby", data="standby", lease=ELECTED), id="elected by one"),
+        pytest.param(facts(data="standby", server="standby", lease=HEIR), id="its heir"),
+        pytest.param(facts(me=None, instance="orders-2", data="none", server="stopped"), id="a new member"),
+    ],
+)
+def test_nothing_lasting_is_done_by_a_lease_of_which_a_peer_knows_a_newer_one(f: Facts) -> None:
+    assert next_step(f).kind != "wait"
+    assert next_step(replace(f, epoch_heard=5)).kind == next_step(f).kind
+    assert next_step(replace(f, epoch_heard=6)).kind == "wait"
+
+
+def test_whoever_runs_deposed_is_ended_whatever_peers_know() -> None:
+    assert next_step(facts(me=B, instance="orders-2", epoch_heard=6)).kind == "depose"
 
 
 any_facts = st.builds(

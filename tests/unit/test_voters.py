@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from matriarch.decide.lease import LeaseState, voters_set
+from matriarch.decide.election import ASYNC_FENCE, MOST_BEHIND, T_FENCE
+from matriarch.decide.guard import guard_during, guard_of
+from matriarch.decide.lease import LeaseState, Mode, voters_set
 from matriarch.decide.member import Member
 from matriarch.decide.voters import (
     DEGRADE_AFTER,
@@ -18,9 +20,11 @@ from matriarch.decide.voters import (
     Change,
     Stream,
     Wish,
+    names_if_elected,
     next_change,
     standby_names,
 )
+from matriarch.postgres.standbynames import NOBODY
 
 M = [Member(f"orders-{i}", f"{i:012x}") for i in range(1, 7)]
 A, B, C, D, E = M[:5]
@@ -37,6 +41,7 @@ def stream(*members: Member, lag: int = 0) -> list[Stream]:
 
 
 ALONE = state("alone", (), 0)
+ASYNC_WISH = Wish(NAMES[:3], 0, required=False, asynchronous=True)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +97,47 @@ ALONE = state("alone", (), 0)
             (B, C, D),
             id="lower k",
         ),
+        pytest.param(ALONE, ASYNC_WISH, stream(B), {}, "to-async", (B,), id="async: the first replica"),
+        pytest.param(ALONE, ASYNC_WISH, [], {}, None, (), id="async: nobody is there"),
+        pytest.param(state(), ASYNC_WISH, stream(B, C), {}, "to-async", (B, C), id="from quorum to async"),
+        pytest.param(state(), ASYNC_WISH, [], {}, "to-async", (B, C), id="also when it is what lets writes go on"),
+        pytest.param(state("async", (B,), 0), ASYNC_WISH, stream(B, C), {}, "candidates", (B, C), id="one more"),
+        pytest.param(
+            state("async", (B, C), 0), ASYNC_WISH, stream(B), {C: REMOVE_AFTER}, "candidates", (B,), id="away for long"
+        ),
+        pytest.param(state("async", (B,), 0), ASYNC_WISH, [], {B: REMOVE_AFTER}, None, (), id="the last one stays"),
+        pytest.param(
+            state("async", (B, C), 0),
+            ASYNC_WISH,
+            [*stream(B), *stream(C, lag=MOST_BEHIND + 1)],
+            {},
+            "candidates",
+            (B,),
+            id="far behind",
+        ),
+        pytest.param(
+            state("async", (B,), 0),
+            ASYNC_WISH,
+            [*stream(B), *stream(C, lag=MOST_BEHIND)],
+            {},
+            None,
+            (),
+            id="edge",
+        ),
+        pytest.param(state("async", (B, C), 0), THREE, stream(B, C), {}, "to-quorum", (B, C), id="back to quorum"),
+        pytest.param(state("async", (B, C), 0), THREE, [], {}, None, (), id="not before enough stream"),
+        pytest.param(
+            state("async", (B,), 0), Wish(NAMES[:1], 0, False), stream(B), {}, "to-alone", (), id="async: scaled to one"
+        ),
+        pytest.param(
+            state("async", (B,), 0),
+            Wish(NAMES[:1], 0, False, asynchronous=True),
+            stream(B),
+            {},
+            "to-alone",
+            (),
+            id="async: nobody else is wanted",
+        ),
     ],
 )
 def test_next_change(
@@ -109,6 +155,14 @@ def test_names_are_never_empty_before_the_first_client_of_a_required_cluster() -
     assert standby_names(state("alone", (), 0, opened=True), THREE) == ""  # it grows from one instance, with clients
     assert standby_names(ALONE, Wish(NAMES[:2], 1, required=False)) == ""
     assert standby_names(state(), THREE) == f'ANY 1 ("{B}", "{C}")'
+
+
+def test_names_are_empty_in_mode_async_on_the_holder_alone() -> None:
+    asynchronous = state("async", (B, C), 0)
+    assert standby_names(asynchronous, THREE) == "", "also while the spec asks for quorum: the Lease counts (I7)"
+    assert standby_names(state(), ASYNC_WISH) == f'ANY 1 ("{B}", "{C}")'
+    assert names_if_elected(asynchronous, B) == NOBODY, "a Lease of quorum may come before the election"
+    assert names_if_elected(state(), B) == f'ANY 1 ("{A}", "{C}")'
 
 
 def acknowledging(holder: Member, voters: tuple[Member, ...], k: int) -> list[frozenset[Member]]:
@@ -178,3 +232,42 @@ def test_a_change_never_leaves_fewer_voters_than_k() -> None:
     change = next_change(state(voters=(B, C, D), k=2), Wish(NAMES[:4], 2, True), stream(B, C), {D: REMOVE_AFTER})
     assert change == Change("remove", "quorum", (B, C), 2, "orders-4 has not streamed for 10 s")
     assert next_change(state(k=2), Wish(NAMES[:3], 2, True), stream(B), {C: REMOVE_AFTER}) is None
+
+
+def weakest(lease: LeaseState) -> tuple[bool, bool]:
+    """What an election that starts from this Lease waits for: peer leases of its voters, renewals."""
+    return lease.mode == "quorum", lease.mode == "async"
+
+
+@given(
+    st.sampled_from([("alone", (), 0), ("quorum", (B, C), 1), ("async", (B, C), 0)]),
+    st.sampled_from([ASYNC_WISH, THREE, Wish(NAMES[:1], 0, False)]),
+    st.booleans(),
+)
+def test_while_the_mode_changes_the_holder_obeys_the_rules_of_both(
+    before: tuple[Mode, tuple[Member, ...], int], wish: Wish, landed: bool
+) -> None:
+    """The write of the new Lease may land at any time after the first step, whatever the holder knows of it."""
+    lease = state(*before)
+    change = next_change(lease, wish, stream(B, C), {})
+    if change is None:
+        return
+    guard = guard_during(lease, change) or guard_of(lease)
+    known = voters_set(lease, change.mode, change.voters, change.k) if landed else lease
+    by_peers, by_renewals = weakest(known)
+    if by_renewals:
+        assert guard is not None
+        assert guard.by_lease
+    if by_peers and lease.mode != "alone":  # from alone nobody was let in under another rule
+        assert guard is not None
+        assert guard.k >= known.k
+        assert set(guard.voters) <= set(known.voters)
+
+
+def test_what_a_change_of_the_mode_waits_out_is_the_longer_rule() -> None:
+    assert ASYNC_FENCE > T_FENCE
+    change = next_change(state("async", (B, C), 0), THREE, stream(B, C), {})
+    assert change is not None
+    assert STEPS[change.kind][0] == "probe"
+    assert STEPS[change.kind][-1] == "lease", "PostgreSQL waits before the Lease counts on it"
+    assert STEPS["to-async"][0] == "lease", "the Lease says so before anything is acknowledged by less"

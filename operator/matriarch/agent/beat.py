@@ -34,11 +34,12 @@ class HeartbeatState:
     k: int = 0
     addresses: Mapping[str, str] = field(default_factory=dict)  # instance → IP, all peers
     promised: int = 0
-    fence: bool = False  # the deadline counts (quorum mode, postgres runs as primary)
+    fence: bool = False  # the deadline counts (not in mode alone, postgres runs as primary)
     fenced: int = 0  # epoch at which this holder said "fenced"; carried in beats and answers
     lease_renewed: int | None = None  # when the request of the last successful Lease renewal was sent
     no_voters: bool = False  # the holder's renewals say that no voter answers
     flush_lsn: int = 0  # carried in beats, for status only
+    by_lease: bool = False  # also, or with k 0 only, the Lease must have been renewed within ASYNC_FENCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ def state_of(message: dict[str, Any]) -> HeartbeatState:
     optional = [state.lease_renewed] if state.lease_renewed is not None else []
     if not all(type(n) is int and 0 <= n < 2**63 for n in (*numbers, *optional)):
         raise ValueError("not a HeartbeatState: a number is none or out of range")
+    if not isinstance(state.by_lease, bool):
+        raise ValueError("not a HeartbeatState: what the fence counts by is unknown")
     if state.role not in {"holder", "voter", "none"} or not isinstance(state.addresses, dict):
         raise ValueError("not a HeartbeatState: the role is unknown or the addresses are none")
     members = (state.me, *state.voters, *([state.holder] if state.holder is not None else []))

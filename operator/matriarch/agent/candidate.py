@@ -10,10 +10,11 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from matriarch.agent import mutant, voting
+from matriarch.agent import voting
+from matriarch.agent.ballots import Ballot, ballot_of, more_to_come, near_enough, too_few, winner_of
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
@@ -21,11 +22,11 @@ from matriarch.decide import lease as transitions
 from matriarch.decide.election import (
     Answer,
     Candidate,
-    Evidence,
-    best,
     door_waits_until,
+    lease_is_over,
     may_stand,
     next_epoch,
+    shortfall,
 )
 from matriarch.decide.lease import LeaseRead, LeaseState
 from matriarch.decide.member import Member
@@ -39,20 +40,6 @@ PROMISE_WAIT = 4.0
 HEIR_FIRST = 1_500_000_000
 """Others leave the heir of a switchover this long (ns), and the holder a moment to reclaim, before they stand."""
 BACK_OFF = 0.15  # s, times the rank, doubled with each failed attempt up to 2 s
-
-
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """What one voter said. Durations are this machine's, counted from when the answer came."""
-
-    member: Member
-    yes: bool
-    why: str
-    wait: int | None
-    promised: int
-    evidence: Evidence
-    position: WalPosition
-    last_sign: int | None  # boot-time instant here, not before the voter's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +61,7 @@ class NotNow(MatriarchError):  # noqa: N818 - reads as the outcome it is
 def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
     """Whether this member has reason to stand now. Cheap: called at every beat."""
     voter = instance.voter()
-    if voter is None or voter.me not in voter.lease.voters or voter.lease.mode != "quorum":
+    if voter is None or voter.me not in voter.lease.voters or voter.lease.mode == "alone":
         return Answer(yes=False, why="not a voter")
     if voter.unable:
         return Answer(yes=False, why=voter.unable)
@@ -84,7 +71,15 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
     left = instance.leases.renewal_seen + HEIR_FIRST - boottime()
     if voter.lease.heir is not None and left > 0:
         return Answer(yes=False, why=f"{voter.lease.heir.instance} is the heir", wait=left)
-    return may_stand(Candidate(voter, instance.leases.renewal_seen, others_answering))
+    return may_stand(Candidate(voter, others_answering))
+
+
+def refusal(instance: Instance, answer: Answer) -> str:
+    """Why this member does not stand although the holder is not heard; empty when there is no reason to stand."""
+    lease = instance.lease
+    if answer.yes or lease is None or lease.holder is None or instance.is_holder or lease.mode in ("alone", "follow"):
+        return ""
+    return "" if instance.sight().evidence(lease) == "fresh" else answer.why
 
 
 async def stand(instance: Instance) -> Won | None:
@@ -96,26 +91,31 @@ async def stand(instance: Instance) -> Won | None:
     """
     base = await _read(instance)
     lease = base.state
-    if suspicion(instance, others_answering=len(lease.voters) - 1).yes is False:
-        raise NotNow("the suspicion is gone", 0.1)
+    answer = suspicion(instance, others_answering=len(lease.voters) - 1)
+    if not answer.yes:
+        raise NotNow(f"the suspicion is gone: {answer.why}", 0.1)
     epoch = next_epoch(lease, instance.promised, instance.promise_heard)
     ballots = await _prevotes(instance, lease, epoch)
     higher = max((b.promised for b in ballots), default=0)
     if higher >= epoch:
         epoch = higher + 1
         ballots = await _prevotes(instance, lease, epoch)
+    known = max(instance.epoch_heard, *(b.epoch for b in ballots))
+    if known > lease.epoch:
+        raise NotNow(f"epoch {known} is known elsewhere, and the Lease is at {lease.epoch}: it was restored", 0.5)
     yes = [b for b in ballots if b.yes]
+    yes, lacking = near_enough(lease, yes)
     if len(yes) < lease.election_quorum:
         waits = [b.wait for b in ballots if b.wait is not None]
-        raise NotNow(
-            "; ".join(f"{b.member.instance}: {b.why}" for b in ballots if not b.yes) or "too few answer",
-            min(waits, default=int(BACK_OFF * 1e9)) / 1e9,
-        )
+        said = too_few(instance, lease, ballots, lacking)
+        raise NotNow(said, min(waits, default=int(BACK_OFF * 1e9)) / 1e9)
     again = suspicion(instance, others_answering=len(ballots) - 1)
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
     assert instance.me is not None
-    favourite = _best(instance, {b.member: b.position for b in yes})
+    if (more := more_to_come(lease, yes, ballots)) is not None:
+        raise NotNow(f"{more.member.instance} holds more and may be elected in a moment", (more.wait or 0) / 1e9)
+    favourite = winner_of(instance, {b.member: b.position for b in yes})
     if favourite != instance.me and await _ask_to_stand(instance, favourite):
         # It has more to offer; if it does nothing within the wait, this member goes on by itself next time.
         raise NotNow(f"{favourite.instance} was asked to stand", 0.25 + random.random() * 0.1)  # noqa: S311 - jitter
@@ -144,9 +144,11 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
             # A promise that is begun is kept to its end, for what comes next needs the same lock.
             await asyncio.wait({early})
             early.cancelled() or early.exception()
-    ballots = [*promised, own]
+    ballots, lacking = near_enough(lease, [*promised, own])
+    if not ballots:
+        raise NotNow("; ".join(f"{m.instance}: {why}" for m, why in lacking.items()), _jitter())
     positions = {b.member: b.position for b in ballots}
-    winner = _best(instance, positions)
+    winner = winner_of(instance, positions)
     signs = [b.last_sign for b in ballots if b.last_sign is not None]
     if winner != instance.me:
         await _hand_over(instance, winner, base, epoch, ballots)
@@ -159,7 +161,7 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
 async def _own_promise(instance: Instance, epoch: int) -> Ballot:
     assert instance.me is not None
     try:
-        return _ballot(await voting.promise(instance, epoch, to_another=False), instance.me)
+        return ballot_of(await voting.promise(instance, epoch, to_another=False), instance.me)
     except Refused as e:
         raise NotNow(str(e), _jitter()) from None
 
@@ -179,11 +181,13 @@ async def take(
         if instance.promised != epoch:
             raise NotNow(f"epoch {instance.promised} was promised meanwhile", _jitter())
         try:
-            await instance.leases.swap(base, led(lease, me, epoch, position, new_nonce()))
+            wanted = led(lease, me, epoch, position, new_nonce())
+            await instance.leases.swap(base, wanted, through_renewals=lease.mode != "async")
         except Lost as e:
             raise NotNow(str(e), _jitter()) from None
     log.info("epoch %d is held by this instance (%s)", epoch, evidence)
-    strict = config is None or config.strict_reads
+    # In mode async the old holder's time was over before the swap, with writes and reads alike.
+    strict = lease.mode == "quorum" and (config is None or config.strict_reads)
     return Won(
         epoch,
         door_waits_until(
@@ -211,7 +215,7 @@ async def _prevotes(instance: Instance, lease: LeaseState, epoch: int) -> list[B
     own, *answers = await asyncio.gather(
         voting.prevote(instance, epoch), *(_prevote_of(instance, m, epoch) for m in others)
     )
-    return [_ballot(own, instance.me), *(b for b in answers if b is not None)]
+    return [ballot_of(own, instance.me), *(b for b in answers if b is not None)]
 
 
 async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
@@ -219,7 +223,7 @@ async def _prevote_of(instance: Instance, member: Member, epoch: int) -> Ballot 
         doc = await instance.peers.post(member.instance, "/v1/prevote", {"epoch": epoch}, timeout=PREVOTE_WAIT)
     except (Unavailable, Refused):
         return None
-    return _ballot(doc, member)
+    return ballot_of(doc, member)
 
 
 async def _promise_of(instance: Instance, member: Member, epoch: int) -> Ballot | None:
@@ -228,7 +232,7 @@ async def _promise_of(instance: Instance, member: Member, epoch: int) -> Ballot 
     except (Unavailable, Refused) as e:
         log.info("%s did not promise epoch %d: %s", member.instance, epoch, e)
         return None
-    ballot = _ballot(doc, member)
+    ballot = ballot_of(doc, member)
     return ballot if ballot.promised == epoch else None
 
 
@@ -256,16 +260,27 @@ async def taken_from_peer(instance: Instance, body: dict[str, Any]) -> Won:
     """
     epoch = int(body["epoch"])
     base = await _read(instance)
-    if transitions.encode(base.state) != body["state"] or instance.promised != epoch:
+    if not _is_same(base.state, str(body["state"])) or instance.promised != epoch:
         raise Refused("the Lease or the promise is another by now", reason="Overtaken")
     if instance.me not in base.state.voters or int(body["others"]) + 1 < base.state.election_quorum:
         raise Refused("no quorum promised", reason="NoQuorum")
     now = boottime()
     signs = [now - int(a) for a in body["sign_ages"]]
     position = await instance.position()
+    voter = instance.voter()
+    if base.state.mode == "async" and (voter is None or not lease_is_over(voter).yes):
+        raise Refused("the Lease was renewed a moment ago, as seen here", reason="NotNow")
+    if why := shortfall(base.state, position):
+        raise Refused(why, reason="Behind")
     return await take(
         instance, base, epoch, position=position, others=int(body["others"]), last_sign=max(signs, default=0)
     )
+
+
+def _is_same(state: LeaseState, told: str) -> bool:
+    """Whether the Lease is the one that a hand-over began from. An agent of another version may not know the count."""
+    known = transitions.plain(replace(transitions.decode(told), revision=0))
+    return known == transitions.plain(replace(state, revision=0))
 
 
 async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:
@@ -276,29 +291,6 @@ async def _ask_to_stand(instance: Instance, favourite: Member) -> bool:
     except (Unavailable, Refused):
         return False
     return True
-
-
-def _ballot(doc: dict[str, Any], member: Member) -> Ballot:
-    age = doc.get("sign_age")
-    told = doc.get("member")
-    who = Member(*told) if told else member
-    yes = bool(doc.get("yes")) and who == member  # another incarnation is somebody else
-    return Ballot(
-        member=member,
-        yes=yes,
-        why=str(doc.get("why") or ("" if who == member else f"{member.instance} is another incarnation now")),
-        wait=doc.get("wait"),
-        promised=int(doc.get("promised") or 0) if who == member else 0,
-        evidence=doc.get("evidence") or "fresh",
-        position=WalPosition(int(doc.get("timeline") or 0), int(doc.get("lsn") or 0)),
-        last_sign=None if age is None or age < 0 else boottime() - int(age),
-    )
-
-
-def _best(instance: Instance, positions: dict[Member, WalPosition]) -> Member:
-    if mutant.is_on("lsn-only"):
-        positions = {m: WalPosition(0, p.lsn) for m, p in positions.items()}
-    return best(positions, dict(instance.config.priorities) if instance.config else {})
 
 
 def _jitter() -> float:

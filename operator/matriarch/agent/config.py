@@ -132,6 +132,7 @@ class ClusterConfig:
     owner: str = "app"
     superuser_access: bool = False
     uid: str = ""  # of the DatabaseCluster
+    asynchronous: bool = False  # sync.mode async
     pooler_pause: float | None = None
     """Seconds that a switchover waits for poolers to pause; None: there are none."""
     replica: ReplicaConfig | None = None
@@ -142,7 +143,7 @@ class ClusterConfig:
 
     @property
     def wish(self) -> Wish:
-        return Wish(self.instances, self.number, self.required, tuple(self.delays))
+        return Wish(self.instances, self.number, self.required, tuple(self.delays), self.asynchronous)
 
     @classmethod
     def parse(cls, doc: Mapping[str, Any]) -> ClusterConfig:
@@ -154,6 +155,7 @@ class ClusterConfig:
                 instances=tuple(map(str, doc["instances"])),
                 number=int(sync["number"]),
                 required=sync["durability"] == "required",
+                asynchronous=sync.get("mode") == "async",
                 priorities={str(k): int(v) for k, v in (doc.get("priorities") or {}).items()},
                 delays={str(k): int(v) for k, v in (doc.get("delays") or {}).items()},
                 strict_reads=doc.get("reads", "strict") == "strict",

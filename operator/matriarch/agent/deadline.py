@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from matriarch.decide.election import T_FENCE
+from matriarch.decide.election import ASYNC_FENCE, T_FENCE
 from matriarch.decide.member import Member
 
 
@@ -35,11 +35,32 @@ def last_support(
     return max((at for at in (by_peers, lease_renewed) if at is not None), default=None)
 
 
-def moved(before: Deadline | None, epoch: int, support: int | None) -> Deadline | None:
-    """The deadline after `support` was found in `epoch`. A new epoch begins without one, because what voters granted to
-    an older one does not support it; but no deadline that was given goes back, for the voters keep their word."""
+def entitled_until(
+    voters: Collection[Member],
+    k: int,
+    answered: Mapping[Member, int],
+    lease_renewed: int | None,
+    *,
+    by_lease: bool = False,
+) -> int | None:
+    """Until when the holder may go on; None when nothing says so yet. With `by_lease` and k above 0 both rules count,
+    and the one that ends first decides (`decide/guard.py`)."""
+    ends: list[int | None] = []
+    if k or not by_lease:
+        support = last_support(voters, k, answered, lease_renewed)
+        ends.append(None if support is None else support + T_FENCE)
+    if by_lease:
+        ends.append(None if lease_renewed is None else lease_renewed + ASYNC_FENCE)
+    known = [end for end in ends if end is not None]
+    return min(known) if len(known) == len(ends) else None
+
+
+def moved(before: Deadline | None, epoch: int, until: int | None) -> Deadline | None:
+    """The deadline when the holder of `epoch` may go on `until` then. A new epoch begins without one, because what
+    voters granted to an older one does not support it; but no deadline that was given goes back, for the voters keep
+    their word."""
     if before is not None and before.epoch > epoch:
         return before
-    if support is None:
+    if until is None:
         return before if before is not None and before.epoch == epoch else None
-    return Deadline(epoch, max(support + T_FENCE, before.at if before is not None else 0))
+    return Deadline(epoch, max(until, before.at if before is not None else 0))

@@ -135,6 +135,9 @@ class Follower:
 
     async def _decide(self, lease: LeaseState, me: Member, holder: Member, address: str) -> float:
         instance = self._instance
+        if instance.epoch_heard > lease.epoch:
+            instance.reason = f"a peer knows epoch {instance.epoch_heard}, the Lease is at {lease.epoch}"
+            return 0.1
         facts = attach.Facts(
             me=me,
             position=await instance.position(),
@@ -256,7 +259,7 @@ class Follower:
             raise Unavailable(f"no address of {holder.instance} is known")
         rest = [v for v in lease.voters if v != instance.me]
         # A directory that a rewind left half done can't vote, so keeping it helps nobody.
-        if instance.me in lease.voters and len(rest) >= lease.k and await instance.server.kind() != "broken":
+        if instance.me in lease.voters and len(rest) >= max(lease.k, 1) and await instance.server.kind() != "broken":
             # What it holds may still be needed until the others are known to hold it (I8, S1).
             raise Unavailable(f"{holder.instance} must take this volume out of the voters first")
         again = await instance.server.kind() != "none"

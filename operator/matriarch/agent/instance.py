@@ -25,6 +25,7 @@ from matriarch.agent.postgres.server import Server
 from matriarch.agent.routing import Routing
 from matriarch.agent.supervisor_client import SupervisorClient
 from matriarch.decide.election import Sight, Voter
+from matriarch.decide.guard import Guard, guard_of
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.space import Space
@@ -76,7 +77,10 @@ class Instance:
     switchover: dict[str, str] = field(default_factory=dict)
     site: dict[str, Any] = field(default_factory=dict)  # designated primary: the source and a promotion, for the status
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
-    vouching: tuple[tuple[Member, ...], int] | None = None  # voters and k that keep the fence away during a change
+    vouching: Guard | None = None  # what keeps the fence away during a change of the voters or of the mode
+    served: int = field(default_factory=boottime)  # when PostgreSQL last ran as it should
+    clock_jumped: bool = False  # the Lease was not read since this machine's clock jumped
+    refusal: str = ""  # why nobody is elected now, as this member saw it last
     clients_expected_until: int = 0  # heir: clients are kept at the door (boot-time ns)
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
     space: Space = field(default_factory=Space)  # the volume, as last seen
@@ -124,6 +128,11 @@ class Instance:
         return max((self.view.promise_heard, *(p.promised for p in self.view.peers)))
 
     @property
+    def epoch_heard(self) -> int:
+        """The highest epoch that a peer spoke of: whoever knows of less must read the Lease, and not act on it (L7)."""
+        return max((p.epoch for p in self.view.peers), default=0)
+
+    @property
     def delay(self) -> int:
         """Seconds that replay stays behind here on purpose; 0 for none."""
         return self.config.delays.get(self.env.instance, 0) if self.config is not None else 0
@@ -168,7 +177,11 @@ class Instance:
         """This member as a voter, or None while it knows too little to be one."""
         if self.me is None or self.lease is None:
             return None
-        return Voter(self.me, self.lease, self.promised, self.sight(), self.unable())
+        seen = self.leases.renewal_seen
+        if self.lease.mode == "async":
+            # After an outage of the API server the holder, which it ended, comes first: it lost nothing.
+            seen = max(seen, self.leases.watched_since)
+        return Voter(self.me, self.lease, self.promised, self.sight(), self.unable(), renewal_seen=seen)
 
     def unable(self) -> str:
         """Why this member can't vote now; empty when it can."""
@@ -214,16 +227,17 @@ class Instance:
             # The agent restarted beside a PostgreSQL that runs: the heartbeat goes on with what it was told before.
             return self._sequence + 1
         role = self._beat_role()
-        leads = role == "holder" and lease.mode == "quorum"
-        voters, k = self.vouching or (lease.voters, lease.k)
+        guard = self.vouching or guard_of(lease)
+        leads = role == "holder" and guard is not None
         wanted = HeartbeatState(
             sequence=0,
             role=role,
             me=me,
             epoch=lease.epoch,
             holder=lease.holder,
-            voters=voters,
-            k=k,
+            voters=guard.voters if guard is not None else lease.voters,
+            k=guard.k if guard is not None else lease.k,
+            by_lease=guard is not None and guard.by_lease,
             addresses={i: a for i, a in self.addresses.items() if i != self.env.instance},
             promised=self.promised,
             fence=leads and self.armed,

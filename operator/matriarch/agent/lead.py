@@ -20,6 +20,8 @@ from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
 from matriarch.decide import lease as transitions
+from matriarch.decide.election import T_FENCE
+from matriarch.decide.guard import Guard, guard_during
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.voters import STEPS, Change, Stream, next_change, standby_names
@@ -62,6 +64,7 @@ class Leadership:
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
+        self.instance.vouching = None  # of a change at an older epoch, whose write is void
         self.instance.door, self.instance.door_reason = "closed", "PostgreSQL has just become primary"
 
     def _leads(self, lease: LeaseState) -> bool:
@@ -82,7 +85,7 @@ class Leadership:
         if lease is None or config is None or not self._leads(lease):
             return TICK
         instance.state, instance.reason = "running", ""
-        if lease.mode == "quorum" and instance.door == "open" and not instance.guarded:
+        if lease.mode != "alone" and instance.door == "open" and not instance.guarded:
             await self._attempt("fence", instance.arm())
         if self._due("look", 1.0):
             await instance.look()
@@ -169,6 +172,11 @@ class Leadership:
         change = next_change(lease, config.wish, streams, {v: now - since for v, since in self._away.items()})
         if change is not None and change.kind == "to-quorum" and now < self._quorum_again:
             change = None
+        guard = guard_during(lease, change) if change is not None else None
+        if guard is not None and guard.by_lease and not await self._under(guard):
+            return
+        if instance.vouching is not None and instance.vouching != guard:
+            await self._settle()
         if change is not None:
             try:
                 await self._carry_out(lease, change)
@@ -187,19 +195,45 @@ class Leadership:
                 ):
                     await self._name(wanted)
 
+    async def _under(self, guard: Guard) -> bool:
+        """A change of the mode: whether `guard` keeps this holder already. It begins with a Lease just renewed; what
+        was granted by the rule before is waited out, for a deadline that was given does not go back."""
+        instance = self.instance
+        if instance.vouching != guard:
+            await instance.leases.renew(no_voters=False)
+            instance.vouching = guard
+        await instance.arm()
+        deadline = instance.view.deadline
+        return deadline is not None and (guard.k == 0 or deadline <= boottime() + T_FENCE + SECOND // 2)
+
+    async def _settle(self) -> None:
+        """After a change of the mode that was broken off. Its write may still land, and would take the fence away from
+        under it: so it is made void by a newer one first (S9)."""
+        instance = self.instance
+        async with instance.control:
+            await instance.leases.renew(no_voters=False)
+            instance.vouching = None
+            if instance.lease is not None and instance.lease.mode == "alone" and self._leads(instance.lease):
+                await instance.disarm()
+            else:
+                await instance.sync_beats()
+
     async def _carry_out(self, lease: LeaseState, change: Change) -> None:
         """The row's steps in order. Broken off anywhere, the next look finds the rest: each side alone is safe."""
         instance = self.instance
         log.info("voters: %s (%s): %s, k %d", change.kind, change.why, [str(v) for v in change.voters], change.k)
         async with contextlib.AsyncExitStack() as after:
             await after.enter_async_context(instance.control)
-            if instance.lease != lease or not instance.is_holder:
+            if instance.lease is None or transitions.plain(instance.lease) != transitions.plain(lease):
                 return
-            after.push_async_callback(self._vouch_by_lease)
+            if not instance.is_holder:
+                return
             old, new = list(map(str, lease.voters)), list(map(str, change.voters))
-            if change.kind in ("remove", "raise-k"):
-                # Whoever may elect by the new Lease must be among those whose answers keep the fence away.
-                instance.vouching = (change.voters, change.k)
+            guard = guard_during(lease, change)
+            if guard is None or not guard.by_lease:
+                after.push_async_callback(self._vouch_by_lease)
+            if guard is not None and not guard.by_lease:
+                instance.vouching = guard
                 await instance.sync_beats()
             for step in STEPS[change.kind]:
                 match step:
@@ -219,12 +253,15 @@ class Leadership:
                         await self._change(lambda s: self._voters_changed(s, lease, change))
                         if change.kind == "to-alone":
                             await instance.disarm()  # before anybody may acknowledge without voters
+            await self._vouch_by_lease()
 
     def _voters_changed(self, now: LeaseState, planned_on: LeaseState, change: Change) -> LeaseState:
         """The Lease's half of a change. Void when the voters are others by now: PostgreSQL must not follow then."""
         if (now.voters, now.k, now.mode) != (planned_on.voters, planned_on.k, planned_on.mode):
             raise Lost("the voters are others by now")
-        return transitions.voters_set(now, change.mode, change.voters, change.k)
+        changed = transitions.voters_set(now, change.mode, change.voters, change.k)
+        wal = self.instance.status.position if self.instance.status is not None else None
+        return transitions.renewed_with(changed, no_voters=False, wal=wal)
 
     async def _vouch_by_lease(self) -> None:
         self.instance.vouching = None
@@ -289,7 +326,10 @@ class Leadership:
                 instance.confirmed = tuple(sorted(known & set(lease.voters)))
             closed = len(instance.confirmed) < lease.k and f"{len(instance.confirmed)} of {lease.k} voters confirmed"
         else:
-            closed = config.number > 0 and config.required and not lease.opened and "no replica streams yet"
+            alone = lease.mode == "alone" and config.number > 0 and config.required and not lease.opened
+            closed = alone and "no replica streams yet"
+        if instance.clock_jumped:
+            closed = "this machine's clock jumped, and the Lease was not read since"
         if instance.door == "open" or not self._leads(lease):
             return
         if lease.promoting is not None and instance.status and instance.status.timeline != lease.promoting.timeline:
@@ -306,9 +346,9 @@ class Leadership:
             if not self.bootstrapped:
                 await self._bootstrap()
             await self._change(transitions.opened_set)
-        if lease.mode == "quorum":
-            # The fence ends reads that a successor's writes would make stale: it counts from the first reader on, and
-            # not before, so that a long recovery does not race against it.
+        if lease.mode != "alone":
+            # The fence ends reads that a successor's writes would make stale (in mode async writes, too): it counts
+            # from the first client on, and not before, so that a long recovery does not race against it.
             await instance.arm()
         if instance.lease is None or not self._leads(instance.lease):
             return

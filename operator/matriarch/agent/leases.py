@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from matriarch.agent.clock import boottime
+from matriarch.agent.clock import SECOND, boottime
 from matriarch.decide import lease as lease_codec
 from matriarch.decide.lease import LeaseRead, LeaseState
 from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Kube
 from matriarch.kube.errors import Conflict, NotFound
+from matriarch.postgres.timeline import WalPosition
+
+BLIND = 3 * SECOND
+"""After the API server was away for so long it says nothing of who renewed meanwhile, or would have."""
 
 
 class Lost(MatriarchError):  # noqa: N818 - reads as the outcome it is
@@ -30,9 +34,10 @@ class Lost(MatriarchError):  # noqa: N818 - reads as the outcome it is
 class Leases:
     """The newest Lease that this process knows, and the only way to change it.
 
-    `renewal_seen`: boot-time instant at which its renew time was last seen to move. `renewed`: when the request of the
-    last own successful write was sent. `keep` persists each newer state on the volume before anybody acts on it;
-    `noted` is told of each, with the state before.
+    `renewal_seen`: boot-time instant at which its renew time was last seen to move. `watched_since`: since when the API
+    server answers, after it was away for `BLIND`. `renewed`: when the request of the last own successful write was
+    sent. `keep` persists each newer state on the volume before anybody acts on it; `noted` is told of each, with the
+    state before.
     """
 
     kube: Kube
@@ -44,35 +49,37 @@ class Leases:
     state: LeaseState | None = None
     fresh: bool = False
     renewal_seen: int = 0
+    watched_since: int = 0
     renewed: int | None = None
     authority: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _newest: LeaseRead | None = None
+    _away_since: int | None = None
 
     def seen(self, manifest: Mapping[str, Any]) -> LeaseState:
-        """Take in a Lease from a watch or a read. An older epoch never replaces a newer one.
+        """Take in a Lease from a watch or a read. What is void never replaces what is known (L7).
 
         Raises:
             ValueError: its state can't be read.
         """
-        read = lease_codec.from_manifest(manifest)
-        if self._newest is not None and _version(read) < _version(self._newest) and self.state is not None:
-            return self.state  # a watch that is late: what it tells was replaced already
+        read, known = lease_codec.from_manifest(manifest), self.state
+        if known is not None:
+            late = self._newest is not None and _version(read) < _version(self._newest)
+            # Versions go back when the store is restored: then what the state says of itself decides.
+            if lease_codec.is_older(read.state, known) or (late and not lease_codec.is_older(known, read.state)):
+                return known
         if self._newest is None or read.renew_time != self._newest.renew_time:
             self.renewal_seen = boottime()
-        known = self.state
-        if known is None or read.state.epoch >= known.epoch:
-            if read.state != known:
-                self.keep(read.state)
-            self.state = read.state
-            self.fresh = True
-            self._newest = read
-            if read.state != known:
-                self.changed.set()
-                if self.noted is not None:
-                    self.noted(known, read)
-        assert self.state is not None
-        return self.state
+        # What renewals carry is old when they are: it is neither kept nor logged.
+        lasting = known is None or lease_codec.plain(read.state) != lease_codec.plain(known)
+        if lasting:
+            self.keep(read.state)
+        self.state, self.fresh, self._newest = read.state, True, read
+        if read.state != known:
+            self.changed.set()
+        if lasting and self.noted is not None:
+            self.noted(known, read)
+        return read.state
 
     @property
     def version(self) -> int:
@@ -81,7 +88,14 @@ class Leases:
 
     async def read(self, *, wait: float = 2.0) -> LeaseRead:
         """A consistent read. Raises Unavailable, or Lost when there is no Lease."""
-        manifest = await self.kube.get("Lease", self.namespace, self.cluster, timeout=wait)
+        try:
+            manifest = await self.kube.get("Lease", self.namespace, self.cluster, timeout=wait)
+        except Unavailable:
+            self._away_since = self._away_since or boottime()
+            raise
+        if self._away_since is not None and boottime() - self._away_since > BLIND:
+            self.watched_since = boottime()
+        self._away_since = None
         if manifest is None:
             raise Lost(f"Lease {self.cluster} does not exist; nobody may lead without it")
         try:
@@ -89,29 +103,43 @@ class Leases:
             read = lease_codec.from_manifest(manifest)
         except ValueError as e:
             raise Lost(f"Lease {self.cluster} can't be read ({e}); nobody may lead by it") from e
-        if self.state is not None and read.state.epoch < self.state.epoch:
+        if self.state is not None and lease_codec.is_older(read.state, self.state):
             raise Lost(f"Lease {self.cluster} was rolled back to epoch {read.state.epoch}; it is void")
         return read
 
-    async def swap(self, base: LeaseRead, wanted: LeaseState, *, wait: float = 2.0, tries: int = 4) -> LeaseState:
-        """Write `wanted` in place of `base`.
+    async def swap(
+        self,
+        base: LeaseRead,
+        wanted: LeaseState,
+        *,
+        wait: float = 2.0,
+        tries: int = 4,
+        through_renewals: bool = True,
+    ) -> LeaseState:
+        """Write `wanted` in place of `base`. Without `through_renewals` one that came in between makes it void: for a
+        takeover that rests on there being none.
 
         Raises:
             Lost: the Lease is no longer what `wanted` was derived from.
             Unavailable: the outcome is unknown and could not be read; the attempt may still land.
         """
-        read = base
+        read, wanted = base, lease_codec.revised(base.state, wanted)
+        renewal = lease_codec.plain(wanted) == lease_codec.plain(base.state)
         for attempt in range(tries):
             sent = boottime()
+            manifest = self._manifest(wanted, read)
             try:
-                written = await self.kube.replace(self._manifest(wanted, read), timeout=wait)
+                written = await self.kube.replace(manifest, timeout=wait)
             except NotFound as e:
                 raise Lost(f"Lease {self.cluster} was deleted") from e
             except (Conflict, Unavailable):
                 read = await self._settle(wait, attempt)
-                if read.state == wanted:
-                    return self._won(base, wanted, read.manifest, sent)
-                if _normal(read.state) != _normal(base.state):
+                # That it says what was to be written proves no renewal: it said so before. Only its time does.
+                renewed = read.renew_time == manifest["spec"]["renewTime"]
+                if lease_codec.plain(read.state) == lease_codec.plain(wanted) and (renewed or not renewal):
+                    return self._won(base, wanted, read.manifest, sent if renewed else None)
+                void = not through_renewals and read.renew_time != base.renew_time
+                if void or lease_codec.plain(read.state) != lease_codec.plain(base.state):
                     raise Lost(f"Lease {self.cluster} changed: epoch {read.state.epoch} now") from None
                 continue
             return self._won(base, wanted, written, sent)
@@ -125,20 +153,21 @@ class Leases:
             return base.state
         return await self.swap(base, wanted, wait=wait)
 
-    async def renew(self, *, no_voters: bool, wait: float = 1.0) -> None:
-        """Move the renew time, by what is known, in one call.
+    async def renew(self, *, no_voters: bool, wal: WalPosition | None = None, wait: float = 1.0) -> None:
+        """Move the renew time, by what is known, in one call. `wal`: where WAL ends here, for mode async.
 
         Raises:
             Lost: the Lease says something else than this process knew; it knows now.
             Unavailable: the outcome is unknown.
         """
         base = self._newest or await self.read(wait=wait)
-        await self.swap(base, lease_codec.no_voters_set(base.state, no_voters), wait=wait, tries=2)
+        wanted = lease_codec.renewed_with(base.state, no_voters=no_voters, wal=wal)
+        await self.swap(base, wanted, wait=wait, tries=2)
 
-    def _won(self, base: LeaseRead, wanted: LeaseState, manifest: Mapping[str, Any], sent: int) -> LeaseState:
+    def _won(self, base: LeaseRead, wanted: LeaseState, manifest: Mapping[str, Any], sent: int | None) -> LeaseState:
         if wanted.epoch > base.state.epoch:
             self.authority = wanted.epoch
-        self.renewed = sent
+        self.renewed = sent if sent is not None else self.renewed
         self.seen(manifest)
         return wanted
 
@@ -167,7 +196,7 @@ class Leases:
         meta = made["metadata"]
         meta["labels"] = {**(old.get("labels") or {}), **meta["labels"]}
         meta["annotations"] = {**(old.get("annotations") or {}), **meta["annotations"]}
-        for key in ("finalizers", "ownerReferences"):
+        for key in ("finalizers", "ownerReferences", "uid"):  # the uid: a write to one that was deleted never lands
             if old.get(key):
                 meta[key] = old[key]
         return made
@@ -176,11 +205,6 @@ class Leases:
 def _version(read: LeaseRead) -> int:
     """Versions of one object grow; what can't be compared counts as newer."""
     return int(read.resource_version) if read.resource_version.isdecimal() else 1 << 63
-
-
-def _normal(state: LeaseState) -> LeaseState:
-    """Without what a renewal may change: that never makes a swap void."""
-    return replace(state, no_voters=False)
 
 
 def new_nonce() -> str:

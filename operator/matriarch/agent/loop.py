@@ -23,6 +23,7 @@ from matriarch.agent.voting import keep_promise
 from matriarch.decide import lease as transitions
 from matriarch.decide import role
 from matriarch.decide.election import LEASE, next_epoch
+from matriarch.decide.guard import gives_way
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.logical import waited_for
 from matriarch.decide.member import Member
@@ -145,10 +146,12 @@ class Loop:
             authority=instance.leases.authority,
             promised=instance.promised,
             promise_heard=instance.promise_heard,
+            epoch_heard=instance.epoch_heard,
             fenced=instance.fenced,
             single=config is not None and config.single,
             now=boottime(),
             quiet_since=instance.quiet_since,
+            gives_way=instance.lease is not None and gives_way(instance.lease, boottime() - instance.served),
         )
 
     async def _data(self) -> role.Data:

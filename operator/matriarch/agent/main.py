@@ -15,6 +15,7 @@ from matriarch.agent import candidate, mutant, sites, stepdown
 from matriarch.agent.api import Api
 from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.clockjump import watch_clock
 from matriarch.agent.config import ClusterConfig, Environment
 from matriarch.agent.events import Notices
 from matriarch.agent.heartbeat_client import HeartbeatClient
@@ -85,6 +86,7 @@ class Agent:
             "watch of the slices": lambda: watch_slices(instance),
             "reads of the Lease": lambda: read_lease_sometimes(instance),
             "renewals": lambda: keep_renewing(instance),
+            "clock": lambda: watch_clock(instance),
             "own address": self._announce,
             "candidacy": self._candidacy,
             "guard": self._guard,
@@ -122,6 +124,7 @@ class Agent:
                         await stepdown.postgres_ended(self.instance, event.status)
                     except MatriarchError as e:
                         log.error("after PostgreSQL's end: %s", e)
+                        self.instance.reason = str(e)
                     self.instance.nudge()
 
     async def _guard(self) -> None:
@@ -147,7 +150,9 @@ class Agent:
         while True:
             await instance.heartbeat.next_view(0.1)
             self.elect_now.clear()
-            if instance.terminating or not candidate.suspicion(instance, others_answering=1).yes:
+            answer = candidate.suspicion(instance, others_answering=1)
+            if instance.terminating or not answer.yes:
+                instance.refusal = candidate.refusal(instance, answer)
                 failures = 0
                 continue
             pause = 0.0
@@ -160,10 +165,10 @@ class Agent:
                 pause = 0.3
             except candidate.NotNow as e:
                 log.info("no election now: %s", e)
-                pause = e.wait
+                instance.refusal, pause = str(e), e.wait
             except (Unavailable, MatriarchError) as e:
                 log.info("election broken off: %s", e)
-                pause = 0.2
+                instance.refusal, pause = str(e), 0.2
             failures += 1
             pause = min(max(pause, 0.02) + 0.02 * failures, 2.0)
             await asyncio.sleep(min(pause, 0.4))  # a request does not make two candidates out of one
@@ -219,8 +224,11 @@ class Agent:
         """The pod ends: hand over if there is time, fence if there is not, and stop what runs."""
         instance = self.instance
         lease = instance.lease
-        if instance.server_role == "primary" and instance.is_holder and lease is not None and lease.mode == "quorum":
+        if instance.server_role == "primary" and instance.is_holder and lease is not None and lease.mode != "alone":
             if await self._short_grace():
+                if lease.mode == "async":
+                    with instance.wanted_stop():
+                        await instance.server.stop("fast", timeout=1.0)  # it ends when the replicas have all
                 await stepdown.fence(instance, "the pod is ended without grace")
                 return
             for voter in lease.voters:
@@ -232,6 +240,8 @@ class Agent:
                 return
             with instance.wanted_stop():
                 await instance.server.stop("fast", timeout=20.0)  # clean, for the restart: nobody can take over now
+                if lease.mode == "async":
+                    return  # a word would let them elect at once, without what only this volume has
                 await stepdown.fence(instance, "the pod ends, and no replica can take over in order")
             return
         instance.stopping += 1  # for good

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from matriarch.agent.beat import HeartbeatState, HeartbeatView, PeerView
 from matriarch.agent.clock import MILLISECOND
-from matriarch.agent.deadline import Deadline, last_support, moved
+from matriarch.agent.deadline import Deadline, entitled_until, moved
 from matriarch.agent.wire import SESSION_BYTES, Kind, Packet
 from matriarch.decide.election import SUSPECT, T_FENCE
 from matriarch.decide.member import Member
@@ -218,8 +218,8 @@ class Pulse:
         state = self._state
         if state is None or not self.counts:
             return
-        support = last_support(state.voters, state.k, self._answered, state.lease_renewed)
-        self.deadline = moved(self.deadline, state.epoch, support)
+        until = entitled_until(state.voters, state.k, self._answered, state.lease_renewed, by_lease=state.by_lease)
+        self.deadline = moved(self.deadline, state.epoch, until)
 
     def _accept_session(self, peer: Peer, packet: Packet) -> None:
         peer.session, peer.number = packet.session, 0

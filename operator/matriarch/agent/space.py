@@ -108,7 +108,7 @@ class Volume:
         """To a voter that has room; else writes stay stopped here."""
         instance = self._instance
         lease = instance.lease
-        if lease is None or lease.mode != "quorum" or instance.door != "open" or instance.busy:
+        if lease is None or lease.mode == "alone" or instance.door != "open" or instance.busy:
             return
         if instance.switchover.get("state") == "running" or boottime() - self._handed_over < HAND_OVER_EVERY:
             return

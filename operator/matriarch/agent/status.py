@@ -6,6 +6,7 @@ from typing import Any
 
 from matriarch.agent.instance import Instance
 from matriarch.agent.postgres.facts import WalSender
+from matriarch.decide.lease import encode
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError
 from matriarch.postgres.conninfo import STREAM_ROLE
@@ -52,7 +53,9 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         "mode": lease.mode if lease else "alone",
         "voter": lease is not None and me in lease.voters,
         "streaming": streaming,
+        "lease": encode(lease) if lease else "",
         "promised": instance.promised,
+        "fenced": instance.fenced,
         "confirmed": [[m.instance, m.incarnation] for m in instance.confirmed],
         "system_identifier": instance.system_identifier,
         "config_generation": instance.config.generation if instance.config else 0,
@@ -65,6 +68,7 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         "illness": instance.illness,
         **({"site": instance.site} if instance.site and instance.is_holder else {}),
         "logical_slots": await _logical(instance) if status is not None else [],
+        "refusal": instance.refusal,
         "warnings": sorted(instance.warnings.values()),
     }
 

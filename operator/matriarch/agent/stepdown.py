@@ -57,7 +57,9 @@ async def postgres_ended(instance: Instance, status: int | None) -> None:
         led = instance.server_role in ("primary", "starting") and instance.starts_primary and instance.is_holder
         instance.leases.authority = 0
         # Without the API server nobody can be elected, and "fenced" would be final: then only this one can go on.
-        if led and enough_voters(instance) and "api" not in instance.warnings:
+        # In mode async an election may lose what a restart here does not.
+        mode = instance.lease.mode if instance.lease is not None else "alone"
+        if led and mode == "quorum" and enough_voters(instance) and "api" not in instance.warnings:
             await fence(instance, f"PostgreSQL ended with status {status}")
             return
         instance.door, instance.door_reason = "closed", "PostgreSQL is started again"
@@ -70,7 +72,7 @@ async def postgres_ended(instance: Instance, status: int | None) -> None:
 def enough_voters(instance: Instance) -> bool:
     """Whether the voters that answer could elect a successor."""
     lease = instance.lease
-    return lease is not None and lease.mode == "quorum" and instance.answering(SECOND) >= lease.election_quorum
+    return lease is not None and lease.mode != "alone" and instance.answering(SECOND) >= lease.election_quorum
 
 
 async def depose(instance: Instance) -> None:
@@ -183,6 +185,12 @@ async def switchover(instance: Instance, heir: Member) -> None:
                 raise Unavailable(f"{heir.instance} is another incarnation now")
             stopping.enter_context(instance.wanted_stop())
             clean = await _clean_stop(instance)
+            if clean is None and lease.mode == "async":
+                # An election would lose what the replicas lack; a start here loses nothing.
+                instance.leases.authority = 0
+                await end_postgres(instance)
+                await instance.disarm()
+                raise Unavailable("PostgreSQL did not stop in order; it is started again here")
             await _persist_fence(instance, lease.epoch)
             try:
                 if clean is not None:

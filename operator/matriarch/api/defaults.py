@@ -25,9 +25,9 @@ S3_REGION = "us-east-1"
 class SyncRule:
     """The rule of synchronous replication: `number` replicas hold a commit before it is acknowledged."""
 
-    mode: Literal["alone", "quorum"]
+    mode: Literal["alone", "quorum", "async"]
     number: int
-    durability: Literal["required", "preferred"]
+    durability: Literal["required", "preferred", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class ClusterDefaults:
 
 
 def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
-    """Three and more instances: quorum, required. Two: quorum, preferred. One: alone.
+    """Three and more instances: quorum, required. Two: quorum, preferred. One: alone. Async only where it is asked for.
 
     `number` is half of the instances, at least 1, and 0 for a single one, which has nobody to wait for. Delayed
     replicas do not count.
@@ -101,6 +101,8 @@ def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
     counted = spec.instances - len((spec.replication.delayed if spec.replication else None) or [])
     if counted <= 1:
         return SyncRule("alone", 0, "preferred")
+    if asked is not None and asked.mode == "async":
+        return SyncRule("async", 0, "none")
     number = asked.number if asked and asked.number is not None else max(1, counted // 2)
     durability = asked.durability if asked else None
     return SyncRule("quorum", number, durability or ("required" if counted >= 3 else "preferred"))

@@ -14,7 +14,9 @@ class Sync(Model):
     """How many replicas must have a commit on disk before it is acknowledged."""
 
     mode: Literal["quorum", "async"] | None = None
-    """`quorum` if absent."""
+    """`quorum` if absent: a commit waits until `number` replicas have it, and no failover loses it. `async`: no commit
+    waits; a failover may lose the newest writes, comes after 15 s, and the primary stops after 10 s without the API
+    server. May be changed at any time."""
     number: Annotated[int, Field(ge=1, le=8)] | None = None
     """How many replicas; half of `instances`, rounded down, if absent."""
     durability: Literal["required", "preferred"] | None = None

@@ -268,10 +268,10 @@ REPLICATION: tuple[Rule, ...] = tuple(
 
 SYNC: tuple[Rule, ...] = (
     Rule(
-        cel="!has(self.mode) || self.mode != 'async'",
-        message="sync.mode async is not yet supported: use quorum",
+        cel="!has(self.mode) || self.mode != 'async' || !(has(self.number) || has(self.durability))",
+        message="sync.mode async waits for no replica: remove number and durability, or write mode: quorum",
         field=".mode",
-        broken=lambda s: s.mode == "async",
+        broken=lambda s: s.mode == "async" and (s.number is not None or s.durability is not None),
     ),
 )
 

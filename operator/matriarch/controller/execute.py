@@ -39,6 +39,7 @@ from matriarch.decide.actions import (
     Plan,
     Remove,
     RestartPostgres,
+    RestoreLease,
     SetLeaving,
 )
 from matriarch.decide.facts import Memory, Ref
@@ -107,6 +108,8 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
         case CreateLease(bootstrap, follow):
             begun = (following.initial if follow else lease_codec.initial)(bootstrap)
             await _create_lease(begun, view, env)
+        case RestoreLease(state):
+            await _restore_lease(state, view, env)
         case MoveBootstrap(instance):
             await _swap(lambda state: replace(state, bootstrap=instance), view, env)
         case SetLeaving(instances):
@@ -143,8 +146,25 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
 
 
 async def _create_lease(begun: LeaseState, view: View, env: Env) -> None:
+    view.lease = lease_codec.from_manifest(await env.kube.create(_lease(begun, view)))
+
+
+async def _restore_lease(state: LeaseState, view: View, env: Env) -> None:
+    """In place of the very object that was looked at, or of none: what was written meanwhile makes this a conflict."""
+    made = _lease(state, view)
+    if (old := view.lease_object) is None:
+        view.lease = lease_codec.from_manifest(await env.kube.create(made))
+        return
+    meta = old["metadata"]
+    made["metadata"] |= {k: meta[k] for k in ("uid", "resourceVersion", "finalizers", "ownerReferences") if meta.get(k)}
+    made["metadata"]["labels"] = {**(meta.get("labels") or {}), **made["metadata"]["labels"]}
+    made["metadata"]["annotations"] = {**(meta.get("annotations") or {}), **made["metadata"]["annotations"]}
+    view.lease = lease_codec.from_manifest(await env.kube.replace(made))
+
+
+def _lease(state: LeaseState, view: View) -> Object:
     made = lease_codec.to_manifest(
-        begun,
+        state,
         cluster=view.blueprint.name,
         namespace=view.blueprint.namespace,
         renew_time=f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}Z",
@@ -152,14 +172,14 @@ async def _create_lease(begun: LeaseState, view: View, env: Env) -> None:
         resource_version="",
     )
     made["metadata"]["annotations"][names.DELETION_POLICY] = view.blueprint.defaults.deletion_policy
-    view.lease = lease_codec.from_manifest(await env.kube.create(made))
+    return made
 
 
 async def _swap(derive: Callable[[LeaseState], LeaseState], view: View, env: Env) -> None:
     """Once: on a conflict the next round decides again, by what the Lease says then."""
     read = view.lease
     assert read is not None
-    state = derive(read.state)
+    state = lease_codec.revised(read.state, derive(read.state))
     manifest = {**read.manifest, "metadata": {**read.manifest["metadata"]}}
     annotations = manifest["metadata"].get("annotations") or {}
     manifest["metadata"]["annotations"] = {**annotations, lease_codec.ANNOTATION: lease_codec.encode(state)}

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from matriarch.api.rules import quantity
 from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Pooler, Site, Stream, Switchover
+from matriarch.decide.lease import LeaseState, decode
 from matriarch.resources import names
 from matriarch.resources.claim import VERSION
 
@@ -101,6 +102,10 @@ def agent(answer: Object) -> Agent:
         illness=Illness(*(str(ill.get(k) or "") for k in ("ailment", "why", "remedy", "note"))) if ill else None,
         volume=str(disk.get("state") or "ok"),
         writes_stopped=bool(disk.get("writes_stopped")),
+        lease=_known_lease(answer.get("lease")),
+        promised=int(answer.get("promised") or 0),
+        fenced=int(answer.get("fenced") or 0),
+        refusal=str(answer.get("refusal") or "")[:512],
         free_bytes=disk.get("free_bytes") if disk.get("total_bytes") else None,
         total_bytes=disk.get("total_bytes") or None,
     )
@@ -115,6 +120,13 @@ def _site(told: Object | None) -> Site | None:
         promotion=_PROMOTIONS.get(str(told.get("promotion") or "")),
         message=str(told.get("message") or ""),
     )
+
+
+def _known_lease(text: Any) -> LeaseState | None:
+    try:
+        return decode(text) if isinstance(text, str) and text else None
+    except ValueError:
+        return None
 
 
 def memory(status: Object) -> Memory:

@@ -25,8 +25,10 @@ from matriarch.controller.agents import Door
 from matriarch.controller.env import Env
 from matriarch.controller.queue import Key
 from matriarch.decide.certificates import Authority, Leaf, plan_certificates
+from matriarch.decide.conditions import LOSS_SEEN
 from matriarch.decide.facts import Facts, Instance, Ref, Wish
 from matriarch.decide.lease import LeaseRead, from_manifest
+from matriarch.decide.lost import is_behind
 from matriarch.decide.rollout import STANDBY_NEEDS
 from matriarch.decide.topology import bootstrap
 from matriarch.errors import MatriarchError, Unavailable
@@ -72,6 +74,7 @@ class View:
     wanted: dict[Ref, Object]
     existing: dict[Ref, Object]
     lease: LeaseRead | None = None
+    lease_object: Object | None = None  # as read, also where its state can't be
     answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
@@ -144,14 +147,13 @@ async def gather(resource: Object, env: Env) -> View:
     )
     facts = Facts(wish=_wish(blueprint), instances=(), memory=facts_of.memory(resource.get("status") or {}))
     view = View(resource, now, blueprint, facts, {}, existing)
-    problem = ""
-    if lease is not None:
-        try:
-            view.lease = from_manifest(lease)
-        except ValueError as e:
-            problem = str(e)
+    problem = _take_in(lease, view)
     view.answers = await _ask(view, env)
     instances = _instances(view)
+    if is_behind(view.lease.state if view.lease is not None else None, instances):
+        # Mostly it moved on while the agents were asked.
+        lease = await env.kube.get("Lease", key.namespace, key.name)
+        problem = _take_in(lease, view)
     refused += _against_volumes(blueprint, instances)
     wanted = _wanted(view, instances)
     authority, leaves = certificates_of(view, now)
@@ -175,6 +177,18 @@ async def gather(resource: Object, env: Env) -> View:
         passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
     )
     return view
+
+
+def _take_in(lease: Object | None, view: View) -> str:
+    """The Lease into the view; why its state can't be read, empty when it can."""
+    view.lease, view.lease_object = None, lease
+    if lease is None:
+        return ""
+    try:
+        view.lease = from_manifest(lease)
+    except ValueError as e:
+        return str(e)
+    return ""
 
 
 def _parse(resource: Object) -> DatabaseCluster:
@@ -203,6 +217,8 @@ def _wish(b: Blueprint) -> Wish:
         instances=b.instances,
         number=d.sync.number,
         required=d.sync.durability == "required",
+        asynchronous=d.sync.mode == "async",
+        loss_seen=annotations.get(LOSS_SEEN),
         primary=spec.primary,
         request=annotations.get(names.SWITCHOVER),
         restart=annotations.get(names.RESTART),

@@ -33,6 +33,7 @@ OWN_CONDITIONS = frozenset(
         "SyncDegraded",
         "PoolerAvailable",
         "ReplicasHealthy",
+        "PossibleLoss",
         "VolumePressure",
         "Advice",
         "InstanceWarnings",

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import kopf
 
 from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
+from matriarch.decide.lease import ANNOTATION, decode, encode
 from matriarch.kube.kinds import GROUP, KINDS
 from matriarch.resources.names import CLUSTER_LABEL, MANAGED_BY
 
@@ -77,7 +79,7 @@ class Feed:
                 self.watched.seen_at = time.monotonic()
                 return
             # holders renew every few seconds; a new epoch or another state is news
-            if not self._news(event, body, "annotations", "deletionTimestamp"):
+            if not self._news(event, _without_renewal(body), "annotations", "deletionTimestamp"):
                 return
         elif kind == "EndpointSlice" and not self._news(event, body, "labels", "ownerReferences"):
             return  # the agents' business
@@ -97,6 +99,17 @@ class Feed:
             return False
         self._seen[key] = content
         return True
+
+
+def _without_renewal(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A Lease without what each renewal changes: in mode async that is the end of the holder's WAL."""
+    metadata = body["metadata"]
+    annotations = metadata.get("annotations") or {}
+    try:
+        text = encode(replace(decode(annotations[ANNOTATION]), wal=None))
+    except (KeyError, ValueError):
+        return body  # that it cannot be read is news
+    return {**body, "metadata": {**metadata, "annotations": {**annotations, ANNOTATION: text}}}
 
 
 def _on_event(registry: kopf.OperatorRegistry, kind: str, fn: Callable[..., Any]) -> None:

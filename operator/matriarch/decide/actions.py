@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from matriarch.decide.certificates import CertificatePlan
 from matriarch.decide.facts import Memory, Ref
+from matriarch.decide.lease import LeaseState
 from matriarch.decide.verdict import Verdict
 
 
@@ -43,6 +44,13 @@ class CreateLease:
 
     bootstrap: str
     follow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreLease:
+    """Write the Lease again that was deleted, or restored from an older copy: from what the members know."""
+
+    state: LeaseState
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,7 @@ Action = (
     | Certify
     | MakePassword
     | CreateLease
+    | RestoreLease
     | MoveBootstrap
     | ForgetErasure
     | FinishErasure

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from matriarch.decide.facts import Facts, Instance, Memory
+from matriarch.decide.lease import LeaseState
 from matriarch.decide.verdict import Standing, Verdict
 
 HOPELESS_AFTER = timedelta(minutes=10)
@@ -20,6 +21,10 @@ HOPELESS_AFTER = timedelta(minutes=10)
 
 STARTING_FOR = timedelta(minutes=1)
 """Pods that all start at once answer one after the other; nothing is lost by that."""
+
+
+LOSS_SEEN = "matriarch.dev/loss-seen"
+"""The annotation by which somebody says that a possible loss was looked at; its value is the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +52,7 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
         return under_way
     left = [i.name for i in facts.instances if i.name not in wish.instances and (i.pod or i.claim)]
     if left:
-        return Verdict(Standing.WORKING, "Scaling", f"Removing {', '.join(left)}.")
+        return Verdict(Standing.WORKING, "Scaling", f"Removing {', '.join(left)}.{_held(lease, left)}")
     behind = [i for i in facts.instances if i.name in wish.instances and not _fine(i)]
     if behind:
         said = "; ".join(f"{i.name}: {describe(i)}" for i in behind)
@@ -62,6 +67,16 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if short := _poolers_short(facts):
         return Verdict(Standing.WORKING, "PoolerNotReady", short)
     return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
+
+
+def _held(lease: LeaseState, left: list[str]) -> str:
+    """Why what leaves is still there."""
+    held = [i for i in left if lease.names_instance(i)]
+    if not held:
+        return ""
+    return (
+        f" The primary lets go of {', '.join(held)} when {max(lease.k, 1)} of the replicas that stay hold everything."
+    )
 
 
 def _writes_stopped(facts: Facts) -> Verdict | None:
@@ -146,11 +161,14 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
     if holder is not None and holder.agent is not None and holder.agent.role == "primary":
         why = holder.agent.door_reason or state
         return Verdict(Standing.WORKING, "DoorClosed", f"{facts.holder} is primary but lets nobody in yet: {why}")
+    if lease.mode == "async":
+        return _no_async_primary(facts, state)
     voters = [i for i in facts.instances if i.agent is not None and i.name in {v.instance for v in lease.voters}]
     if lease.mode == "quorum" and len(voters) < lease.election_quorum:
         message = (
             f"The primary {facts.holder} is gone ({state}) and only {len(voters)} of {lease.election_quorum} voters "
             "needed for an election answer. Bring their nodes or volumes back; no data is given up by itself."
+            f"{_said(facts)}"
         )
         since = now - memory.not_ready_since if memory.not_ready_since is not None else timedelta(0)
         if holder is not None and holder.pod is not None and holder.pod.running and since < STARTING_FOR:
@@ -158,8 +176,30 @@ def _not_serving(facts: Facts, memory: Memory, now: datetime) -> Verdict:
         long = since >= HOPELESS_AFTER
         return Verdict(Standing.STALLED if long else Standing.WORKING, "QuorumLost", message)
     if len(facts.wish.instances) == 1 or lease.mode == "alone":
-        return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
-    return Verdict(Standing.WORKING, "FailingOver", f"{facts.holder} does not serve ({state}); its replicas elect.")
+        since = now - memory.not_ready_since if memory.not_ready_since is not None else timedelta(0)
+        if len(facts.wish.instances) == 1 or since < STARTING_FOR:
+            return Verdict(Standing.WORKING, "Starting", f"{facts.holder}: {state}")
+        message = (
+            f"{facts.holder} acknowledged writes alone before it was lost ({state}), so no replica may have them all "
+            "and none is elected. Bring its node or volume back, or restore a backup."
+        )
+        return Verdict(Standing.STALLED if since >= HOPELESS_AFTER else Standing.WORKING, "PrimaryMissing", message)
+    message = f"{facts.holder} does not serve ({state}); its replicas elect.{_said(facts)}"
+    return Verdict(Standing.WORKING, "FailingOver", message)
+
+
+def _said(facts: Facts) -> str:
+    """Why replicas do not elect, in their own words; empty when none says anything."""
+    said = [f"{i.name} says: {i.agent.refusal}." for i in facts.instances if i.agent is not None and i.agent.refusal]
+    return " " + " ".join(said) if said else ""
+
+
+def _no_async_primary(facts: Facts, state: str) -> Verdict:
+    """In mode async a replica takes over when the Lease ran out, if it lacks little."""
+    message = f"{facts.holder} does not serve ({state}). It is started again where it is, which loses nothing;"
+    return Verdict(
+        Standing.WORKING, "FailingOver", f"{message} without it a replica takes over after 15 s.{_said(facts)}"
+    )
 
 
 def standing(verdict: Verdict) -> list[Condition]:
@@ -191,6 +231,8 @@ def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
         found.append(_synchronous(facts))
     if several and lease is not None and (lease.opened or (facts.follows and lease.holder is not None)):
         found.append(_healthy(facts))
+    if lease is not None and (lost := _lost(facts, lease)) is not None:
+        found.append(lost)
     if tight := [i for i in facts.instances if i.agent is not None and i.agent.volume != "ok"]:
         said = "; ".join(f"{i.name}: its volume is {i.agent.volume if i.agent else ''}{_room(i)}" for i in tight)
         found.append(Condition("VolumePressure", "True", "SeeMessage", f"{said}. Raise spec.storage.size."))
@@ -202,6 +244,24 @@ def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
     if warnings:
         found.append(Condition("InstanceWarnings", "True", "SeeMessage", "; ".join(warnings)[:1024]))
     return found
+
+
+def _lost(facts: Facts, lease: LeaseState) -> Condition | None:
+    """A failover in mode async that may have lost writes, until somebody says that it was looked at."""
+    loss = lease.loss
+    if loss is None or facts.wish.loss_seen == str(loss.epoch):
+        return None
+    known = f"at least {_bytes(loss.missing)} of WAL are missing" if loss.missing else "nothing of that is missing"
+    message = (
+        f"{loss.holder.instance} was replaced without waiting for its replicas at epoch {loss.epoch}. When it last said"
+        f" so its WAL ended at {loss.wal}, and the next primary went on from {loss.position}: {known}; what was written"
+        f" after that is lost too. Annotate the cluster with {LOSS_SEEN}={loss.epoch} when that was looked at."
+    )
+    return Condition("PossibleLoss", "True", "AsyncFailover", message)
+
+
+def _bytes(count: int) -> str:
+    return f"{count >> 20} MiB" if count >= 1 << 20 else f"{count >> 10} KiB" if count >= 1 << 10 else f"{count} bytes"
 
 
 def _healthy(facts: Facts) -> Condition:
@@ -220,6 +280,9 @@ def _synchronous(facts: Facts) -> Condition:
     """Whether a commit is on as many replicas as the spec asks before it is acknowledged."""
     lease = facts.lease
     assert lease is not None
+    if lease.mode == "alone" and facts.wish.asynchronous:
+        message = f"No replica has come near enough yet to take over from {facts.holder}."
+        return Condition("SyncDegraded", "True", "Alone", message)
     if lease.mode == "alone":
         message = (
             f"{facts.holder} acknowledges writes alone, so a failure of it could lose them. "
@@ -227,6 +290,12 @@ def _synchronous(facts: Facts) -> Condition:
         )
         return Condition("SyncDegraded", "True", "Alone", message)
     streaming = len(facts.streaming_voters)
+    if lease.mode == "async" and facts.wish.asynchronous:
+        message = f"No commit waits for a replica, as the spec says; {streaming} replicas stream."
+        return Condition("SyncDegraded", "False", "Asynchronous", message)
+    if lease.mode == "async":
+        message = "Commits do not wait for replicas yet: too few have caught up for what the spec asks."
+        return Condition("SyncDegraded", "True", "Asynchronous", message)
     if facts.serving and streaming < lease.k:
         message = f"{streaming} of {lease.k} needed replicas stream; writes wait for the others."
         return Condition("SyncDegraded", "True", "TooFewReplicas", message)

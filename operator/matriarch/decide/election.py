@@ -8,19 +8,26 @@ S, L, T with a number name the scenarios of the protocol's review that a rule cl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
-from matriarch.postgres.timeline import WalPosition
+from matriarch.postgres.timeline import Switch, WalPosition, follows
 
 SECOND = 1_000_000_000
 T_FENCE = 1_600_000_000
 """A holder without answers and without a renewed Lease ends itself after this (deadline), plus 0.2 s for the kill."""
 LEASE = 2_000_000_000
 """Observers wait this long after the last sign of a silent holder. L (1-rho) >= (T_FENCE + kill) (1+rho)."""
+ASYNC_FENCE = 10_000_000_000
+"""Mode async: a holder that has not renewed the Lease for so long ends itself. No answer of others counts for it."""
+ASYNC_LEASE = 15_000_000_000
+"""Mode async: nobody is elected before the Lease was not renewed for so long. The clock is the safety there."""
+MOST_BEHIND = 16 * 1024 * 1024
+"""Mode async: who lacks more of the WAL that the last renewal told of is not elected. The rest of the loss is what was
+written after that renewal."""
 SUSPECT = 1_000_000_000
 """Five beats of 200 ms missed."""
 
@@ -73,6 +80,7 @@ class Voter:
     promised: int
     sight: Sight
     unable: str = ""
+    renewal_seen: int = 0  # when this process last saw the Lease's renew time change
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class Answer:
 def would_promise(voter: Voter, epoch: int) -> Answer:
     """Whether `voter` may promise `epoch`. Asked before (pre-vote, without effect) and again at the promise itself."""
     lease, sight = voter.lease, voter.sight
-    if lease.mode != "quorum":
+    if lease.mode == "alone":
         return Answer(yes=False, why=f"nobody is elected in mode {lease.mode}")
     if voter.me not in lease.voters:
         return Answer(yes=False, why=f"{voter.me} is no voter of epoch {lease.epoch}")
@@ -97,6 +105,8 @@ def would_promise(voter: Voter, epoch: int) -> Answer:
         return Answer(yes=False, why=f"epoch {epoch} is not above {lease.epoch}")
     if epoch < voter.promised:
         return Answer(yes=False, why=f"epoch {voter.promised} is promised")
+    if lease.mode == "async":
+        return lease_is_over(voter)
     if sight.evidence(lease) in ("fenced", "gone"):
         return Answer(yes=True)
     left = sight.lease_until - sight.now
@@ -105,18 +115,48 @@ def would_promise(voter: Voter, epoch: int) -> Answer:
     return Answer(yes=True)
 
 
+def lease_is_over(voter: Voter) -> Answer:
+    """Mode async: whether the holder's time is over, as far as this voter saw.
+
+    A holder that said "fenced" is over at once, but for one that stopped cleanly: what it hands over is awaited, for
+    nothing is lost then. That its sockets ended proves nothing here: whoever forges that would make two primaries.
+    """
+    lease, sight = voter.lease, voter.sight
+    if sight.evidence(lease) == "fenced" and lease.clean_stop is None:
+        return Answer(yes=True)
+    left = voter.renewal_seen + ASYNC_LEASE - sight.now
+    if left > 0:
+        return Answer(yes=False, why="the Lease was renewed a moment ago", wait=left)
+    return Answer(yes=True)
+
+
+def shortfall(lease: LeaseState, position: WalPosition) -> str:
+    """Mode async: why a member whose WAL ends at `position` must not be elected; empty when it may be."""
+    wal = lease.wal
+    if lease.mode != "async" or wal is None or position.timeline > wal.timeline:
+        return ""
+    line = lease.lineage
+    if (claim := lease.promoting) is not None:
+        line = (*line, Switch(claim.timeline, claim.parent, claim.lsn))
+    if not follows(position, wal.timeline, line):
+        return f"its WAL ends at {position}, which does not lead to {wal}"
+    behind = wal.lsn - position.lsn
+    return f"it lacks {behind >> 20} MiB of WAL" if behind > MOST_BEHIND else ""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A voter that thinks of standing. `renewal_seen`: when this process last saw the Lease's renew time change."""
+    """A voter that thinks of standing."""
 
     voter: Voter
-    renewal_seen: int
     others_answering: int = 0  # other voters that answered the pre-vote
 
 
 def may_stand(candidate: Candidate) -> Answer:
     """Whether to begin an election at all: suspicion, and the second witness where one vote would be enough (L5)."""
     lease, sight = candidate.voter.lease, candidate.voter.sight
+    if lease.mode == "async":
+        return lease_is_over(candidate.voter)
     evidence = sight.evidence(lease)
     if evidence == "fresh":
         return Answer(yes=False, why="the holder beats", wait=sight.suspected_at - sight.now)
@@ -124,10 +164,44 @@ def may_stand(candidate: Candidate) -> Answer:
         return Answer(yes=True)
     if lease.no_voters and candidate.others_answering:
         return Answer(yes=True)
-    until = max(sight.last_sign, candidate.renewal_seen) + LEASE
+    until = max(sight.last_sign, candidate.voter.renewal_seen) + LEASE
     if sight.now < until:
         return Answer(yes=False, why="one vote elects here, and the Lease was renewed", wait=until - sight.now)
     return Answer(yes=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One voter in a pre-vote that failed. `why`: it said no. None: it did not answer, and was last heard `age` ns ago
+    (None: never)."""
+
+    instance: str
+    yes: bool = False
+    why: str | None = None
+    age: int | None = None
+
+
+def no_quorum(need: int, replies: Sequence[Reply]) -> str:
+    """Why nobody is elected, for people: how many are missing, what each said, and when the silent were last seen."""
+    yes = sum(r.yes for r in replies)
+    answered = sum(r.yes or r.why is not None for r in replies)
+    if answered < need:
+        told = [f"no quorum: {answered} of {need} voters answered"]
+    else:
+        told = [f"no quorum: {yes} of {need} voters would promise"]
+    told += [f"{r.instance}: {r.why}" for r in replies if not r.yes and r.why is not None]
+    told += [f"{r.instance} {_seen(r.age)}" for r in replies if not r.yes and r.why is None]
+    return "; ".join(told)
+
+
+def _seen(age: int | None) -> str:
+    """In steps, so that what is said does not change with every look."""
+    if age is None:
+        return "was never seen from here"
+    seconds = age // SECOND
+    if seconds < 60:
+        return f"last seen {seconds - seconds % (1 if seconds < 15 else 5)} s ago"
+    return f"last seen {seconds // 60} min ago"
 
 
 def next_epoch(lease: LeaseState, promised: int, heard: int) -> int:

@@ -29,6 +29,8 @@ class Wish:
     instances: tuple[str, ...]
     number: int = 0  # replicas that must have a commit; 0 for a single instance
     required: bool = True
+    asynchronous: bool = False  # no commit waits for a replica
+    loss_seen: str | None = None  # the annotation by which somebody says that a loss was looked at: its epoch
     primary: str | None = None
     request: str | None = None  # the switchover annotation
     restart: str | None = None  # the restart annotation
@@ -123,6 +125,10 @@ class Agent:
     illness: Illness | None = None
     volume: str = "ok"  # ok, low or full
     writes_stopped: bool = False  # for want of room
+    lease: LeaseState | None = None  # the newest that this member knows, kept on its volume
+    promised: int = 0
+    fenced: int = 0
+    refusal: str = ""  # why it does not elect or is not elected, while it does not hear the holder
     free_bytes: int | None = None
     total_bytes: int | None = None
 

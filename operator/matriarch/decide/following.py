@@ -96,6 +96,7 @@ def demoted(state: LeaseState, epoch: int, token: Token, nonce: str) -> LeaseSta
         heir=None,
         clean_stop=None,
         no_voters=False,
+        wal=None,
         opened=False,
         site=replace(state.site or Site(), demoted=tokens.encode(token)),
     )

@@ -48,6 +48,24 @@ class CleanStop:
 
 
 @dataclass(frozen=True, slots=True)
+class Loss:
+    """Mode async: a takeover that may have lost writes.
+
+    `wal` is where the WAL of `holder` ended at its last renewal, `position` where the winner of `epoch` went on.
+    """
+
+    epoch: int
+    holder: Member
+    wal: WalPosition
+    position: WalPosition
+
+    @property
+    def missing(self) -> int:
+        """Bytes of WAL that are known to be missing; what was written after that renewal comes on top."""
+        return max(0, self.wal.lsn - self.position.lsn)
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseState:
     """What the Lease says. LSNs are byte positions."""
 
@@ -68,10 +86,18 @@ class LeaseState:
     leaving: tuple[str, ...] = ()  # instances that the controller wants to remove
     no_voters: bool = False  # the holder's renewals say that no voter answers
     site: Site | None = None  # what there is to remember of other sites
+    wal: WalPosition | None = None  # mode async: where the holder's WAL ended at its last renewal
+    loss: Loss | None = None  # the newest takeover that may have lost writes
+    revision: int = 0  # counts what is written, renewals apart; 0: an agent wrote it that knows no such count
 
     @property
     def election_quorum(self) -> int:
-        """How many voters must promise: every set that can acknowledge (k of S) meets each set of this size (I2)."""
+        """How many voters must promise: every set that can acknowledge (k of S) meets each set of this size (I2).
+
+        In mode async nobody's acknowledgement is waited for: the clock keeps the old holder out, and one is enough.
+        """
+        if self.mode == "async":
+            return 1
         return len(self.voters) - self.k + 1
 
     @property
@@ -108,9 +134,14 @@ def taken_over(state: LeaseState, winner: Member, epoch: int, position: WalPosit
     what only it and one other acknowledged is still found by the next election.
     """
     _require(epoch > state.epoch, f"epoch {epoch} is not above {state.epoch}")
-    _require(state.mode == "quorum", f"nobody is elected in mode {state.mode}")
+    _require(state.mode != "alone", f"nobody is elected in mode {state.mode}")
     _require(winner in state.voters, f"{winner} is no voter")
-    return _led_by(state, winner, epoch, position, nonce)
+    led = _led_by(state, winner, epoch, position, nonce)
+    clean = state.clean_stop
+    if state.mode != "async" or (clean and (clean.timeline, clean.lsn) < (position.timeline, position.lsn)):
+        return led
+    assert state.holder is not None
+    return replace(led, loss=Loss(epoch, state.holder, state.wal or position, position))
 
 
 def taken_over_alone(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
@@ -142,13 +173,13 @@ def _led_by(state: LeaseState, winner: Member, epoch: int, position: WalPosition
         epoch=epoch,
         holder=winner,
         nonce=nonce,
-        mode="quorum" if state.k else state.mode,
-        voters=voters if state.k else (),
+        voters=voters if state.mode != "alone" else (),
         claimed=claim,
         promoting=Promotion(claim, position.timeline, position.lsn),
         heir=None,
         clean_stop=None,
         no_voters=False,
+        wal=position if state.mode == "async" else None,
     )
 
 
@@ -168,9 +199,12 @@ def voters_set(state: LeaseState, mode: Mode, voters: Iterable[Member], k: int) 
     _require(state.holder not in chosen, "the holder is no voter")
     if mode == "alone":
         _require(not chosen and k == 0, "alone has no voters")
+    elif mode == "async":
+        _require(bool(chosen) and k == 0, "async has candidates, and waits for none")
     else:
         _require(1 <= k <= len(chosen), f"k {k} of {len(chosen)} voters")
-    return replace(state, mode=mode, voters=chosen, k=k, heir=None, clean_stop=None, no_voters=False)
+    wal = state.wal if mode == "async" else None
+    return replace(state, mode=mode, voters=chosen, k=k, heir=None, clean_stop=None, no_voters=False, wal=wal)
 
 
 def opened_set(state: LeaseState) -> LeaseState:
@@ -207,9 +241,32 @@ def leaving_set(state: LeaseState, leaving: Iterable[str]) -> LeaseState:
     return replace(state, leaving=tuple(sorted(set(leaving))))
 
 
-def no_voters_set(state: LeaseState, no_voters: bool) -> LeaseState:
-    """Carried by renewals: a second witness for an election of one (L5)."""
-    return replace(state, no_voters=no_voters)
+def revised(before: LeaseState, after: LeaseState) -> LeaseState:
+    """`after` as it is to be written in place of `before`. Every writer goes through here: by the count a Lease that
+    was restored from an older copy is told from a newer one also within an epoch (L7)."""
+    return after if plain(before) == plain(after) else replace(after, revision=before.revision + 1)
+
+
+def is_older(state: LeaseState, than: LeaseState) -> bool:
+    """Whether `state` is void for somebody who knows `than`: restored from an older copy, or derived from such a one.
+
+    Epoch and claimed timelines (I6) never go back, nor does the revision within an epoch. One that an unknowing member
+    wrote on from an older copy may have a higher epoch, and lacks timelines. Revisions of different epochs are not
+    compared: an agent that knows no such count may have led in between, and it began anew.
+    """
+    if state.epoch < than.epoch or state.claimed < than.claimed:
+        return True
+    return state.epoch == than.epoch and 0 < state.revision < than.revision
+
+
+def renewed_with(state: LeaseState, *, no_voters: bool, wal: WalPosition | None = None) -> LeaseState:
+    """What renewals carry: a second witness for an election of one (L5), and in mode async how far the WAL reaches."""
+    return replace(state, no_voters=no_voters, wal=(wal or state.wal) if state.mode == "async" else None)
+
+
+def plain(state: LeaseState) -> LeaseState:
+    """Without what renewals carry: that never makes a swap void."""
+    return replace(state, no_voters=False, wal=None)
 
 
 def _sorted(members: set[Member]) -> tuple[Member, ...]:
@@ -246,6 +303,14 @@ def encode(state: LeaseState) -> str:
     }
     if state.site is not None:
         doc["site"] = encode_site(state.site)
+    # Only where they say something: an agent that does not know them must find the text that it would write itself.
+    if state.wal is not None:
+        doc["wal"] = [state.wal.timeline, state.wal.lsn]
+    if (loss := state.loss) is not None:
+        ends = [*_position(loss.wal), *_position(loss.position)]
+        doc["loss"] = [loss.epoch, loss.holder.instance, loss.holder.incarnation, *ends]
+    if state.revision:
+        doc["revision"] = state.revision
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
 
 
@@ -271,6 +336,9 @@ def decode(text: str) -> LeaseState:
             leaving=tuple(map(str, doc["leaving"])),
             no_voters=bool(doc["noVoters"]),
             site=parse_site(doc.get("site")),
+            wal=WalPosition(*map(int, doc["wal"])) if doc.get("wal") else None,
+            loss=_parse_loss(doc.get("loss")),
+            revision=int(doc.get("revision") or 0),
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"the Lease's state can't be read: {e}") from e
@@ -278,6 +346,19 @@ def decode(text: str) -> LeaseState:
 
 def _member(member: Member | None) -> list[str] | None:
     return None if member is None else [member.instance, member.incarnation]
+
+
+def _position(position: WalPosition) -> tuple[int, int]:
+    return position.timeline, position.lsn
+
+
+def _parse_loss(value: list[Any] | None) -> Loss | None:
+    if value is None:
+        return None
+    epoch, instance, incarnation, *ends = value
+    timeline, lsn, own_timeline, own_lsn = map(int, ends)
+    holder = Member(str(instance), str(incarnation))
+    return Loss(int(epoch), holder, WalPosition(timeline, lsn), WalPosition(own_timeline, own_lsn))
 
 
 def _parse(value: list[str] | None) -> Member | None:
@@ -328,7 +409,7 @@ def to_manifest(
         meta["resourceVersion"] = resource_version
     spec: dict[str, Any] = {
         "leaseTransitions": state.epoch,
-        "leaseDurationSeconds": 15 if state.mode in ("alone", "follow") else 2,
+        "leaseDurationSeconds": 2 if state.mode == "quorum" else 15,
         "renewTime": renew_time,
     }
     if state.holder is not None:

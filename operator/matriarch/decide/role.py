@@ -23,6 +23,8 @@ LISTEN = 600_000_000
 """A holder that has just started listens so long for promises before it reclaims."""
 
 
+AGAIN = 100_000_000
+"""Until the next look at a Lease of which a peer knows more: it mostly comes within that."""
 HEIR_GRACE = 1_000_000_000
 """The same for the heir of a switchover, who needs no promises."""
 
@@ -46,9 +48,11 @@ class Facts:
     authority: int = 0
     promised: int = 0
     promise_heard: int = 0
+    epoch_heard: int = 0  # the highest that a peer spoke of
     fenced: int = 0
     single: bool = False  # the spec wants one instance
     now: int = 0
+    gives_way: bool = False  # mode async: PostgreSQL did not come up for long, and it is the others' turn
     quiet_since: int = 0  # when this agent started, or said "fenced"
 
 
@@ -78,8 +82,22 @@ class Step:
     again_in: int | None = None  # ns
 
 
+_LASTING = frozenset({"initialize", "record-bootstrap", "clone", "reclaim", "start-primary", "promote", "inherit"})
+"""Steps that lead, or destroy, by what the Lease says."""
+
+
 def next_step(f: Facts) -> Step:
-    """The next step. Chain of small checks; the first that applies decides."""
+    """The next step. Nothing that lasts is done by a Lease of which a peer knows a newer one: it may have been restored
+    from an older copy, and this member been away meanwhile (L7)."""
+    step = _by_the_lease(f)
+    if f.lease is not None and f.epoch_heard > f.lease.epoch and step.kind in _LASTING:
+        why = f"a peer knows epoch {f.epoch_heard}, the Lease is at {f.lease.epoch}: it is late, or was restored"
+        return Step("wait", why, AGAIN)
+    return step
+
+
+def _by_the_lease(f: Facts) -> Step:
+    """Chain of small checks; the first that applies decides."""
     lease = f.lease
     if lease is None:
         return _without_lease(f)
@@ -126,8 +144,10 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
         known = f.fenced >= lease.epoch or max(f.promise_heard, f.promised) > lease.epoch
         grace = HEIR_GRACE if lease.heir is not None else ELECTION_GRACE if known else LISTEN
         waited = f.now - f.quiet_since
-        if f.server != "primary" and lease.mode == "quorum" and waited < grace:
+        if f.server != "primary" and lease.mode != "alone" and waited < grace:
             return Step("wait", "an election may be under way", grace - waited)
+        if f.server != "primary" and f.gives_way:
+            return Step("wait", "PostgreSQL did not come up for long; others may be elected now")
         return Step("reclaim", "the Lease names this incarnation")
     if max(f.promise_heard, f.promised) > lease.epoch:
         return Step("reclaim", "a voter promised a higher epoch")

@@ -131,13 +131,14 @@ def _waits_for(facts: Facts, mine: list[Instance]) -> str | None:
 
 
 def _spare(facts: Facts, i: Instance) -> bool:
-    """k others stream, or it takes no part, or there are only two: then the pause is part of the bargain."""
+    """k others stream (one in mode async, which has no k), or it takes no part, or there are only two: then the pause
+    is part of the bargain."""
     lease = facts.lease
     if lease is None or i.name not in facts.streaming_voters:
         # it does not acknowledge now; only wait if it is about to, since then the cluster is still coming up
         return lease is not None and lease.mode != "alone"
     others = facts.streaming_voters - {i.name}
-    return len(others) >= lease.k or len(facts.wish.instances) == 2
+    return len(others) >= max(lease.k, 1) or len(facts.wish.instances) == 2
 
 
 def _lowered(i: Instance) -> list[str]:

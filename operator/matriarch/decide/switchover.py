@@ -84,6 +84,15 @@ def too_soon(memory: Memory, now: datetime) -> bool:
     return last is not None and last.state == "aborted" and now - (last.finished or last.started) < PAUSE
 
 
+def paused(memory: Memory, note: Verdict, now: datetime) -> Verdict:
+    """`note`, and why nothing is done about it now."""
+    last = memory.switchover
+    if last is None or not too_soon(memory, now):
+        return note
+    failed = f"The last attempt failed ({last.message.rstrip('.')}); it is tried again after {PAUSE.seconds} s."
+    return Verdict(note.standing, note.reason, f"{note.message} {failed}")
+
+
 def best_target(facts: Facts, *, among: frozenset[str]) -> str | None:
     """The streaming voter that is wanted most: priority, then least lag, then lowest number."""
     holder = facts.get(facts.holder) if facts.holder else None
@@ -111,7 +120,7 @@ def asked_for(facts: Facts, memory: Memory, now: datetime) -> tuple[list[Action]
         return [], memory, Verdict(Standing.WORKING, "SwitchoverPending", f"spec.primary is {wanted}: {problem}")
     note = Verdict(Standing.WORKING, "SwitchingOver", f"Switching over to {wanted}, which spec.primary names.")
     if too_soon(memory, now):
-        return [], memory, note
+        return [], memory, paused(memory, note, now)
     assert facts.holder is not None
     action = BeginSwitchover(facts.holder, wanted, "spec.primary")
     return [action], begun(memory, action, now), note

@@ -10,7 +10,7 @@ Rules that the rest leans on:
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from matriarch.decide import replica_cluster, rollout, switchover
 from matriarch.decide.actions import (
@@ -31,10 +31,12 @@ from matriarch.decide.actions import (
     MoveBootstrap,
     Plan,
     Remove,
+    RestoreLease,
     SetLeaving,
 )
-from matriarch.decide.conditions import assess
+from matriarch.decide.conditions import STARTING_FOR, assess
 from matriarch.decide.facts import Facts, Instance, Memory, Wish
+from matriarch.decide.lost import Mended, is_behind, mend
 from matriarch.decide.verdict import Standing, Verdict
 
 SOON = 1.0  # seconds until the next look while something is under way that no event will tell
@@ -42,6 +44,8 @@ SOON = 1.0  # seconds until the next look while something is under way that no e
 
 def decide(facts: Facts, now: datetime) -> Plan:
     """The next steps. Carrying out any prefix of them and deciding again leads to the same end."""
+    if facts.lease_problem or _lease_is_missing(facts) or is_behind(facts.lease, facts.instances):
+        return _without_lease(facts, now)
     memory = switchover.remember(facts, now)
     news = switchover.news(facts.memory, memory)
     if blocked := _blocked(facts):
@@ -68,22 +72,6 @@ def _blocked(facts: Facts) -> Verdict | None:
     """Reasons to change nothing at all."""
     if facts.refusals:
         return Verdict(Standing.STALLED, "InvalidSpec", "; ".join(facts.refusals))
-    if facts.lease_problem:
-        return Verdict(
-            Standing.STALLED,
-            "LeaseUnreadable",
-            f"The Lease {facts.wish.cluster} cannot be read ({facts.lease_problem}); nobody may lead by it. "
-            "Restore it from a copy on a volume or from a backup of etcd.",
-        )
-    claims = [i for i in facts.instances if i.claim is not None]
-    if facts.lease is None and (claims or facts.memory.system_identifier):
-        seen = f"the volume {claims[0].name}" if claims else f"database {facts.memory.system_identifier} in the status"
-        return Verdict(
-            Standing.STALLED,
-            "LeaseLost",
-            f"The Lease {facts.wish.cluster} is gone but {seen} shows that data existed, so nothing is initialised. "
-            "Restore the Lease, or delete the volumes (and the resource) to begin with an empty database.",
-        )
     if facts.follows and not facts.wish.source:
         return Verdict(
             Standing.STALLED,
@@ -94,6 +82,45 @@ def _blocked(facts: Facts) -> Verdict | None:
     if facts.certificates.broken:
         return Verdict(Standing.STALLED, "CertificatesUnreadable", f"{facts.certificates.broken}: restore it")
     return _data_gone(facts) if not facts.erasing else None
+
+
+def _lease_is_missing(facts: Facts) -> bool:
+    """There is none, and something shows that data existed: then nothing is initialised."""
+    shown = any(i.claim is not None for i in facts.instances) or bool(facts.memory.system_identifier)
+    return facts.lease is None and not facts.lease_problem and shown
+
+
+def _without_lease(facts: Facts, now: datetime) -> Plan:
+    """Written again from the members' copies where that is certain. Until then all that helps is that they run."""
+    cluster = facts.wish.cluster
+    if facts.lease_problem:
+        reason, what = "LeaseUnreadable", f"The Lease {cluster} cannot be read ({facts.lease_problem})"
+    elif facts.lease is None:
+        reason, what = "LeaseLost", f"The Lease {cluster} is gone"
+    else:
+        reason, what = "LeaseRolledBack", f"The Lease {cluster} was restored from an older copy"
+    found = mend(facts.lease, facts.instances)
+    if isinstance(found, Mended):
+        message = f"{what}; it is written again as {found.source} knows it."
+        actions = (RestoreLease(found.state), Announce(reason, message, warning=True))
+        return Plan(actions, Verdict(Standing.WORKING, reason, message), facts.memory, SOON)
+    claims = [i for i in facts.instances if i.claim is not None]
+    if not claims:
+        message = (
+            f"{what}, and there are no volumes, but the status knows database {facts.memory.system_identifier}, so "
+            "nothing is initialised. Restore a backup into a new cluster, or delete this resource to begin anew."
+        )
+        return Plan((), Verdict(Standing.STALLED, reason, message), facts.memory, facts.wish.health_interval)
+    message = (
+        f"{what}, so nobody can be elected and nothing is initialised. It is not written again: {found.why}. "
+        "Bring back what is missing, restore the Lease from a newer backup of etcd, or delete the volumes (and the "
+        "resource) to begin with an empty database."
+    )
+    since = now - facts.memory.not_ready_since if facts.memory.not_ready_since is not None else timedelta(0)
+    standing = Standing.STALLED if since >= STARTING_FOR else Standing.WORKING
+    pods = [CreatePod(i.name) for i in claims if i.pod is None and i.claim is not None and not i.claim.terminating]
+    told = () if facts.refusals or facts.certificates.broken else (*_children(facts), *pods)
+    return Plan(tuple(told), Verdict(standing, reason, message), facts.memory, SOON)
 
 
 def _data_gone(facts: Facts) -> Verdict | None:
@@ -220,7 +247,7 @@ def _one_disruption(
     for step in steps:
         if isinstance(step, BeginSwitchover):
             if switchover.too_soon(memory, now):
-                return [], memory, rolling
+                return [], memory, switchover.paused(memory, rolling, now) if rolling is not None else None
             memory = switchover.begun(memory, step, now)
     return list(steps), memory, rolling or note
 
@@ -233,6 +260,6 @@ def _hand_over_leaving(facts: Facts, memory: Memory, now: datetime) -> tuple[lis
         return [], memory, Verdict(Standing.WORKING, "Scaling", message)
     note = Verdict(Standing.WORKING, "Scaling", f"{facts.holder} leaves: switching over to {target}.")
     if switchover.too_soon(memory, now):
-        return [], memory, note
+        return [], memory, switchover.paused(memory, note, now)
     action = BeginSwitchover(facts.holder, target, "scale down")
     return [action], switchover.begun(memory, action, now), note

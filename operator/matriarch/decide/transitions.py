@@ -74,6 +74,7 @@ EVENTS: Mapping[str, Event] = {
         Event(
             "take", _RUNS, _RUNS, "a voter; S' = (S + old holder) - winner, same k; a new timeline (S2, I6)", ("take",)
         ),
+        Event("take-async", _RUNS, _RUNS, "a candidate, after the lease; the candidates as in a take; one promise"),
         Event("take-alone", _RUNS, _RUNS, "a voter, for `preferred`; no voters any more (L5)"),
         Event("inherit", _RUNS, _RUNS, "the heir; S' as in a take", ("inherit",)),
         Event("reclaim", _RUNS, _RUNS, "the holder; voters, k and timelines unchanged (L1)", ("reclaim",)),
@@ -83,6 +84,7 @@ EVENTS: Mapping[str, Event] = {
         Event("lower-k", _RUNS, _RUNS, "same voters, k at least 1", ("want_lower", "step_lease")),
         Event("to-quorum", _RUNS, _RUNS, "voters and k where none were", ("want_quorum", "step_lease")),
         Event("to-alone", _RUNS, _RUNS, "no voters", ("want_alone", "step_lease")),
+        Event("to-async", _RUNS, _RUNS, "candidates, and nobody is waited for"),
         Event("heir", _RUNS, _RUNS, "a voter is named, voters and k unchanged", ("switch_name",)),
         Event("history", _RUNS, _RUNS, "the claimed timeline is real"),
         Event("claim", _RUNS, _RUNS, "a higher number for a promotion that was broken off (I6)"),
@@ -141,6 +143,8 @@ def lease_event(before: Seen, after: Seen) -> str:
         raise Illegal(f"k {after.k} of {len(after.voters)} voters")
     if after.mode == "alone" and (after.voters or after.k):
         raise Illegal("alone has no voters")
+    if after.mode == "async" and (not after.voters or after.k):
+        raise Illegal("async has candidates, and waits for none")
     if after.holder and after.holder in after.voters:
         raise Illegal(f"{after.holder} is holder and voter")
     if "follow" in (before.mode, after.mode):
@@ -193,12 +197,12 @@ def _of_new_epoch(before: Seen, after: Seen) -> str:
     if after.claimed == before.claimed:
         raise Illegal("a new holder claimed no timeline (I6)")
     inherits = after.holder == before.heir
-    if not inherits and (before.mode != "quorum" or after.holder not in before.voters):
+    if not inherits and (before.mode == "alone" or after.holder not in before.voters):
         raise Illegal(f"{after.holder} was no voter of epoch {before.epoch}")
-    successors = tuple(sorted({*before.voters, before.holder} - {after.holder})) if before.k else ()
-    if (after.voters, after.k) == (successors, before.k):
-        return "inherit" if inherits else "take"
-    if after.mode == "alone" and not inherits:
+    successors = tuple(sorted({*before.voters, before.holder} - {after.holder})) if before.mode != "alone" else ()
+    if (after.mode, after.voters, after.k) == (before.mode, successors, before.k):
+        return "inherit" if inherits else "take-async" if before.mode == "async" else "take"
+    if after.mode == "alone" and before.mode == "quorum" and not inherits:
         return "take-alone"
     raise Illegal("the new voters are not (S + old holder) - winner with the same k (S2)")
 
@@ -218,7 +222,7 @@ def _of_same_epoch(before: Seen, after: Seen) -> str:
             raise Illegal("a timeline is real that nobody claimed (I6)")
         return "history"
     if after.heir != before.heir:
-        if after.heir and after.mode == "quorum" and after.heir not in after.voters:
+        if after.heir and after.mode != "alone" and after.heir not in after.voters:
             raise Illegal(f"{after.heir} is heir and no voter")
         return "heir"
     return "other"
@@ -227,7 +231,7 @@ def _of_same_epoch(before: Seen, after: Seen) -> str:
 def _row(before: Seen, after: Seen) -> str:
     """The row of the table of voter changes."""
     if before.mode != after.mode:
-        return "to-alone" if after.mode == "alone" else "to-quorum"
+        return f"to-{after.mode}"
     old, new = set(before.voters), set(after.voters)
     if old == new:
         return "raise-k" if after.k > before.k else "lower-k"

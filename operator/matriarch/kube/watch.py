@@ -1,4 +1,4 @@
-"""A watch that goes on: lists, follows, reconnects with a back-off, lists again when its version is too old.
+"""A watch that goes on: lists, follows, reconnects with a back-off, lists again when its version is no good any more.
 
 What callers see is a level with edges: after any gap the differences to what they were told come as events, also
 deletions that nobody saw. A connection that says nothing, not even a bookmark, for `INACTIVITY` is given up: behind
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Object = dict[str, Any]
 
 INACTIVITY = 90.0  # seconds; the API server sends a bookmark every 60 s, with up to a quarter of jitter
-_LIFE = 290  # seconds after which the server ends a watch; a new one goes on where it ended
+_LIFE = 290  # seconds after which the server ends a watch; a new one begins with a list
 _FIRST_RETRY, _LAST_RETRY = 0.1, 5.0  # seconds
 _SETTLED = 10.0  # a connection that lived this long starts the back-off anew
 
@@ -64,7 +64,10 @@ async def watch_objects(
                     yield event, obj
             failures = 0
             if time.monotonic() - started > 1.0:
-                continue  # its time was over: the normal end
+                # Its time was over: the normal end. A list, for a store that was restored counts from further back, and
+                # a watch from a version that it has not reached yet hears nothing.
+                version = None
+                continue
             problem: Exception = Unavailable(f"watch {kind}: ended at once")
         except Gone as e:
             log.debug("watch of %s in %s lists again: %s", kind, namespace or "all namespaces", e)
@@ -73,6 +76,8 @@ async def watch_objects(
             problem = e
         failures = 1 if time.monotonic() - started > _SETTLED else failures + 1
         pause = min(_LAST_RETRY, _FIRST_RETRY * 2 ** min(failures - 1, 10)) * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, no secret
+        if failures >= 3:
+            version = None  # the server may refuse this version for ever, for the same reason
         if failures in {3, 10, 100}:  # one or two are a restart of the API server
             log.warning("watch of %s in %s: %s; trying on", kind, namespace or "all namespaces", problem)
         await asyncio.sleep(pause)
