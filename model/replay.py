@@ -106,12 +106,16 @@ def _alone(line: Line) -> Iterator[str]:
             yield f"it promised epoch {line.promised} (I3)"
         if line.fenced >= line.epoch:
             yield f"it is fenced in epoch {line.fenced} (S11)"
+        if line.mode == "follow":
+            yield "a replica cluster has no primary"
+    if line.event == "attach-source" and (not holds or line.mode != "follow"):
+        yield "nobody but the designated primary follows the source"
     if line.event == "attach":
         if holds:
             yield "the holder follows nobody"
-        if line.promised > line.epoch:
+        if line.promised > line.epoch and line.mode != "follow":
             yield f"it promised epoch {line.promised} (I3)"
-    if line.event == "depose" and holds:
+    if line.event == "depose" and holds and line.mode != "follow":
         yield "the Lease names it"
     if line.event == "fence" and (line.fenced != line.epoch or not holds):
         yield f"fence {line.fenced} in epoch {line.epoch} of {line.holder}"

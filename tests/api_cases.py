@@ -9,6 +9,12 @@ from typing import Any
 Object = dict[str, Any]
 API_VERSION = "matriarch.dev/v1alpha1"
 
+REPLICA: Object = {
+    "enabled": True,
+    "source": {"host": "orders-rw.prod.svc", "secret": {"name": "orders-replica-tls"}},
+}
+DEMOTION_TOKEN = "mt1.eyJzeXN0ZW0iOiI3In0.0123abcd"
+
 S3 = {"bucket": "backups", "credentials": {"secretName": "s3"}}
 MINIMAL: dict[str, Object] = {
     "DatabaseCluster": {"version": "17", "instances": 3, "storage": {"size": "10Gi"}},
@@ -53,6 +59,7 @@ class Bad:
     name: str = "orders"
     old: Object | None = None  # the change that the stored object was made with; None: creation
     twin: bool = True
+    removed: tuple[str, ...] = ()  # fields of the stored spec that the change takes away
 
 
 def _cluster(what: str, change: Object, where: str, message: str, **more: Any) -> Bad:
@@ -114,6 +121,43 @@ BAD: tuple[Bad, ...] = (
         "spec.replication.sync.number",
         "sync.number must be below instances, because a write can wait for the other instances only: lower sync.number"
         " or raise instances",
+    ),
+    _cluster(
+        "a replica cluster with a promotion token",
+        {"replica": {**REPLICA, "promotionToken": DEMOTION_TOKEN}},
+        "spec.replica",
+        "promotionToken and promotion belong to enabled: false, because they end following: remove them, or set"
+        " enabled: false to promote",
+    ),
+    _cluster(
+        "a replica cluster that is forced",
+        {"replica": {**REPLICA, "promotion": "forced"}},
+        "spec.replica",
+        "promotionToken and promotion belong to enabled: false, because they end following: remove them, or set"
+        " enabled: false to promote",
+    ),
+    _cluster(
+        "promoted by token and by force",
+        {"replica": {**REPLICA, "enabled": False, "promotionToken": DEMOTION_TOKEN, "promotion": "forced"}},
+        "spec.replica",
+        "promotionToken and promotion: forced exclude each other: with the token nothing is lost, so remove promotion;"
+        " without the source the token is never fulfilled, so remove promotionToken",
+    ),
+    _cluster(
+        "a part of a token",
+        {"replica": {**REPLICA, "enabled": False, "promotionToken": DEMOTION_TOKEN[:-1]}},
+        "spec.replica.promotionToken",
+        "promotionToken is not a demotion token: copy status.demotionToken of the demoted cluster whole",
+    ),
+    _cluster(
+        "a replica cluster whose source is taken away",
+        {},
+        "spec.replica",
+        "replica cannot be removed while it is enabled, because the cluster follows its source: set replica.enabled:"
+        " false with a promotionToken first",
+        old={"replica": REPLICA},
+        twin=False,
+        removed=("replica",),
     ),
     _cluster(
         "priority of an instance that does not exist",
@@ -478,6 +522,17 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
                 "healthCheck": {"intervalMilliseconds": 10000, "timeoutMilliseconds": 5000},
                 "syncIntervalMilliseconds": 30000,
                 "reads": "bounded",
+            },
+            "replica": {
+                "enabled": False,
+                "source": {
+                    "host": "10.1.2.3",
+                    "port": 5433,
+                    "user": "copier",
+                    "sslMode": "verify-ca",
+                    "secret": {"name": "source"},
+                },
+                "promotionToken": DEMOTION_TOKEN,
             },
             "storage": {"size": "1.5Ti", "storageClassName": "fast"},
             "resources": {"requests": {"cpu": 2, "memory": "4Gi"}, "limits": {"memory": "4Gi"}},

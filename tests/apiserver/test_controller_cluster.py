@@ -25,7 +25,7 @@ EXPECTED = {
     *(("PersistentVolumeClaim", f"orders-{i}") for i in (1, 2, 3)),
     *(("EndpointSlice", n) for n in ("orders-rw", "orders-ro", "orders-r", "orders-1", "orders-2", "orders-3")),
     *(("Service", n) for n in ("orders-rw", "orders-ro", "orders-r", "orders-members")),
-    *(("Secret", n) for n in ("orders-ca", "orders-app", "orders-backup-tls")),
+    *(("Secret", n) for n in ("orders-ca", "orders-app", "orders-backup-tls", "orders-replica-tls")),
     *(("Secret", f"orders-{i}-tls") for i in (1, 2, 3)),
     *((k, n) for k in ("ServiceAccount", "Role", "RoleBinding") for n in ("orders", "orders-backup")),
     ("Lease", "orders"),

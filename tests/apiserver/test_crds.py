@@ -58,7 +58,9 @@ def namespace(http: Http) -> str:
 def test_a_bad_spec_is_refused_in_these_words(http: Http, namespace: str, case: Bad) -> None:
     if case.old is not None:
         assert http.create(manifest(case.kind, case.old, case.name), namespace).code == 201
-        answer = http.merge(manifest(case.kind, case.change, case.name), namespace)
+        changed = manifest(case.kind, case.change, case.name)
+        changed["spec"] |= dict.fromkeys(case.removed)
+        answer = http.merge(changed, namespace)
     else:
         answer = http.create(manifest(case.kind, case.change, case.name), namespace)
     assert answer.code == 422, answer.body

@@ -219,7 +219,39 @@ def test_what_the_protocol_does_is_legal(seed: int) -> None:
 
 def test_the_histories_show_every_event_but_the_rare_ones() -> None:
     shown = {line.event for seed in range(80) for line in history(seed)}
-    assert set(EVENTS) - shown <= {"bootstrap", "take-alone", "claim", "other"}
+    assert set(EVENTS) - shown <= {"bootstrap", "take-alone", "claim", "other"} | OF_SITES
+
+
+OF_SITES = {"attach-source", "designate", "line", "site-promote", "site-demote"}
+FOLLOW = {"mode": "follow", "voters": (), "k": 0}
+
+
+def life_of_a_replica_cluster() -> list[Line]:
+    """Designated, the source fails over, a failover within, promoted, demoted again."""
+    b = {**FOLLOW, "holder": "b-2"}
+    return [
+        line("a-1", "start", 1, before="none", **FOLLOW),
+        line("b-2", "start", 1, before="none", **FOLLOW),
+        line("a-1", "attach-source", 1, **FOLLOW),
+        line("a-1", "line", 1, version=11, claimed=2, lineage=(2,), **FOLLOW),
+        line("b-2", "designate", 2, claimed=2, lineage=(2,), **b),
+        line("b-2", "attach-source", 2, claimed=2, lineage=(2,), **b),
+        line("b-2", "promise", 2, claimed=2, lineage=(2,), promised=3, **b),
+        line("b-2", "site-promote", 3, claimed=9, lineage=(2,), promised=3, **{**b, "mode": "alone"}),
+        line("b-2", "promote", 3, after="primary", claimed=9, lineage=(2,), promised=3, **{**b, "mode": "alone"}),
+        line(
+            "b-2", "history", 3, before="primary", after="primary", version=31, claimed=9, lineage=(2, 9), promised=3,
+            **{**b, "mode": "alone"},
+        ),
+        line("b-2", "site-demote", 4, before="primary", after="stopped", claimed=9, lineage=(2, 9), promised=3, **b),
+        line("b-2", "start-standby", 4, before="stopped", claimed=9, lineage=(2, 9), promised=3, **b),
+    ]  # fmt: skip
+
+
+def test_the_life_of_a_replica_cluster_is_legal() -> None:
+    lines = life_of_a_replica_cluster()
+    assert replay(entries(lines)) == []
+    assert {x.event for x in lines} >= OF_SITES
 
 
 @given(st.integers(0, 1 << 32))
@@ -309,6 +341,22 @@ BROKEN: dict[str, tuple[list[Line], str]] = {
     "one version with two contents": (
         [line("b-2", "start", 1), line("c-3", "start", 1, k=2)],
         "version 10 of the Lease is another",
+    ),
+    "a primary in a replica cluster": (
+        [line("a-1", "start-primary", 1, before="stopped", after="primary", **FOLLOW)],
+        "a replica cluster has no primary",
+    ),
+    "a second stream from the source": (
+        [line("b-2", "attach-source", 1, **FOLLOW)],
+        "nobody but the designated primary",
+    ),
+    "a source for a cluster that leads": ([line("a-1", "attach-source", 1)], "nobody but the designated primary"),
+    "a promotion that another carries out": (
+        [
+            line("a-1", "start", 1, **FOLLOW),
+            line("b-2", "site-promote", 2, holder="b-2", claimed=9, **{**FOLLOW, "mode": "alone"}),
+        ],
+        "changes its holder",
     ),
     "an event that nobody knows": ([line("b-2", "guess", 1)], "no event guess"),
 }

@@ -97,13 +97,13 @@ def test_users_win_over_computed_sizes() -> None:
 
 @given(
     st.text(st.characters(exclude_characters="\r\n\0", exclude_categories=("Cs", "Zl", "Zp", "Cc"))),
-    st.text("abc'\\ ="),
+    st.text("abc'\\ =") | st.just("service='s' dbname='postgres'"),
 )
 def test_stream_settings_survive_their_file(names: str, conninfo: str) -> None:
     stream = StreamSettings(names, conninfo, "matriarch_1", ("matriarch_2", "matriarch_3"))
     assert parse_stream(render_stream(stream)) == stream
     copies = "sync_replication_slots = 'on'" in render_stream(stream)
-    assert copies is bool(conninfo), "the worker runs only where there is somebody to ask"
+    assert copies is (" dbname=" in conninfo), "the worker runs only where there is somebody to ask"
 
 
 def test_a_stream_file_of_an_earlier_release_is_read() -> None:

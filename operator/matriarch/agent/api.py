@@ -143,7 +143,7 @@ class Api:
         """A slot before the clone, so that no WAL is recycled meanwhile."""
         instance = self._instance
         member = Member(*body["member"])
-        if not instance.is_holder or instance.server_role != "primary":
+        if not instance.feeds:
             raise Unavailable(f"{instance.env.instance} is not the primary")
         if instance.config is None or member.instance not in instance.config.instances:
             raise Refused(f"{member.instance} is not wanted by the spec", reason="NotWanted")

@@ -77,7 +77,7 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
 def refusal(instance: Instance, answer: Answer) -> str:
     """Why this member does not stand although the holder is not heard; empty when there is no reason to stand."""
     lease = instance.lease
-    if answer.yes or lease is None or lease.holder is None or instance.is_holder or lease.mode == "alone":
+    if answer.yes or lease is None or lease.holder is None or instance.is_holder or lease.mode in ("alone", "follow"):
         return ""
     return "" if instance.sight().evidence(lease) == "fresh" else answer.why
 

@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from matriarch.decide import promotion
 from matriarch.decide.voters import Wish
 from matriarch.errors import Refused
+from matriarch.postgres.conninfo import Upstream
+from matriarch.postgres.outside import SOURCE_ROLE
 
 CONFIG_KEY = "cluster.json"
 
@@ -66,6 +69,53 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """The server that this cluster follows or could follow, and whether it should."""
+
+    enabled: bool
+    host: str
+    port: int = 5432
+    user: str = SOURCE_ROLE
+    ssl_mode: str = "verify-full"
+    token: str = ""
+    forced: bool = False
+
+    @property
+    def wish(self) -> promotion.Wish:
+        return promotion.Wish(self.enabled, self.token, self.forced)
+
+    def upstream(self, env: Environment) -> Upstream:
+        """The source as this instance reaches it."""
+        return Upstream(
+            instance="the source",
+            address="",
+            hostname=self.host,
+            slot="",
+            # No member's name, or a source whose cluster is called like this one would take it for a stray voter.
+            application_name=f"replica {env.namespace}/{env.instance}"[:63],
+            role=self.user,
+            port=self.port,
+            outside=True,
+            ssl_mode=self.ssl_mode,
+        )
+
+    @classmethod
+    def parse(cls, doc: Mapping[str, Any] | None) -> ReplicaConfig | None:
+        """Raises KeyError, TypeError or ValueError."""
+        if doc is None:
+            return None
+        return cls(
+            enabled=bool(doc["enabled"]),
+            host=str(doc["host"]),
+            port=int(doc["port"]),
+            user=str(doc["user"]),
+            ssl_mode=str(doc["ssl_mode"]),
+            token=str(doc.get("promotion_token") or ""),
+            forced=doc.get("promotion") == "forced",
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The effective wishes of the spec; defaults were computed by the controller."""
 
@@ -85,6 +135,7 @@ class ClusterConfig:
     asynchronous: bool = False  # sync.mode async
     pooler_pause: float | None = None
     """Seconds that a switchover waits for poolers to pause; None: there are none."""
+    replica: ReplicaConfig | None = None
 
     @property
     def single(self) -> bool:
@@ -115,6 +166,7 @@ class ClusterConfig:
                 superuser_access=bool(doc.get("superuser_access", False)),
                 uid=str(doc.get("uid") or ""),
                 pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
+                replica=ReplicaConfig.parse(doc.get("replica")),
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

@@ -167,13 +167,14 @@ class Follower:
                 return 0.1
 
     def upstream(self, holder: Member, address: str) -> Upstream:
-        env = self._instance.env
+        env, lease = self._instance.env, self._instance.lease
         return Upstream(
             instance=holder.instance,
             address=address,
             hostname=env.hostname(holder.instance),
             slot=slot_name(env.instance),
             application_name=str(self._instance.me),
+            copies_slots=lease is None or lease.mode != "follow",
         )
 
     async def _attach(
@@ -182,7 +183,8 @@ class Follower:
         instance = self._instance
         async with instance.control:
             newest = instance.lease
-            if newest is None or newest.holder != holder or instance.promised > newest.epoch:
+            bound = newest is not None and newest.mode != "follow" and instance.promised > newest.epoch
+            if newest is None or newest.holder != holder or bound:
                 return  # overtaken while it waited for the lock
             if line is None:
                 line = lease.lineage if lease.promoting is None else ()

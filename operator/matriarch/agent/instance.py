@@ -53,6 +53,7 @@ class Instance:
     routing: Routing
     peers: Peers
     config: ClusterConfig | None = None
+    config_fresh: bool = False  # read from the API server by this process, not from the copy on the volume
     addresses: dict[str, str] = field(default_factory=dict)
     poolers: dict[str, tuple[str, ...]] = field(default_factory=dict)  # slice of the pooler for writes → its Pods
     me: Member | None = None
@@ -74,6 +75,7 @@ class Instance:
     door_reason: str = ""
     confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
     switchover: dict[str, str] = field(default_factory=dict)
+    site: dict[str, Any] = field(default_factory=dict)  # designated primary: the source and a promotion, for the status
     courtesy_until: int = 0  # a promise to another candidate: it gets this long (boot-time ns) to use it
     vouching: Guard | None = None  # what keeps the fence away during a change of the voters or of the mode
     served: int = field(default_factory=boottime)  # when PostgreSQL last ran as it should
@@ -105,6 +107,13 @@ class Instance:
     @property
     def is_holder(self) -> bool:
         return self.me is not None and self.lease is not None and self.lease.holder == self.me
+
+    @property
+    def feeds(self) -> bool:
+        """Whether the others copy and stream from here: a primary, or the designated primary of a replica cluster."""
+        if not self.is_holder or self.lease is None:
+            return False
+        return self.server_role == ("standby" if self.lease.mode == "follow" else "primary")
 
     @property
     def view(self) -> HeartbeatView:

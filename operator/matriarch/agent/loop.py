@@ -16,6 +16,8 @@ from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.postgres.facts import Promotion
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
+from matriarch.agent.sites import Demotion
+from matriarch.agent.source import SourceFollower
 from matriarch.agent.transitions import note
 from matriarch.agent.voting import keep_promise
 from matriarch.decide import lease as transitions
@@ -43,6 +45,8 @@ class Loop:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._follower = Follower(instance)
+        self._source = SourceFollower(instance)
+        self._demotion = Demotion(instance)
         self._leadership: Leadership | None = None
         self._failures = 0
         self._timeline = 0
@@ -113,6 +117,9 @@ class Loop:
             "follow": self._follower.step,
             "depose": self._depose,
             "inherit": self._inherit,
+            "clone-source": self._clone_source,
+            "record-copy": self._record_copy,
+            "follow-source": self._source.step,
         }
         return await acts[step.kind]()
 
@@ -187,6 +194,14 @@ class Loop:
         assert lease is not None
         assert lease.holder is not None
         await self._follower.clone(lease, lease.holder)
+        return 0.0
+
+    async def _clone_source(self) -> float:
+        await self._source.clone()
+        return 0.0
+
+    async def _record_copy(self) -> float:
+        await self._source.record_copy()
         return 0.0
 
     # --- leading ----------------------------------------------------------------------------------------------
@@ -332,6 +347,9 @@ class Loop:
 
     async def _lead(self) -> float:
         instance = self._instance
+        if self._demotion.due:
+            await self._demotion.carry_out()
+            return 0.0
         if self._leadership is None:
             lease = instance.lease
             assert lease is not None
@@ -380,7 +398,8 @@ class Loop:
             await self._configure(NOBODY, clients=True)
             instance.server_role, instance.starts_primary = "starting", False
             instance.state, instance.reason = "starting", ""
-            upstream = self._follower.first_upstream(lease)
+            source = lease.mode == "follow" and instance.is_holder
+            upstream = self._source.first_upstream() if source else self._follower.first_upstream(lease)
             line = lease.lineage if lease.promoting is None else ()
             # Without upstream a copy that is not consistent never becomes it: `follow` then attaches it.
             wait = START_WAIT if upstream is not None else ORPHAN_WAIT
@@ -388,7 +407,8 @@ class Loop:
             instance.server_role = "standby"
             note(instance, "start-standby")
             if upstream is not None and lease.holder is not None:
-                instance.following = (lease.holder, upstream.address)
+                instance.following = self._source.key if source else (lease.holder, upstream.address)
+                note(instance, "attach-source" if source else "attach")
             await instance.look()
         await instance.sync_beats()
         return 0.0

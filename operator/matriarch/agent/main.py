@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from matriarch.agent import candidate, mutant, stepdown
+from matriarch.agent import candidate, mutant, sites, stepdown
 from matriarch.agent.api import Api
 from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
@@ -92,6 +92,7 @@ class Agent:
             "guard": self._guard,
             "canary": lambda: Canary(instance).watch(),
             "certificates": self._certificates,
+            "designated primary": lambda: sites.keep_designated(instance),
             "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
@@ -189,7 +190,9 @@ class Agent:
 
     async def _switchover(self, heir: Member) -> None:
         try:
-            await stepdown.switchover(self.instance, heir)
+            lease = self.instance.lease
+            follows = lease is not None and lease.mode == "follow"
+            await (sites.hand_on if follows else stepdown.switchover)(self.instance, heir)
         except MatriarchError as e:
             log.warning("switchover to %s: %s", heir.instance, e)
 

@@ -18,13 +18,15 @@ from matriarch.errors import MatriarchError
 
 log = logging.getLogger(__name__)
 
-CALM, ALONE, ASYNC = 10.0, 0.4, 2.0
+CALM, ALONE, ASYNC, FOLLOW = 10.0, 0.4, 2.0, 2.0
 
 
 def period(lease: LeaseState, answering: int, *, by_lease: bool = False) -> float:
     """Seconds between two renewals. `by_lease`: the fence counts by them."""
     if by_lease:
         return ASYNC
+    if lease.mode == "follow":
+        return FOLLOW  # the only sign of life of a designated primary
     return ALONE if lease.mode == "quorum" and answering < lease.k else CALM
 
 
@@ -38,7 +40,7 @@ async def keep_renewing(instance: Instance) -> None:
         lease = instance.lease
         if lease is None or not instance.is_holder or instance.fenced >= lease.epoch or instance.mute:
             continue
-        if instance.server_role == "stopped":
+        if instance.server_role == "stopped" and not (lease.mode == "follow" and instance.busy):
             continue  # nothing runs that a lease would keep
         if gives_way(lease, boottime() - instance.served):
             continue

@@ -66,6 +66,7 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         "switchover": instance.switchover or None,
         "disk": _disk(instance),
         "illness": instance.illness,
+        **({"site": instance.site} if instance.site and instance.is_holder else {}),
         "logical_slots": await _logical(instance) if status is not None else [],
         "refusal": instance.refusal,
         "warnings": sorted(instance.warnings.values()),
@@ -78,7 +79,8 @@ def is_ready(instance: Instance) -> bool:
         return False
     if instance.server_role == "primary":
         return instance.is_holder and instance.door == "open"
-    return instance.server_role == "standby" and (instance.following is not None or instance.delay > 0)
+    follows = instance.following is not None or instance.delay > 0 or instance.feeds
+    return instance.server_role == "standby" and follows
 
 
 def _stream(sender: WalSender, lsn: int) -> dict[str, Any] | None:

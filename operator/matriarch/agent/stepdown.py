@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 
-from matriarch.agent import ahead, poolers
+from matriarch.agent import ahead, poolers, sites
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
@@ -141,6 +141,8 @@ async def _say_fenced(instance: Instance) -> None:
 async def check_heir(instance: Instance, to: str) -> Member:
     """The voter that may inherit, or Refused: before anything changes."""
     lease, me = instance.lease, instance.me
+    if lease is not None and lease.mode == "follow" and instance.is_holder:
+        return await sites.check_next(instance, to)
     if lease is None or not instance.is_holder or instance.server_role != "primary":
         raise Refused(f"{instance.env.instance} is not the primary; ask the one that is", reason="NotPrimary")
     if me is not None and to == me.instance:

@@ -19,7 +19,7 @@ PERMIT = 60 * SECOND
 async def tell(instance: Instance, asks: str) -> dict[str, Any]:
     """Holder: the WAL and the slot that there are for `asks`. Raises Unavailable on anybody else."""
     lease = instance.lease
-    if lease is None or not instance.is_holder or instance.server_role != "primary":
+    if lease is None or not instance.feeds:
         raise Unavailable(f"{instance.env.instance} is not the primary")
     wanted = slot_name(asks)
     slot = next((s for s in await instance.server.slots() if s.name == wanted), None)
@@ -29,7 +29,7 @@ async def tell(instance: Instance, asks: str) -> dict[str, Any]:
     return {
         "slot": "missing" if slot is None else "lost" if slot.lost else "there",
         "oldest_lsn": format_lsn(await instance.server.oldest_wal()),
-        "flushed_lsn": format_lsn(status.flushed_lsn if status else 0),
+        "flushed_lsn": format_lsn(status.position.lsn if status else 0),
         "others": sum(v in streaming for v in lease.voters if v.instance != asks),
         "used_bytes": max(0, instance.space.total_bytes - instance.space.free_bytes - instance.space.ballast_bytes),
     }

@@ -41,6 +41,9 @@ async def watch_config(instance: Instance) -> None:
         except ValueError as e:
             log.error("%s", e)
             continue
+        if not instance.config_fresh:
+            instance.config_fresh = True
+            instance.nudge()
         if config != instance.config:
             instance.config = config
             await asyncio.to_thread(instance.files.write_config, doc)

@@ -27,6 +27,7 @@ from matriarch.api.model import (
     list_map,
 )
 from matriarch.api.pooler import Pooler
+from matriarch.api.replica import Replica
 from matriarch.api.replication import Replication
 from matriarch.api.rules import CLUSTER_OBJECT, CLUSTER_SPEC, RESOURCES, STORAGE
 from matriarch.api.status import AGE, MESSAGE, READY
@@ -124,6 +125,8 @@ class DatabaseClusterSpec(Model):
     """The instance that should be primary. Changing it is a planned switchover; after a failover it is not enforced
     again until it changes."""
     replication: Replication | None = None
+    replica: Replica | None = None
+    """The other site that this cluster follows, or could; none if absent."""
     storage: Storage
     resources: Resources | None = None
     scheduling: Scheduling | None = None

@@ -142,6 +142,20 @@ class LeadershipStatus(Model):
     number: int | None = None
 
 
+class ReplicaStatus(Model):
+    """How a replica cluster follows its source; and what is left of having been one."""
+
+    source: str | None = None
+    """The host."""
+    designated_primary: str | None = None
+    """The instance that streams from the source; the others stream from it."""
+    streaming: bool | None = None
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What is wrong with the source, or what a promotion waits for."""
+    forced_at: Annotated[str, Field(max_length=64)] | None = None
+    """Where the latest promotion without a token parted from the source: what the source wrote after it is not here."""
+
+
 class DatabaseClusterStatus(Status):
     """The cluster as it was last seen."""
 
@@ -164,6 +178,9 @@ class DatabaseClusterStatus(Status):
     system_identifier: str | None = None
     """PostgreSQL's identity of this data; a cluster never starts on data of another."""
     backup: ClusterBackupStatus | None = None
+    replica: ReplicaStatus | None = None
+    demotion_token: Annotated[str, Field(max_length=1024)] | None = None
+    """Of this cluster's demotion: with it another cluster is promoted without a lost write, once."""
     last_failover_at: Time | None = None
     switchover: SwitchoverStatus | None = None
     handled: Handled | None = None

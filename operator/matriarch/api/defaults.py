@@ -11,6 +11,7 @@ from typing import Literal
 
 from matriarch.api.backup_schedule import BackupScheduleSpec
 from matriarch.api.database_cluster import DatabaseClusterSpec
+from matriarch.postgres.outside import SOURCE_ROLE
 
 DEFAULT_PRIORITY = 100
 RETENTION_DAYS = 30
@@ -47,6 +48,20 @@ class PoolerDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaDefaults:
+    """The server that is followed, and whether it is."""
+
+    enabled: bool
+    host: str
+    port: int
+    user: str
+    ssl_mode: Literal["require", "verify-ca", "verify-full"]
+    secret: str
+    token: str | None
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterDefaults:
     """A DatabaseCluster's settings with every absent one filled in. Times are in milliseconds."""
 
@@ -73,6 +88,7 @@ class ClusterDefaults:
     backup_key: str
     compression: Literal["gzip", "none"]
     pooler: PoolerDefaults | None = None
+    replica: ReplicaDefaults | None = None
 
 
 def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
@@ -112,6 +128,23 @@ def pooler(spec: DatabaseClusterSpec) -> PoolerDefaults | None:
     )
 
 
+def replica(spec: DatabaseClusterSpec) -> ReplicaDefaults | None:
+    """None: the cluster knows no other site."""
+    asked = spec.replica
+    if asked is None:
+        return None
+    return ReplicaDefaults(
+        enabled=asked.enabled,
+        host=asked.source.host,
+        port=asked.source.port or 5432,
+        user=asked.source.user or SOURCE_ROLE,
+        ssl_mode=asked.source.ssl_mode or "verify-full",
+        secret=asked.source.secret.name,
+        token=asked.promotion_token,
+        forced=asked.promotion == "forced",
+    )
+
+
 def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
     """The settings in force for the cluster called `name`."""
     replication, backup = spec.replication, spec.backup
@@ -141,6 +174,7 @@ def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
         backup_key=(key.key if key else None) or "key",
         compression=(backup.compression if backup else None) or "gzip",
         pooler=pooler(spec),
+        replica=replica(spec),
     )
 
 

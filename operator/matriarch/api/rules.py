@@ -224,6 +224,12 @@ CLUSTER_SPEC: tuple[Rule, ...] = (
         message="bootstrap.owner cannot change, because it was made when the cluster was born: put the old value back",
         field=".bootstrap",
     ),
+    Rule(
+        cel="!has(oldSelf.replica) || !oldSelf.replica.enabled || has(self.replica)",
+        message="replica cannot be removed while it is enabled, because the cluster follows its source: set"
+        " replica.enabled: false with a promotionToken first",
+        field=".replica",
+    ),
     *PARAMETERS,
 )
 
@@ -276,6 +282,29 @@ HEALTH: tuple[Rule, ...] = (
         message="timeoutMilliseconds (5000 if absent) must not exceed intervalMilliseconds (10000 if absent): a look"
         " must end before the next begins",
         broken=lambda h: (h.timeout_milliseconds or 5000) > (h.interval_milliseconds or 10_000),
+    ),
+)
+
+_TOKEN = r"^mt1[.][-_a-zA-Z0-9]+[.][0-9a-f]{8}$"  # noqa: S105 - what one looks like
+
+REPLICA: tuple[Rule, ...] = (
+    Rule(
+        cel="!self.enabled || (!has(self.promotionToken) && !has(self.promotion))",
+        message="promotionToken and promotion belong to enabled: false, because they end following: remove them, or set"
+        " enabled: false to promote",
+        broken=lambda r: r.enabled and (r.promotion_token is not None or r.promotion is not None),
+    ),
+    Rule(
+        cel="!has(self.promotionToken) || !has(self.promotion)",
+        message="promotionToken and promotion: forced exclude each other: with the token nothing is lost, so remove"
+        " promotion; without the source the token is never fulfilled, so remove promotionToken",
+        broken=lambda r: r.promotion_token is not None and r.promotion is not None,
+    ),
+    Rule(
+        cel=f"!has(self.promotionToken) || self.promotionToken.matches('{_TOKEN}')",
+        message="promotionToken is not a demotion token: copy status.demotionToken of the demoted cluster whole",
+        field=".promotionToken",
+        broken=lambda r: r.promotion_token is not None and not re.fullmatch(_TOKEN, r.promotion_token),
     ),
 )
 

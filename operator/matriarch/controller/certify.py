@@ -10,6 +10,7 @@ from matriarch.controller.gather import View
 from matriarch.decide.certificates import CertificatePlan, Step
 from matriarch.decide.facts import Ref
 from matriarch.kube.client import Object
+from matriarch.postgres.outside import SOURCE_ROLE
 from matriarch.postgres.pgbouncer import POOLER_ROLE
 from matriarch.resources import names, secrets
 from matriarch.resources.pooler import hosts as pooler_hosts
@@ -75,6 +76,8 @@ async def _leaf(secret: str, view: View, env: Env, *, renew: bool) -> None:
             name, hosts = instance, secrets.hosts(b, instance)
         elif secret == names.pooler_tls(b.name):
             name, hosts = POOLER_ROLE, pooler_hosts(b)
+        elif secret == names.replica_tls(b.name):
+            name, hosts = SOURCE_ROLE, frozenset()
         else:
             name, hosts = "matriarch_backup", frozenset()
         pair = pki.issue(signer, name, sorted(hosts), view.now, server=bool(hosts))

@@ -35,7 +35,7 @@ async def ask_for_election(key: Key, env: Env) -> float | None:
         lease = from_manifest(manifest).state if manifest is not None else None
     except ValueError:
         return None  # the cluster's own reconcile says so
-    if lease is None or lease.holder is None or lease.mode == "alone":
+    if lease is None or lease.holder is None or lease.mode in ("alone", "follow"):
         return None
     pods = {p["metadata"]["name"]: facts_of.pod(p) for p in found}
     why = _gone(pods.get(lease.holder.instance))

@@ -18,6 +18,7 @@ from matriarch.controller import certify
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.gather import ERASING, View, credentials
 from matriarch.controller.pki import new_password
+from matriarch.decide import following
 from matriarch.decide import lease as lease_codec
 from matriarch.decide.actions import (
     Action,
@@ -104,8 +105,9 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
         case MakePassword(secret):
             made = credentials(view, secret, new_password())
             view.existing[Ref("Secret", secret)] = await env.kube.apply(made, manager=MANAGER)
-        case CreateLease(bootstrap):
-            await _create_lease(bootstrap, view, env)
+        case CreateLease(bootstrap, follow):
+            begun = (following.initial if follow else lease_codec.initial)(bootstrap)
+            await _create_lease(begun, view, env)
         case RestoreLease(state):
             await _restore_lease(state, view, env)
         case MoveBootstrap(instance):
@@ -143,8 +145,8 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
     return memory
 
 
-async def _create_lease(bootstrap: str, view: View, env: Env) -> None:
-    view.lease = lease_codec.from_manifest(await env.kube.create(_lease(lease_codec.initial(bootstrap), view)))
+async def _create_lease(begun: LeaseState, view: View, env: Env) -> None:
+    view.lease = lease_codec.from_manifest(await env.kube.create(_lease(begun, view)))
 
 
 async def _restore_lease(state: LeaseState, view: View, env: Env) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from matriarch.api.rules import quantity
-from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Pooler, Stream, Switchover
+from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Pooler, Site, Stream, Switchover
 from matriarch.decide.lease import LeaseState, decode
 from matriarch.resources import names
 from matriarch.resources.claim import VERSION
@@ -15,6 +15,7 @@ from matriarch.resources.claim import VERSION
 Object = Mapping[str, Any]
 
 _ROLES: dict[str, Literal["primary", "replica", "none"]] = {"primary": "primary", "replica": "replica"}
+_PROMOTIONS: dict[str, Literal["wait", "refuse"]] = {"wait": "wait", "refuse": "refuse"}
 _STATES: dict[str, Literal["running", "done", "aborted"]] = {"running": "running", "done": "done"}
 
 
@@ -96,6 +97,7 @@ def agent(answer: Object) -> Agent:
         switchover=(str(told["to"]), str(told.get("state")), str(told.get("message") or ""))
         if told.get("to")
         else None,
+        site=_site(answer.get("site")),
         warnings=tuple(map(str, answer.get("warnings") or ())),
         illness=Illness(*(str(ill.get(k) or "") for k in ("ailment", "why", "remedy", "note"))) if ill else None,
         volume=str(disk.get("state") or "ok"),
@@ -106,6 +108,17 @@ def agent(answer: Object) -> Agent:
         refusal=str(answer.get("refusal") or "")[:512],
         free_bytes=disk.get("free_bytes") if disk.get("total_bytes") else None,
         total_bytes=disk.get("total_bytes") or None,
+    )
+
+
+def _site(told: Object | None) -> Site | None:
+    if not told:
+        return None
+    return Site(
+        streaming=bool(told.get("streaming")),
+        problem=str(told.get("problem") or ""),
+        promotion=_PROMOTIONS.get(str(told.get("promotion") or "")),
+        message=str(told.get("message") or ""),
     )
 
 

@@ -228,6 +228,8 @@ def _wish(b: Blueprint) -> Wish:
         health_interval=d.health_interval_milliseconds / 1000,
         advice=tuple(_advice(b)),
         poolers=tuple(names.pooler_door(b.name, door) for door in d.pooler.doors) if d.pooler is not None else (),
+        replica=d.replica is not None and d.replica.enabled,
+        source=d.replica.host if d.replica is not None else "",
     )
 
 
@@ -450,6 +452,7 @@ def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[L
     kept = {n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and _is_instance(b.name, n)}
     wanted = {names.instance_tls(i): (secrets.hosts(b, i), heartbeat) for i in sorted({*b.instances, *kept})}
     wanted[names.backup_tls(b.name)] = (frozenset(), "")
+    wanted[names.replica_tls(b.name)] = (frozenset(), "")
     if b.defaults.pooler is not None:
         wanted[names.pooler_tls(b.name)] = (pooler_hosts(b), "")
     leaves = []

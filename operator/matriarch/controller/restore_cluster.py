@@ -15,7 +15,7 @@ RESTORED_BY = "matriarch.dev/restored-by"
 RESTORED_FROM = "matriarch.dev/restored-from"
 
 _GIB = 1024**3
-_OWN = ("primary",)
+_OWN = ("primary", "replica")
 """Fields that belong to the backed-up cluster's life and not to its shape."""
 
 

@@ -125,7 +125,7 @@ async def _facts(
         phase=Phase(status.phase) if status.phase else None,
         steps={Step(s.name): StepState(s.state) for s in status.steps},
         step_started=parse_time(started),
-        source=source.verdict or (_no_safety(around) if checking and mode is Mode.IN_PLACE else None),
+        source=source.verdict or (_not_in_place(around) if checking and mode is Mode.IN_PLACE else None),
         needs=needs,
         target=_target(around),
         target_uid=status.target_uid,
@@ -138,9 +138,16 @@ async def _facts(
     )
 
 
-def _no_safety(around: Around) -> Verdict | None:
-    """Without a store there is no safety backup, and without that nothing is replaced."""
+def _not_in_place(around: Around) -> Verdict | None:
+    """A replica cluster has its source's data. Without a store there is no safety backup, and without that nothing is
+    replaced."""
     cluster = around.cluster
+    if cluster is not None and cluster.spec.replica is not None and cluster.spec.replica.enabled:
+        message = (
+            f"DatabaseCluster {around.name} is a replica cluster, and its data is that of "
+            f"{cluster.spec.replica.source.host}: restore the source, or promote this cluster first."
+        )
+        return Verdict(Standing.STALLED, "ReplicaCluster", message)
     if cluster is None or (cluster.spec.backup is not None and cluster.spec.backup.stores):
         return None
     message = (

@@ -13,9 +13,10 @@ from matriarch.api.defaults import PoolerDefaults
 from matriarch.controller import facts_of
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.gather import View
+from matriarch.decide import replica_cluster
 from matriarch.decide.actions import Plan
 from matriarch.decide.conditions import Condition, conditions, describe, of_cluster
-from matriarch.decide.facts import Instance, Memory
+from matriarch.decide.facts import Facts, Instance, Memory
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.kube.client import Object
 from matriarch.kube.errors import NotFound
@@ -36,6 +37,7 @@ OWN_CONDITIONS = frozenset(
         "VolumePressure",
         "Advice",
         "InstanceWarnings",
+        "FollowsSource",
     }
 )
 
@@ -91,7 +93,7 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
         "observedGeneration": metadata["generation"],
         "phase": "Ready" if verdict.standing is Standing.READY else verdict.reason,
         "conditions": conditions(
-            before.get("conditions") or (), of_cluster(facts, verdict), metadata["generation"], now
+            before.get("conditions") or (), _conditions(facts, verdict), metadata["generation"], now
         ),
         "instances": sum(i.pod is not None for i in mine),
         "readyInstances": sum(_ready(i) for i in mine),
@@ -100,7 +102,9 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
         "effective": _effective(view),
         "endpoints": _endpoints(view),
         "reportedAt": now,
-        "primary": facts.holder if facts.serving else None,
+        "primary": facts.holder if facts.serving and not facts.follows else None,
+        "replica": _replica(facts),
+        "demotionToken": lease.site.demoted or None if lease is not None and lease.site is not None else None,
         "systemIdentifier": memory.system_identifier or None,
         "timeline": (holder or {}).get("timeline"),
         "postgresVersion": (holder or {}).get("postgres_version") or before.get("postgresVersion"),
@@ -120,6 +124,28 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
             }
         )
     return _present(status)
+
+
+def _conditions(facts: Facts, verdict: Verdict) -> list[Condition]:
+    mine = of_cluster(facts, verdict)
+    return [*mine, *replica_cluster.conditions(facts)] if facts.follows else mine
+
+
+def _replica(facts: Facts) -> Object | None:
+    lease = facts.lease
+    if lease is None or (lease.site is None and not facts.follows):
+        return None
+    holder = facts.get(facts.holder) if facts.holder is not None else None
+    site = holder.agent.site if holder is not None and holder.agent is not None else None
+    said = (site.message or site.problem)[:1024] if site is not None else ""
+    found = {
+        "source": facts.wish.source if facts.follows else None,
+        "designatedPrimary": facts.holder if facts.follows else None,
+        "streaming": site is not None and site.streaming if facts.follows else None,
+        "message": said or None,
+        "forcedAt": (lease.site.forced if lease.site is not None else "") or None,
+    }
+    return _present(found) or None
 
 
 def _endpoints(view: View) -> Object:

@@ -40,9 +40,10 @@ class MakePassword:
 
 @dataclass(frozen=True, slots=True)
 class CreateLease:
-    """Epoch 0. Never while anything shows that data existed."""
+    """Epoch 0. Never while anything shows that data existed. `follow`: the first data is a copy of the source."""
 
     bootstrap: str
+    follow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class Verdict:
 def verdict(f: Facts) -> Verdict:
     """What this standby does about the Lease's holder. Sources: `docs/protocol.md`, step 9; S3, I3."""
     lease = f.lease
-    if f.promised > lease.epoch:
+    if f.promised > lease.epoch and lease.mode != "follow":  # where nobody writes it is of a time before
         return Verdict("wait", f"epoch {f.promised} is promised, the Lease is at {lease.epoch}")
     if f.rewind_failed:
         return Verdict("clone", "a rewind failed, or the WAL that is needed is gone")
@@ -51,6 +51,9 @@ def verdict(f: Facts) -> Verdict:
             return Verdict("attach")
         case "unknown":
             return Verdict("wait", "the holder's promotion is not recorded yet")
+        case "diverged" if lease.mode == "follow":
+            # The designated primary is past the fork by its own rules (`decide/source.py`); nobody writes here.
+            return Verdict("rewind", "the source's line left the WAL here")
         case "diverged":
             pass
     if f.confirmed is None:
@@ -67,6 +70,8 @@ def verdict(f: Facts) -> Verdict:
 
 def _relation(position: WalPosition, lease: LeaseState) -> Literal["ancestor", "unknown", "diverged"]:
     promoting = lease.promoting
+    if lease.mode == "follow" and position.timeline > lease.timeline:
+        return "unknown"  # a timeline comes with the stream before the designated primary records it
     if promoting is not None:
         if position.timeline == promoting.parent:
             # The fork will be at promoting.lsn or after it: beyond that, only the recorded history can tell.

@@ -40,7 +40,7 @@ class Condition:
 def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetime) -> Verdict:
     """How the cluster stands. `under_way` is what the plan is doing to a cluster that serves."""
     lease, wish = facts.lease, facts.wish
-    if lease is None or not lease.opened:
+    if lease is None or not (lease.opened or facts.follows):
         return Verdict(Standing.WORKING, "Creating", _creating(facts))
     if not facts.serving:
         if under_way is not None and under_way.reason == "SwitchingOver":
@@ -61,6 +61,9 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if unaware:
         message = f"{', '.join(unaware)} to take on the configuration."
         return Verdict(Standing.WORKING, "ApplyingConfiguration", message)
+    if facts.follows:  # its pooler for writes lets nobody in before a promotion
+        said = f"{facts.holder} follows {wish.source}, {_replicas(facts)}."
+        return Verdict(Standing.READY, "AllInstancesReady", said)
     if short := _poolers_short(facts):
         return Verdict(Standing.WORKING, "PoolerNotReady", short)
     return Verdict(Standing.READY, "AllInstancesReady", f"{facts.holder} is primary, {_replicas(facts)}.")
@@ -214,15 +217,19 @@ def standing(verdict: Verdict) -> list[Condition]:
 def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
     """All conditions of a DatabaseCluster but those of other writers (BackupHealthy)."""
     found = standing(verdict)
-    if facts.serving and verdict.reason in ("VolumeFull", "VolumeGrowing"):
+    if facts.follows:
+        pass  # `decide/replica_cluster.py` says it
+    elif facts.serving and verdict.reason in ("VolumeFull", "VolumeGrowing"):
         found.append(Condition("Available", "False", verdict.reason, verdict.message))
     elif facts.serving:
         found.append(Condition("Available", "True", "PrimaryServes", f"{facts.holder} takes writes."))
     else:
         found.append(Condition("Available", "False", verdict.reason, verdict.message))
     lease = facts.lease
-    if lease is not None and lease.opened and len(facts.wish.instances) > 1:
+    several = lease is not None and len(facts.wish.instances) > 1
+    if several and lease is not None and lease.opened:
         found.append(_synchronous(facts))
+    if several and lease is not None and (lease.opened or (facts.follows and lease.holder is not None)):
         found.append(_healthy(facts))
     if lease is not None and (lost := _lost(facts, lease)) is not None:
         found.append(lost)

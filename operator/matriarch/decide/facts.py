@@ -40,6 +40,8 @@ class Wish:
     health_interval: float = 10.0  # seconds
     advice: tuple[str, ...] = ()  # what is accepted but not advised
     poolers: tuple[str, ...] = ()  # their Deployments
+    replica: bool = False  # it should follow `source`, the host of another site
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,17 @@ class Illness:
 
 
 @dataclass(frozen=True, slots=True)
+class Site:
+    """What a holder says of the other site: whether it streams from it or what hinders that; and what became of the
+    wish to promote or demote this cluster."""
+
+    streaming: bool = False
+    problem: str = ""
+    promotion: Literal["wait", "refuse"] | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """The agent's own account (`GET /v1/status`), as far as decisions need it."""
 
@@ -107,6 +120,7 @@ class Agent:
     pending: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # parameter → (in force, wanted)
     streams: tuple[Stream, ...] = ()
     switchover: tuple[str, str, str] | None = None  # to, state, message
+    site: Site | None = None
     warnings: tuple[str, ...] = ()
     illness: Illness | None = None
     volume: str = "ok"  # ok, low or full
@@ -193,17 +207,27 @@ class Facts:
         return self.lease.holder.instance if self.lease is not None and self.lease.holder is not None else None
 
     @property
+    def follows(self) -> bool:
+        """This is a replica cluster: its holder is the designated primary."""
+        return self.lease is not None and self.lease.mode == "follow"
+
+    @property
     def serving(self) -> bool:
-        """The holder's agent says that it lets clients write."""
+        """The holder's agent says that it lets clients write; in a replica cluster, that it lets them read."""
         found = self.get(self.holder) if self.holder is not None else None
         agent = found.agent if found is not None else None
+        if self.follows:
+            return agent is not None and agent.role == "replica" and agent.ready
         return agent is not None and agent.role == "primary" and agent.door_open
 
     @property
     def streaming_voters(self) -> frozenset[str]:
-        """Instances whose present incarnation votes and streams, as the holder sees it."""
+        """Instances whose present incarnation votes and streams, as the holder sees it; in a replica cluster, where
+        nobody votes, all that stream."""
         found = self.get(self.holder) if self.holder is not None else None
         if self.lease is None or found is None or found.agent is None:
             return frozenset()
         streams = {(s.instance, s.incarnation) for s in found.agent.streams if s.state == "streaming"}
+        if self.follows:
+            return frozenset(i for i, _ in streams)
         return frozenset(v.instance for v in self.lease.voters if (v.instance, v.incarnation) in streams)

@@ -1,8 +1,8 @@
 """What keeps the fence away from a holder: answers of k voters, renewals of the Lease, or both.
 
 In mode quorum the voters' answers count, and a renewed Lease in their place; in mode async only the Lease does, with
-longer times; alone there is no fence, for nobody else can be elected. While the mode changes, old and new Lease may
-both be what an election starts from: then the holder goes on only while both rules let it. Pure.
+longer times; alone, and where nobody is primary, there is none, for nobody else can be elected. While the mode changes,
+old and new Lease may both be what an election starts from: then the holder goes on only while both rules let it. Pure.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Guard:
 
 def guard_of(lease: LeaseState) -> Guard | None:
     """What the Lease asks for; None: no fence."""
-    if lease.mode == "alone":
+    if lease.mode in ("alone", "follow"):
         return None
     return Guard(lease.voters, lease.k, by_lease=lease.mode == "async")
 

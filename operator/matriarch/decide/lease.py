@@ -16,11 +16,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from matriarch.decide.member import Member
+from matriarch.decide.site import Site, encode_site, parse_site
 from matriarch.postgres.timeline import Switch, WalPosition
 
-Mode = Literal["alone", "async", "quorum"]
+Mode = Literal["alone", "async", "quorum", "follow"]
+"""`follow` is a replica cluster's: `decide/following.py`."""
 
-_MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum"}
+_MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum", "follow": "follow"}
 
 ANNOTATION = "matriarch.dev/state"
 
@@ -83,6 +85,7 @@ class LeaseState:
     clean_stop: CleanStop | None = None
     leaving: tuple[str, ...] = ()  # instances that the controller wants to remove
     no_voters: bool = False  # the holder's renewals say that no voter answers
+    site: Site | None = None  # what there is to remember of other sites
     wal: WalPosition | None = None  # mode async: where the holder's WAL ended at its last renewal
     loss: Loss | None = None  # the newest takeover that may have lost writes
     revision: int = 0  # counts what is written, renewals apart; 0: an agent wrote it that knows no such count
@@ -298,6 +301,8 @@ def encode(state: LeaseState) -> str:
         "leaving": list(state.leaving),
         "noVoters": state.no_voters,
     }
+    if state.site is not None:
+        doc["site"] = encode_site(state.site)
     # Only where they say something: an agent that does not know them must find the text that it would write itself.
     if state.wal is not None:
         doc["wal"] = [state.wal.timeline, state.wal.lsn]
@@ -330,6 +335,7 @@ def decode(text: str) -> LeaseState:
             clean_stop=CleanStop(*map(int, doc["cleanStop"])) if doc["cleanStop"] else None,
             leaving=tuple(map(str, doc["leaving"])),
             no_voters=bool(doc["noVoters"]),
+            site=parse_site(doc.get("site")),
             wal=WalPosition(*map(int, doc["wal"])) if doc.get("wal") else None,
             loss=_parse_loss(doc.get("loss")),
             revision=int(doc.get("revision") or 0),

@@ -73,6 +73,10 @@ class Step:
         "follow",
         "inherit",  # the heir of a clean stop takes the Lease without promises
         "depose",  # SIGKILL of everything that runs
+        # in a replica cluster
+        "clone-source",  # a new incarnation by base backup of the source
+        "record-copy",  # swap to epoch 1
+        "follow-source",
     ]
     why: str = ""
     again_in: int | None = None  # ns
@@ -99,6 +103,8 @@ def _by_the_lease(f: Facts) -> Step:
         return _without_lease(f)
     if f.system_identifier and lease.system_identifier and f.system_identifier != lease.system_identifier:
         return Step("wait", f"the volume holds database system {f.system_identifier}, the Lease names another")
+    if lease.mode == "follow":
+        return _in_replica_cluster(f, lease)
     if lease.epoch == 0:
         return _bootstrap(f, lease)
     if f.me is not None and f.me == lease.holder:
@@ -123,11 +129,12 @@ def _bootstrap(f: Facts, lease: LeaseState) -> Step:
 
 
 def _as_holder(f: Facts, lease: LeaseState) -> Step:
-    if not f.lease_fresh and not (f.single and lease.mode == "alone"):
+    # Not after "fenced": a demotion may have landed since the copy was written.
+    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh and f.fenced < lease.epoch
+    if not f.lease_fresh and not own_copy:
         return Step("wait", "the Lease was not read yet; the copy on the volume may be old")
     if f.server == "starting":
         return Step("wait", "PostgreSQL starts")
-    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh
     # "Fenced" is final: after it only a swap gives authority back (S11).
     authorised = f.authority == lease.epoch and f.fenced < lease.epoch
     if not authorised and not own_copy:
@@ -173,3 +180,32 @@ def _as_member(f: Facts, lease: LeaseState) -> Step:
     if f.me is not None and f.me == lease.heir:
         return Step("inherit", f"{holder.instance} stopped cleanly and named this instance")
     return Step("follow")
+
+
+def _in_replica_cluster(f: Facts, lease: LeaseState) -> Step:
+    """Nobody is primary here, whatever the volume says: the Lease is the only way out of this mode."""
+    if f.server == "primary" or (f.server == "starting" and f.data == "primary"):
+        return Step("depose", "this is a replica cluster")
+    if lease.holder is None:
+        return _first_copy(f, lease)
+    if f.data in ("none", "broken"):
+        if lease.holder.instance == f.instance:  # its volume is this one, so there is nobody here to copy from
+            return Step("clone-source", "the designated primary lost its data")
+        return Step("clone", f"from {lease.holder.instance}")
+    if f.server == "stopped":
+        return Step("start-standby", "this is a replica cluster")
+    if f.me == lease.holder:
+        return Step("follow-source")
+    if lease.holder.instance == f.instance:
+        return Step("wait", "a new copy in the place of the designated primary", 200_000_000)
+    return Step("follow")
+
+
+def _first_copy(f: Facts, lease: LeaseState) -> Step:
+    if lease.bootstrap != f.instance:
+        return Step("wait", f"{lease.bootstrap} copies the source")
+    if f.data in ("none", "broken"):
+        return Step("clone-source", "the cluster is new")
+    if f.data == "standby":
+        return Step("record-copy", "the source is copied, and that is not recorded")
+    return Step("wait", "the volume holds a primary's data, of a cluster that the Lease does not know")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from matriarch.decide import rollout, switchover
+from matriarch.decide import replica_cluster, rollout, switchover
 from matriarch.decide.actions import (
     Action,
     Announce,
@@ -54,7 +54,7 @@ def decide(facts: Facts, now: datetime) -> Plan:
         return _after_erasure(facts, memory)
     actions: list[Action] = [*news, *_children(facts)]
     if facts.lease is None:
-        actions.append(CreateLease(bootstrap(facts.wish)))
+        actions.append(CreateLease(bootstrap(facts.wish), facts.wish.replica))
     elif facts.lease.epoch == 0 and facts.lease.bootstrap not in facts.wish.instances:
         actions.append(MoveBootstrap(bootstrap(facts.wish)))
     actions += _volumes_and_pods(facts)
@@ -62,7 +62,7 @@ def decide(facts: Facts, now: datetime) -> Plan:
     actions += leaving
     disruption, memory, note = _one_disruption(facts, memory, now, busy=any(isinstance(a, DeletePod) for a in leaving))
     actions += disruption
-    verdict = assess(facts, memory, note, now)
+    verdict = replica_cluster.assess(facts) or assess(facts, memory, note, now)
     if verdict.standing is Standing.READY and not actions:
         return Plan((), verdict, memory, facts.wish.health_interval)
     return Plan(tuple(actions), verdict, memory, SOON if verdict.standing is Standing.WORKING else SOON * 2)
@@ -72,6 +72,13 @@ def _blocked(facts: Facts) -> Verdict | None:
     """Reasons to change nothing at all."""
     if facts.refusals:
         return Verdict(Standing.STALLED, "InvalidSpec", "; ".join(facts.refusals))
+    if facts.follows and not facts.wish.source:
+        return Verdict(
+            Standing.STALLED,
+            "InvalidSpec",
+            "This is a replica cluster, and spec.replica is gone: put it back. To end following, set replica.enabled:"
+            " false with a promotionToken.",
+        )
     if facts.certificates.broken:
         return Verdict(Standing.STALLED, "CertificatesUnreadable", f"{facts.certificates.broken}: restore it")
     return _data_gone(facts) if not facts.erasing else None
@@ -119,8 +126,8 @@ def _without_lease(facts: Facts, now: datetime) -> Plan:
 def _data_gone(facts: Facts) -> Verdict | None:
     """The Lease names members, and not one of their volumes is left: empty ones would only wait for ever."""
     lease = facts.lease
-    if lease is None or lease.epoch == 0 or lease.holder is None:
-        return None
+    if lease is None or lease.epoch == 0 or lease.holder is None or facts.follows:
+        return None  # a replica cluster copies its source again
     named = sorted({m.instance for m in (lease.holder, *lease.voters)})
     if any(i.claim is not None for i in facts.instances if i.name in named):
         return None

@@ -60,11 +60,17 @@ EVENTS: Mapping[str, Event] = {
             "attach",
             _RUNS,
             frozenset({"standby", "starting"}),
-            "to the holder, nothing above its epoch is promised (I3)",
+            "to the holder, nothing above its epoch is promised (I3), but in a replica cluster",
             ("attach", "connect"),
         ),
+        Event(
+            "attach-source",
+            _RUNS,
+            frozenset({"standby", "starting"}),
+            "the designated primary of a replica cluster",
+        ),
         # the Lease, as a member sees it
-        Event("bootstrap", _RUNS, _RUNS, "epoch 0 to 1, alone"),
+        Event("bootstrap", _RUNS, _RUNS, "epoch 0 to 1, alone; of a replica cluster, follow"),
         Event(
             "take", _RUNS, _RUNS, "a voter; S' = (S + old holder) - winner, same k; a new timeline (S2, I6)", ("take",)
         ),
@@ -82,6 +88,11 @@ EVENTS: Mapping[str, Event] = {
         Event("heir", _RUNS, _RUNS, "a voter is named, voters and k unchanged", ("switch_name",)),
         Event("history", _RUNS, _RUNS, "the claimed timeline is real"),
         Event("claim", _RUNS, _RUNS, "a higher number for a promotion that was broken off (I6)"),
+        # the Lease of a replica cluster
+        Event("designate", _RUNS, _RUNS, "another holder, timelines unchanged"),
+        Event("line", _RUNS, _RUNS, "the source is on another timeline"),
+        Event("site-promote", _RUNS, _RUNS, "the holder, from follow to alone; a new timeline (I6)"),
+        Event("site-demote", _RUNS, _RUNS, "the holder, to follow; no voters, timelines unchanged"),
         Event("other", _RUNS, _RUNS, "nothing of all this"),
     )
 }
@@ -136,7 +147,39 @@ def lease_event(before: Seen, after: Seen) -> str:
         raise Illegal("async has candidates, and waits for none")
     if after.holder and after.holder in after.voters:
         raise Illegal(f"{after.holder} is holder and voter")
+    if "follow" in (before.mode, after.mode):
+        return _of_replica_cluster(before, after)
     return _of_new_epoch(before, after) if after.epoch > before.epoch else _of_same_epoch(before, after)
+
+
+def _of_replica_cluster(before: Seen, after: Seen) -> str:
+    """Into mode `follow`, within it and out of it."""
+    if after.mode == "follow" and (after.voters or after.k or after.heir):
+        raise Illegal("a replica cluster has neither voters nor an heir")
+    if before.epoch == 0:
+        if before.mode == after.mode and after.epoch in (0, 1):
+            return "bootstrap" if after.epoch else "other"
+        raise Illegal(f"epoch 0 of a replica cluster is followed by {after.epoch}, mode {after.mode}")
+    timelines = (before.claimed, before.lineage)
+    if after.epoch == before.epoch:
+        if after.holder != before.holder:
+            raise Illegal(f"epoch {after.epoch} has two holders, {before.holder} and {after.holder} (I1)")
+        if after.mode != before.mode:
+            raise Illegal("a cluster is promoted or demoted within an epoch")
+        return "other" if timelines == (after.claimed, after.lineage) else "line"
+    if before.mode == after.mode:
+        if timelines != (after.claimed, after.lineage):
+            raise Illegal("another designated primary changes the timelines")
+        return "designate"
+    if after.holder != before.holder:
+        raise Illegal("the promotion or demotion of a cluster changes its holder")
+    if after.mode == "follow":
+        if timelines != (after.claimed, after.lineage):
+            raise Illegal("a demotion changes the timelines")
+        return "site-demote"
+    if after.mode != "alone" or after.claimed == before.claimed:
+        raise Illegal("a replica cluster is promoted alone, and claims a timeline (I6)")
+    return "site-promote"
 
 
 def _of_new_epoch(before: Seen, after: Seen) -> str:

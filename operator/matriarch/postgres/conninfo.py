@@ -36,7 +36,10 @@ class Upstream:
 
     `address` is the IP to connect to and `hostname` the name its certificate must carry: no name is looked up.
     `slot` and `application_name` are this member's own on that server. `role` is a streaming member's; clone() and
-    rewind() use theirs, whatever stands here.
+    rewind() use theirs, whatever stands here. `copies_slots`: it is a primary, whose logical slots are copied.
+
+    With `outside` it is no member (`matriarch.postgres.outside`): `hostname` is looked up, `address` and `slot` may be
+    empty, and `role` does everything.
     """
 
     instance: str
@@ -46,6 +49,9 @@ class Upstream:
     application_name: str
     role: str = STREAM_ROLE
     port: int = 5432
+    copies_slots: bool = True
+    outside: bool = False
+    ssl_mode: str = "verify-full"
 
 
 def application_name(instance: str, incarnation: str) -> str:
@@ -79,8 +85,8 @@ def primary_conninfo(upstream: Upstream) -> str:
 
     The database is for the worker that copies logical slots, which reads its name here and nowhere else.
     """
-    target = _target(upstream, upstream.application_name)
-    return render_conninfo({"service": STREAM_SERVICE, **target, "dbname": "postgres"})
+    target = {"service": STREAM_SERVICE, **_target(upstream, upstream.application_name)}
+    return render_conninfo({**target, "dbname": "postgres"} if upstream.copies_slots else target)
 
 
 def tool_conninfo(upstream: Upstream, *, role: str, database: str | None, purpose: str, tls_folder: str) -> str:

@@ -19,6 +19,7 @@ local    all          postgres                                   peer map={agent
 local    all          all                                        reject
 hostssl  replication  matriarch_stream,matriarch_clone  all      cert map={instances}
 hostssl  postgres     matriarch_rewind,matriarch_stream  all     cert map={instances}
+hostssl  replication,postgres  matriarch_replica        all      cert
 hostssl  all          matriarch_backup                  all      cert
 hostssl  postgres     matriarch_pooler                  all      {pooler}
 hostssl  all          postgres                          all      {superuser}

@@ -155,8 +155,9 @@ def render_stream(stream: StreamSettings) -> str:
             "synchronous_standby_names": stream.standby_names,
             "primary_conninfo": stream.primary_conninfo,
             "primary_slot_name": stream.primary_slot_name,
-            # Without an upstream the worker would complain at every turn of the postmaster.
-            "sync_replication_slots": "on" if stream.primary_conninfo else "off",
+            # Without an upstream that is a primary of this cluster the worker would complain at every turn of the
+            # postmaster; and the database is for that worker alone.
+            "sync_replication_slots": "on" if " dbname=" in stream.primary_conninfo else "off",
             "synchronized_standby_slots": ",".join(stream.standby_slots),
         }
     )

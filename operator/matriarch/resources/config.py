@@ -39,6 +39,16 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "bootstrap": bootstrap,
         "pooler_pause": d.pooler.pause_timeout_milliseconds if d.pooler is not None else None,
     }
+    if d.replica is not None:
+        document["replica"] = {
+            "enabled": d.replica.enabled,
+            "host": d.replica.host,
+            "port": d.replica.port,
+            "user": d.replica.user,
+            "ssl_mode": d.replica.ssl_mode,
+            "promotion_token": d.replica.token,
+            "promotion": "forced" if d.replica.forced else None,
+        }
     document["generation"] = meta.generation
     if published is not None and published.get("uid") == meta.uid:
         last = int(published.get("generation") or 0)

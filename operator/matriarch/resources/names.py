@@ -83,6 +83,11 @@ def backup_tls(cluster: str) -> str:
     return f"{cluster}-backup-tls"
 
 
+def replica_tls(cluster: str) -> str:
+    """Secret with which another cluster follows this one."""
+    return f"{cluster}-replica-tls"
+
+
 def app_secret(cluster: str) -> str:
     """Secret with the application's credentials."""
     return f"{cluster}-app"

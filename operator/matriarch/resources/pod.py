@@ -119,6 +119,11 @@ def _container(b: Blueprint, instance: str) -> Object:
             {"name": "tls", "mountPath": "/etc/matriarch/tls", "readOnly": True},
             {"name": "app", "mountPath": "/etc/matriarch/app", "readOnly": True},
             {"name": "superuser", "mountPath": "/etc/matriarch/superuser", "readOnly": True},
+            *(
+                [{"name": "source", "mountPath": "/etc/matriarch/source", "readOnly": True}]
+                if b.defaults.replica
+                else []
+            ),
         ],
     }
 
@@ -145,6 +150,8 @@ def _volumes(b: Blueprint, instance: str) -> list[Object]:
         _secret("tls", names.instance_tls(instance)),
         _secret("app", names.app_secret(b.name)),
         _secret("superuser", names.superuser_secret(b.name), optional=True),
+        # Optional: a cluster that was promoted starts without what opened its former source.
+        *([_secret("source", b.defaults.replica.secret, optional=True)] if b.defaults.replica else []),
     ]
 
 

@@ -9,8 +9,9 @@ import os
 
 import asyncpg
 
-from matriarch.agent.postgres.copying import Copying
+from matriarch.agent.postgres.outside import Outside
 from matriarch.postgres.conninfo import CLONE_ROLE, REWIND_ROLE, STREAM_ROLE
+from matriarch.postgres.outside import SOURCE_ROLE
 from matriarch.postgres.pgbouncer import LOOKUP, LOOKUP_SCHEMA, POOLER_ROLE
 from matriarch.postgres.scram import matches, verifier
 
@@ -23,6 +24,7 @@ _ROLES = {
     # pg_dump refuses tables with row security to anybody else
     BACKUP_ROLE: "LOGIN BYPASSRLS",
     POOLER_ROLE: "LOGIN",
+    SOURCE_ROLE: "LOGIN REPLICATION",
 }
 
 # One verifier at a time, by its name, and none that leads to more than an application's rights.
@@ -52,7 +54,7 @@ _REWIND_FUNCTIONS = (
 )
 
 
-class Bootstrap(Copying):
+class Bootstrap(Outside):
     async def bootstrap_sql(
         self, database: str, owner: str, owner_password: str, superuser_password: str | None, *, timeout: float = 60.0
     ) -> None:
@@ -64,7 +66,9 @@ class Bootstrap(Copying):
             for role, rights in _ROLES.items():
                 await _ensure_role(session, role, f"{rights} NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD NULL")
             for function in _REWIND_FUNCTIONS:
-                await session.execute(f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REWIND_ROLE}")
+                await session.execute(
+                    f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REWIND_ROLE}, {SOURCE_ROLE}"
+                )
             await session.execute(f"GRANT pg_read_all_data TO {BACKUP_ROLE}")
             # Large objects know no right to read them all; and whoever can read them so could write them so.
             await session.execute(f"ALTER ROLE {BACKUP_ROLE} SET lo_compat_privileges = on")

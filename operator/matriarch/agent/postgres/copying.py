@@ -14,6 +14,7 @@ from matriarch.agent.postgres.care import Care
 from matriarch.agent.postgres.facts import CloneProgress, RewindResult
 from matriarch.errors import Corrupt, Refused, Unavailable
 from matriarch.postgres.conninfo import CLONE_ROLE, REWIND_ROLE, Upstream, tool_conninfo
+from matriarch.postgres.outside import source_tool_conninfo
 
 _PROGRESS = re.compile(r"(\d+)/(\d+) kB")  # both tools: `12345/67890 kB (18%)`
 
@@ -26,7 +27,7 @@ class Copying(Care):
     ) -> None:
         """A base backup of `source`, checked against its manifest, in place of the present directory.
 
-        The slot must exist on the source already: it keeps the WAL that this copy will ask for. Starting over is safe
+        A member's slot must exist there already: it keeps the WAL that this copy will ask for. Starting over is safe
         at any moment. The present directory stays until the copy is good, or goes first with keep_old=False, where a
         volume cannot hold both. Refused while a server runs; Unavailable after `stall` seconds without progress;
         Corrupt when the copy is not what the source sent.
@@ -38,9 +39,7 @@ class Copying(Care):
         await files.in_thread(stall, files.remove_tree, new)
         if not keep_old:
             await files.in_thread(stall, files.remove_tree, self.paths.pgdata)
-        conninfo = tool_conninfo(
-            source, role=CLONE_ROLE, database=None, purpose="clone", tls_folder=str(self.paths.tls)
-        )
+        conninfo = await self._conninfo(source, role=CLONE_ROLE, database=None, purpose="clone")
         copy = [
             self._tool("pg_basebackup"), f"--pgdata={new}", f"--dbname={conninfo}", "--wal-method=stream",
             "--checkpoint=fast", "--progress", "--no-password", f"--label=clone of {self.identity.instance}",
@@ -64,7 +63,7 @@ class Copying(Care):
         """Takes back what was written here past the point where the source's timeline began.
 
         pg_rewind is tried dry first; once it has begun to change files, anything but its success leaves a directory
-        that no start accepts, and that must be cloned. Refused while a server runs. The source must be a primary.
+        that no start accepts, and that must be cloned. Refused while a server runs.
         """
         await self._assert_stopped("rewind")
         await self._end_strays()
@@ -75,9 +74,7 @@ class Copying(Care):
             if not await self._make_clean(timeout):
                 return RewindResult(done=False, reason="the data directory could not be shut down cleanly")
             await files.in_thread(DISK, streamkey.copy_tls, self.paths)
-            conninfo = tool_conninfo(
-                source, role=REWIND_ROLE, database="postgres", purpose="rewind", tls_folder=str(self.paths.tls)
-            )
+            conninfo = await self._conninfo(source, role=REWIND_ROLE, database="postgres", purpose="rewind")
             argv = [
                 self._tool("pg_rewind"), f"--target-pgdata={self.paths.pgdata}", f"--source-server={conninfo}",
                 "--no-ensure-shutdown",
@@ -92,6 +89,22 @@ class Copying(Care):
                 return RewindResult(done=False, unusable=True, reason=done.complaint)
             await files.in_thread(DISK, files.remove_durably, marker)
             return RewindResult(done=True)
+
+    async def _conninfo(self, source: Upstream, *, role: str, database: str | None, purpose: str) -> str:
+        if not source.outside:
+            return tool_conninfo(source, role=role, database=database, purpose=purpose, tls_folder=str(self.paths.tls))
+        present = await self._source_keys()
+        return source_tool_conninfo(
+            source, purpose=purpose, folder=str(self.paths.source_keys), present=present, database=database
+        )
+
+    async def _source_keys(self) -> tuple[str, ...]:
+        """What there is to open the source with, copied anew. Raises Unavailable for what cannot be used."""
+        try:
+            present, _ = await files.in_thread(DISK, streamkey.copy_source_keys, self.paths)
+        except ValueError as e:
+            raise Unavailable(str(e)) from e
+        return present
 
     async def _make_clean(self, timeout: float) -> bool:
         """pg_rewind needs a directory that was shut down in order: replay what is there, as a standby of nobody."""

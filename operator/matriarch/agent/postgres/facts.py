@@ -21,6 +21,7 @@ class Paths:
     run: Path = Path("/run/matriarch")
     secret: Path = Path("/etc/matriarch/tls")  # tls.crt, tls.key, ca.crt as Kubernetes mounts them
     bin: Path = Path("/usr/lib/postgresql/17/bin")
+    source: Path = Path("/etc/matriarch/source")  # a replica cluster's: what opens the server that it follows
 
     @property
     def pgdata(self) -> Path:
@@ -37,6 +38,10 @@ class Paths:
     @property
     def stream(self) -> Path:
         return self.run / "stream"
+
+    @property
+    def source_keys(self) -> Path:
+        return self.run / "source"
 
 
 @dataclass(frozen=True, slots=True)

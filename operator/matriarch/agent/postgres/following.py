@@ -19,7 +19,8 @@ from matriarch.agent.postgres.base import DISK
 from matriarch.agent.postgres.lifecycle import Lifecycle
 from matriarch.agent.postgres.session import AGENT_APPLICATION
 from matriarch.errors import Unavailable
-from matriarch.postgres.conninfo import Upstream, primary_conninfo
+from matriarch.postgres.conninfo import Upstream
+from matriarch.postgres.outside import receiver_conninfo
 from matriarch.postgres.timeline import Switch, WalPosition, dead_branches
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Following(Lifecycle):
             if line and (end := await self._end_of_wal()) is not None:
                 await self._drop_dead_branches(end, line, timeout)
             await self._change_stream(
-                lambda s: replace(s, primary_conninfo=primary_conninfo(upstream), primary_slot_name=upstream.slot),
+                lambda s: replace(s, primary_conninfo=receiver_conninfo(upstream), primary_slot_name=upstream.slot),
                 key=True,
             )
             await self.reload()

@@ -19,9 +19,10 @@ from matriarch.agent.postgres import files, processes, streamkey, tools, walfile
 from matriarch.agent.postgres.base import DISK
 from matriarch.agent.postgres.datadir import DataDirectory
 from matriarch.errors import Refused, Unavailable
-from matriarch.postgres.conninfo import SERVICE_FILE, Upstream, primary_conninfo
+from matriarch.postgres.conninfo import SERVICE_FILE, Upstream
 from matriarch.postgres.controldata import ControlData
 from matriarch.postgres.hba import render_hba, render_ident
+from matriarch.postgres.outside import receiver_conninfo
 from matriarch.postgres.preload import CLOSED, DOOR
 from matriarch.postgres.settings import (
     MAIN_FILE,
@@ -193,7 +194,7 @@ class Lifecycle(DataDirectory):
             await self._change_stream(lambda s: StreamSettings(self._first_names(s)), key=False)
             return
         await self._change_stream(
-            lambda s: StreamSettings(self._first_names(s), primary_conninfo(upstream), upstream.slot), key=True
+            lambda s: StreamSettings(self._first_names(s), receiver_conninfo(upstream), upstream.slot), key=True
         )
 
     def _first_names(self, present: StreamSettings) -> str:

@@ -46,6 +46,11 @@ class Logical(Slots):
             for r in rows
         ]
 
+    async def every_logical_slot(self, *, timeout: float = 2.0) -> list[str]:
+        """Names, also of those that end with this server."""
+        query = "SELECT slot_name FROM pg_replication_slots WHERE slot_type = 'logical' ORDER BY 1"
+        return [str(r["slot_name"]) for r in await self._sessions.fetch("all logical slots", query, timeout=timeout)]
+
     async def set_standby_slots(self, names: Sequence[str], *, timeout: float = 5.0) -> None:
         """Consumers wait for the flush of these physical slots, which must exist; returns when new sessions show it.
 
