@@ -226,3 +226,40 @@ async def test_what_others_put_onto_the_object_stays() -> None:
     assert server.object["metadata"]["annotations"]["example.org/mine"] == "x"
     assert server.object["metadata"]["finalizers"] == ["example.org/hold"]
     assert server.object["spec"]["renewTime"] != "t0"
+
+
+async def test_a_change_of_what_is_known_needs_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    await mine.read()
+
+    async def get(*_: object, **__: object) -> dict[str, Any]:
+        pytest.fail("nothing has to be read")
+
+    monkeypatch.setattr(server, "get", get)
+    await mine.change(lambda s: replace(s, leaving=("orders-3",)))
+    assert server.state.leaving == ("orders-3",)
+
+
+async def test_a_change_of_what_is_known_no_more_is_derived_anew() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    await mine.read()
+    server.write(replace(STATE, voters=(B, A), k=2))  # and the watch is late
+    await mine.change(lambda s: replace(s, leaving=("orders-3",)))
+    assert (server.state.leaving, server.state.voters, server.state.k) == (("orders-3",), (B, A), 2)
+
+
+async def test_a_change_that_what_is_known_forbids_asks_what_is() -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    await mine.read()
+    server.write(replace(STATE, epoch=6))
+
+    def only_at_6(state: LeaseState) -> LeaseState:
+        if state.epoch != 6:
+            raise Lost("another epoch")
+        return replace(state, leaving=("orders-3",))
+
+    await mine.change(only_at_6)
+    assert (server.state.epoch, server.state.leaving) == (6, ("orders-3",))

@@ -365,7 +365,8 @@ class Loop:
         seen = instance.lease
         if seen is None or not await stepdown.inherit_ready(instance):
             return 0.01
-        base = await instance.leases.read(wait=1.0)
+        # The swap names the version: nothing is read first, for clients wait.
+        base = instance.leases.known or await instance.leases.read(wait=1.0)
         if (base.state.epoch, base.state.heir, base.state.clean_stop) != (seen.epoch, instance.me, seen.clean_stop):
             return 0.01  # another hand-over by now: its last record must be here too
         epoch = next_epoch(base.state, instance.promised, instance.promise_heard)
