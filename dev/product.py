@@ -155,11 +155,22 @@ class Database:
     def run(self, work: Callable[[Any], Awaitable[T]], *, timeout: float = 60) -> T:
         """Opens a connection, gives it to `work`, closes it. Errors of asyncpg come through."""
 
-        async def session() -> T:
+        async def connected() -> Any:
             import asyncpg
 
+            # kube-proxy may take a second to lead to a primary that is ready already.
+            until = asyncio.get_running_loop().time() + 5
+            while True:
+                try:
+                    return await asyncpg.connect(self.uri, timeout=10)
+                except ConnectionRefusedError:
+                    if asyncio.get_running_loop().time() > until:
+                        raise
+                await asyncio.sleep(0.1)
+
+        async def session() -> T:
             async with asyncio.timeout(timeout):
-                connection = await asyncpg.connect(self.uri, timeout=10)
+                connection = await connected()
                 try:
                     return await work(connection)
                 finally:
