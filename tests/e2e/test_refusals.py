@@ -14,11 +14,11 @@ from dev.product import Cluster, cluster_manifest, resource
     ("spec", "said"),
     [
         ({"replication": {"sync": {"number": 3}}}, "sync.number must be below instances"),
+        ({"replication": {"sync": {"mode": "async", "number": 1}}}, "sync.mode async waits for no replica"),
         ({"version": "9.6"}, "version 9.6 is not known"),
         ({"engine": "sqlite"}, "engine sqlite is not yet supported"),
         ({"replication": {"mode": "master-master"}}, "not yet supported"),
         ({"replication": {"mode": "cluster"}}, "not yet supported"),
-        ({"replication": {"sync": {"mode": "async"}}}, "sync.mode async is not yet supported: use quorum"),
         ({"parameters": {"synchronous_standby_names": ""}}, "parameter synchronous_standby_names belongs to Matriarch"),
         ({"parameters": {"fsync": "off"}}, "parameter fsync belongs to Matriarch"),
         ({"instances": 10}, "should be less than or equal to 9"),
