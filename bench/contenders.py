@@ -91,7 +91,8 @@ class Matriarch:
         self.cluster.wait_ready(timeout=WHOLE)
 
     def _spec(self) -> dict[str, Any]:
-        return {"pooler": {}} if self.pooler else {}
+        # Each promotion leaves a segment of WAL until the log has gone on by as much as is kept: a run is many of them.
+        return {"storage": {"size": "4Gi"}, **({"pooler": {}} if self.pooler else {})}
 
     def _current(self) -> bool:
         instances = self.cluster.instances()
