@@ -88,7 +88,13 @@ def test_the_role_moves_to_the_other_site_and_back(
     add(home)
     wait_rows(away, 1)
     assert addresses(away, "rw") == []
-    assert len(addresses(away, "ro")) == len(addresses(away, "r")) == 2
+    for service in ("ro", "r"):
+        wait(
+            f"both behind -{service}",
+            lambda s=service: len(addresses(away, s)) == 2 or None,  # type: ignore[misc]
+            timeout=30,
+            show=away.describe,
+        )
     for instance in away.instances():
         with pytest.raises(KubectlError, match="read-only transaction"):
             Inside(away, instance).sql("INSERT INTO t VALUES (1)")

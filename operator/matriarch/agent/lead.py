@@ -353,19 +353,18 @@ class Leadership:
         if instance.lease is None or not self._leads(instance.lease):
             return
         await apply_config(instance, standby_names(lease, config.wish), clients=True)
-        await self._write_slices(await instance.server.replication())
         instance.door, instance.door_reason = "open", ""
         log.info(
             "open for clients at epoch %d, %d ms after PostgreSQL",
             lease.epoch,
             (boottime() - self._begun) // MILLISECOND,
         )
+        await self._write_slices(await instance.server.replication())
 
     async def hurry(self, *, seconds: float = 3.0) -> None:
         """Right after a promotion: look at the door every few milliseconds, within a bound."""
         begun = boottime()
         until = begun + int(seconds * SECOND)
-        pause = 0.005
         while boottime() < until:
             try:
                 await self.door()
@@ -377,8 +376,7 @@ class Leadership:
             if boottime() - begun > SECOND // 5 and lease.promoting is not None and self._recording is None:
                 # Those who wrote past the fork wait for it to be known.
                 self._recording = asyncio.create_task(self._attempt("history", self._record_history()))
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.3, 0.05)
+            await asyncio.sleep(0.005 if boottime() - begun < SECOND else 0.05)
 
     async def _route(self, senders: list[WalSender]) -> None:
         if self.instance.door != "open" or self.instance.switchover.get("state") == "running":

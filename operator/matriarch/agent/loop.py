@@ -298,6 +298,9 @@ class Loop:
             names = standby_names(lease, config.wish)
             others = {slot_name(i): None for i in config.instances if i != instance.env.instance}
             routing = asyncio.create_task(self._route_here(lease))
+            # The heartbeat asks for grants from here on, so that the door need not wait for the first; the supervisor
+            # acts on them from the first client on.
+            instance.armed = lease.mode != "alone"
             try:
                 before: list[Awaitable[object]] = [
                     instance.sync_beats(),
