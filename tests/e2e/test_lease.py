@@ -135,9 +135,10 @@ def test_without_a_holder_every_member_must_answer(
     cluster.database().execute("CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
     silent = next(i for i in cluster.instances() if i != cluster.primary)
     node = cluster.node_of(silent)
-    nodes.cut(node)
+    kubectl.run("cordon", node)  # for the operator to come back elsewhere
     try:
         with operator.away():  # a Pod that still runs, or is back at once, would write the Lease again
+            nodes.cut(node)
             kubectl.run("delete", "pod", "--all", "-n", namespace, "--force", "--grace-period=0", timeout=60)
             kubectl.delete("lease", cluster.name, namespace)
         said = wait_condition(cluster, "Ready", "LeaseLost", status="False", timeout=120)
@@ -146,5 +147,6 @@ def test_without_a_holder_every_member_must_answer(
         assert kubectl.get("lease", cluster.name, namespace) is None
     finally:
         nodes.heal(node)
+        kubectl.run("uncordon", node)
     cluster.wait_ready(timeout=300)
     assert cluster.database().value("SELECT count(*) FROM t") == 1
