@@ -263,3 +263,30 @@ async def test_a_change_that_what_is_known_forbids_asks_what_is() -> None:
 
     await mine.change(only_at_6)
     assert (server.state.epoch, server.state.leaving) == (6, ("orders-3",))
+
+
+async def test_a_claim_is_under_way_until_its_answer_and_a_renewal_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    base = await mine.read()
+    seen: list[bool] = []
+    server.before = [lambda: seen.append(mine.claiming), lambda: seen.append(mine.claiming)]
+    await mine.renew(no_voters=False)
+    await mine.swap(base, transitions.reclaimed(base.state, [0], "n"))
+    assert seen == [False, True]
+    server.before = [lambda: server.write(replace(STATE, epoch=9, holder=B))]
+    with pytest.raises(Lost):
+        await mine.swap(mine.known or base, transitions.reclaimed(server.state, [0], "m"))
+    assert not mine.claiming
+
+
+async def test_the_time_of_an_epoch_is_when_it_was_first_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(STATE)
+    mine = leases(server)
+    monkeypatch.setattr("matriarch.agent.leases.boottime", lambda: 7)
+    await mine.read()
+    monkeypatch.setattr("matriarch.agent.leases.boottime", lambda: 9)
+    await mine.renew(no_voters=False)
+    assert mine.epoch_seen == 7
+    await mine.change(lambda s: transitions.reclaimed(s, [0], "n"))
+    assert mine.epoch_seen == 9

@@ -7,10 +7,17 @@ from itertools import combinations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide.lease import LeaseState
-from matriarch.decide.logical import ends_consumers, missing_slots, waited_for, waited_for_after
+from matriarch.decide.lease import LeaseState, taken_over
+from matriarch.decide.logical import (
+    ends_consumers,
+    missing_slots,
+    waited_for,
+    waited_for_after,
+    waited_for_if_elected,
+)
 from matriarch.decide.member import Member
 from matriarch.decide.voters import Change
+from matriarch.postgres.timeline import WalPosition
 
 MEMBERS = tuple(Member(f"orders-{n}", "a") for n in range(2, 7))
 
@@ -46,6 +53,14 @@ def test_who_streams_comes_first_and_who_is_waited_for_already_stays(
     kept = live & present
     assert waited <= kept or kept <= waited
     assert set(waited_for(lease, streaming, tuple(waited))) == waited, "it does not change for nothing"
+
+
+@given(leases())
+def test_a_voter_runs_with_what_its_election_will_bring(lease: LeaseState) -> None:
+    for voter in lease.voters:
+        elected = taken_over(lease, voter, 6, WalPosition(1, 100), "n")
+        assert waited_for_if_elected(lease, voter) == waited_for(elected)
+    assert waited_for_if_elected(lease, Member("orders-1", "a")) == ()
 
 
 def test_nobody_is_waited_for_where_nobody_can_be_elected() -> None:

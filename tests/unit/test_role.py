@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from matriarch.decide.lease import CleanStop, LeaseState, Promotion, initial
 from matriarch.decide.member import Member
-from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, LISTEN, Facts, next_step
+from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, LISTEN, PROMOTION_FIRST, Facts, next_step
 
 A, B, C = (Member(f"orders-{i}", f"{i}" * 12) for i in (1, 2, 3))
 HELD = LeaseState(
@@ -30,6 +30,7 @@ def facts(**given_: object) -> Facts:
 NEW = initial("orders-1")
 ELECTED = replace(HELD, promoting=Promotion(2, 1, 100))
 ASYNC = replace(HELD, mode="async", k=0)
+TAKEN = replace(ELECTED, holder=B, voters=(A, C))
 HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 100))
 
 
@@ -75,6 +76,11 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
         pytest.param(
             facts(server="standby", data="standby", lease=ELECTED, authority=0), "reclaim", id="elected, crashed"
         ),
+        pytest.param(
+            facts(server="standby", data="standby", lease=ELECTED, authority=0, claiming=True),
+            "wait",
+            id="elected, and the watch was faster than the answer",
+        ),
         pytest.param(facts(server="stopped", data="standby", lease=ELECTED), "start-standby", id="elected, stopped"),
         pytest.param(facts(server="primary", lease=ELECTED), "lead", id="promoted, not recorded"),
         pytest.param(facts(server="stopped", lease=ELECTED, timeline=2), "start-primary", id="promoted, crashed"),
@@ -92,6 +98,27 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
         pytest.param(facts(me=B, instance="orders-2"), "depose", id="another holds, and this one runs as primary"),
         pytest.param(facts(me=B, instance="orders-2", server="starting"), "depose", id="and starts as primary"),
         pytest.param(facts(me=B, instance="orders-2", server="stopped"), "start-standby", id="another holds"),
+        pytest.param(facts(server="stopped", lease=TAKEN, epoch_seen=LATE - 1), "wait", id="its successor promotes"),
+        pytest.param(
+            facts(server="stopped", lease=TAKEN, epoch_seen=LATE - PROMOTION_FIRST),
+            "start-standby",
+            id="its successor promotes for long",
+        ),
+        pytest.param(
+            facts(server="stopped", lease=replace(TAKEN, promoting=None), epoch_seen=LATE - 1),
+            "start-standby",
+            id="its successor is promoted",
+        ),
+        pytest.param(
+            facts(server="stopped", lease=replace(TAKEN, voters=(A,)), epoch_seen=LATE - 1),
+            "start-standby",
+            id="its successor needs it",
+        ),
+        pytest.param(
+            facts(server="stopped", data="standby", lease=TAKEN, epoch_seen=LATE - 1),
+            "start-standby",
+            id="a standby that was stopped",
+        ),
         pytest.param(facts(me=None, instance="orders-2", data="none", server="stopped"), "clone", id="a new member"),
         pytest.param(facts(me=B, instance="orders-2", data="broken", server="stopped"), "clone", id="a broken rewind"),
         pytest.param(facts(me=B, instance="orders-2", data="standby", server="standby"), "follow", id="a standby"),
@@ -157,10 +184,11 @@ any_facts = st.builds(
     Facts, instance=st.just("orders-1"), me=st.sampled_from([None, A, Member("orders-1", "other")]),
     data=st.sampled_from(["none", "primary", "standby", "broken"]),
     server=st.sampled_from(["stopped", "starting", "primary", "standby"]),
-    lease=st.sampled_from([None, NEW, HELD, ELECTED, HEIR, replace(HELD, holder=B, voters=(A, C))]),
+    lease=st.sampled_from([None, NEW, HELD, ELECTED, HEIR, TAKEN, replace(HELD, holder=B, voters=(A, C))]),
     lease_fresh=st.booleans(), system_identifier=st.sampled_from(["", "7", "8"]), authority=st.integers(0, 6),
     promised=st.integers(0, 7), promise_heard=st.integers(0, 7), fenced=st.integers(0, 5), single=st.booleans(),
-    now=st.just(LATE), quiet_since=st.sampled_from([0, LATE]),
+    now=st.just(LATE), quiet_since=st.sampled_from([0, LATE]), claiming=st.booleans(),
+    epoch_seen=st.sampled_from([0, LATE]),
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from matriarch.agent.settings import apply_config
 from matriarch.agent.transitions import note
 from matriarch.decide import attach
 from matriarch.decide.lease import LeaseState
+from matriarch.decide.logical import waited_for_if_elected
 from matriarch.decide.member import Member
 from matriarch.decide.space import advice, takes_wal
 from matriarch.decide.voters import names_if_elected
@@ -90,7 +91,8 @@ class Follower:
                 instance.reason = ""
             self._made_from = None
             await apply_config(instance, NOBODY, clients=door_of_standby(instance))
-            await instance.server.set_standby_names(names_if_elected(lease, me))
+            slots = [slot_name(m.instance) for m in waited_for_if_elected(lease, me)]
+            await instance.server.set_standby_names(names_if_elected(lease, me), slots=slots)
             if boottime() - self._slots_at > SLOTS_EVERY:
                 self._slots_at = boottime()
                 # Beside the loop: the holder may be gone, and the loop must not wait for it.

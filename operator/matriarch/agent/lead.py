@@ -365,6 +365,7 @@ class Leadership:
         """Right after a promotion: look at the door every few milliseconds, within a bound."""
         begun = boottime()
         until = begun + int(seconds * SECOND)
+        pause = 0.005
         while boottime() < until:
             try:
                 await self.door()
@@ -376,7 +377,8 @@ class Leadership:
             if boottime() - begun > SECOND // 5 and lease.promoting is not None and self._recording is None:
                 # Those who wrote past the fork wait for it to be known.
                 self._recording = asyncio.create_task(self._attempt("history", self._record_history()))
-            await asyncio.sleep(0.005 if boottime() - begun < SECOND else 0.05)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.2, 0.02)  # each look costs processor time that a standby may need to confirm
 
     async def _route(self, senders: list[WalSender]) -> None:
         if self.instance.door != "open" or self.instance.switchover.get("state") == "running":

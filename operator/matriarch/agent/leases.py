@@ -37,8 +37,9 @@ class Leases:
 
     `renewal_seen`: boot-time instant at which its renew time was last seen to move. `watched_since`: since when the API
     server answers, after it was away for `BLIND`. `renewed`: when the request of the last own successful write was
-    sent. `keep` persists each newer state on the volume before anybody acts on it; `noted` is told of each, with the
-    state before.
+    sent. `claiming`: an own swap to a higher epoch is under way, and a watch may tell of it before its answer does.
+    `epoch_seen`: when the newest epoch was first seen. `keep` persists each newer state on the volume before anybody
+    acts on it; `noted` is told of each, with the state before.
     """
 
     kube: Kube
@@ -53,6 +54,8 @@ class Leases:
     watched_since: int = 0
     renewed: int | None = None
     authority: int = 0
+    claiming: bool = False
+    epoch_seen: int = 0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _newest: LeaseRead | None = None
     _away_since: int | None = None
@@ -72,6 +75,8 @@ class Leases:
         if self._newest is None or read.renew_time != self._newest.renew_time:
             self.renewal_seen = boottime()
         # What renewals carry is old when they are: it is neither kept nor logged.
+        if known is None or read.state.epoch != known.epoch:
+            self.epoch_seen = boottime()
         lasting = known is None or lease_codec.plain(read.state) != lease_codec.plain(known)
         if lasting:
             self.keep(read.state)
@@ -129,7 +134,19 @@ class Leases:
             Lost: the Lease is no longer what `wanted` was derived from.
             Unavailable: the outcome is unknown and could not be read; the attempt may still land.
         """
-        read, wanted = base, lease_codec.revised(base.state, wanted)
+        wanted = lease_codec.revised(base.state, wanted)
+        if wanted.epoch <= base.state.epoch:  # renewals go on beside a claim
+            return await self._swap(base, wanted, wait, tries, through_renewals)
+        self.claiming = True
+        try:
+            return await self._swap(base, wanted, wait, tries, through_renewals)
+        finally:
+            self.claiming = False
+
+    async def _swap(
+        self, base: LeaseRead, wanted: LeaseState, wait: float, tries: int, through_renewals: bool
+    ) -> LeaseState:
+        read = base
         renewal = lease_codec.plain(wanted) == lease_codec.plain(base.state)
         for attempt in range(tries):
             sent = boottime()

@@ -150,6 +150,8 @@ class Loop:
             fenced=instance.fenced,
             single=config is not None and config.single,
             now=boottime(),
+            claiming=instance.leases.claiming,
+            epoch_seen=instance.leases.epoch_seen,
             quiet_since=instance.quiet_since,
             gives_way=instance.lease is not None and gives_way(instance.lease, boottime() - instance.served),
         )

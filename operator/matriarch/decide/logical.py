@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from matriarch.decide.lease import LeaseState
+from matriarch.decide.lease import LeaseState, successors
 from matriarch.decide.member import Member
 from matriarch.decide.voters import Change
 
@@ -24,6 +24,14 @@ def waited_for(
     if lease.mode != "quorum":
         return ()
     return _chosen(lease.voters, lease.k, streaming, present)
+
+
+def waited_for_if_elected(lease: LeaseState, me: Member) -> tuple[Member, ...]:
+    """The voters that `waited_for` will name right after `me` was elected. A voter runs with them, as it does with
+    `names_if_elected`: PostgreSQL minds them on a primary only, and an election has no configuration to wait for."""
+    if lease.mode != "quorum" or me not in lease.voters or lease.holder is None:
+        return ()
+    return _chosen(successors(lease, me), lease.k, (), ())
 
 
 def waited_for_after(

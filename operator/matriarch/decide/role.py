@@ -25,6 +25,11 @@ LISTEN = 600_000_000
 
 AGAIN = 100_000_000
 """Until the next look at a Lease of which a peer knows more: it mostly comes within that."""
+CLAIMED_AGAIN = 10_000_000
+"""Until the next look while an own swap is under way; its end is a nudge."""
+PROMOTION_FIRST = 700_000_000
+"""A primary of before starts so much later as a standby, while its successor promotes and can do without it: a start
+writes to disk all that it finds, and on a shared disk or a busy machine clients would wait for that."""
 HEIR_GRACE = 1_000_000_000
 """The same for the heir of a switchover, who needs no promises."""
 
@@ -53,6 +58,8 @@ class Facts:
     single: bool = False  # the spec wants one instance
     now: int = 0
     gives_way: bool = False  # mode async: PostgreSQL did not come up for long, and it is the others' turn
+    claiming: bool = False  # an own swap to a higher epoch is under way
+    epoch_seen: int = 0  # when the Lease's epoch was first seen
     quiet_since: int = 0  # when this agent started, or said "fenced"
 
 
@@ -138,6 +145,8 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
     # "Fenced" is final: after it only a swap gives authority back (S11).
     authorised = f.authority == lease.epoch and f.fenced < lease.epoch
     if not authorised and not own_copy:
+        if f.claiming:
+            return Step("wait", "the answer to an own swap is on its way", CLAIMED_AGAIN)
         # A postmaster that still runs as primary proves that nobody was elected: the fence would have ended it.
         if f.server == "primary" and max(f.promise_heard, f.promised) <= lease.epoch and f.fenced < lease.epoch:
             return Step("lead")
@@ -174,12 +183,20 @@ def _as_member(f: Facts, lease: LeaseState) -> Step:
     if f.data in ("none", "broken"):
         return Step("clone", f"from {holder.instance}")
     if f.server == "stopped":
+        left = f.epoch_seen + PROMOTION_FIRST - f.now
+        if left > 0 and f.data == "primary" and lease.promoting is not None and _can_spare(f, lease):
+            return Step("wait", f"{holder.instance} is promoted first", min(left, AGAIN // 2))
         return Step("start-standby", f"{holder.instance} holds epoch {lease.epoch}")
     if f.server == "starting":
         return Step("follow", "not consistent yet")
     if f.me is not None and f.me == lease.heir:
         return Step("inherit", f"{holder.instance} stopped cleanly and named this instance")
     return Step("follow")
+
+
+def _can_spare(f: Facts, lease: LeaseState) -> bool:
+    """Whether the voters other than this member are enough for the holder's commits."""
+    return lease.mode != "quorum" or len(set(lease.voters) - {f.me, lease.holder}) >= lease.k
 
 
 def _in_replica_cluster(f: Facts, lease: LeaseState) -> Step:

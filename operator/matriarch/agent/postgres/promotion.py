@@ -19,6 +19,7 @@ from matriarch.postgres.lsn import format_lsn
 log = logging.getLogger(__name__)
 
 _POLL = 0.005  # pg_promote(true) looks every 100 ms
+_HINT = 0.5  # s
 
 _STATE = """
 SELECT pg_is_in_recovery() AS in_recovery,
@@ -41,6 +42,7 @@ class Promoting(Following):
             if state["in_recovery"]:
                 await self._reserve(claim, timeout)
                 await self._sessions.fetch("promote", "SELECT pg_promote(false)", timeout=timeout)
+                await self._recovery_ends()
             while state["in_recovery"]:
                 state = await self._sessions.fetchrow("promote", _STATE, timeout=timeout)
                 await asyncio.sleep(_POLL if state["in_recovery"] else 0)
@@ -56,6 +58,14 @@ class Promoting(Following):
             raise Corrupt(msg)
         log.info("promoted: timeline %s left %s at %s", claim, line[-1].parent, format_lsn(line[-1].lsn))
         return Promotion(timeline, line[-1].parent, line[-1].lsn, state["lsn"], line)
+
+    async def _recovery_ends(self) -> None:
+        """Until PostgreSQL removed standby.signal, which it does shortly before it is a primary: looking at a file is
+        cheaper than asking, and what the machine has to spare is wanted elsewhere now. A hint and no more."""
+        signal_file = self.paths.pgdata / "standby.signal"
+        end = asyncio.get_running_loop().time() + _HINT
+        while signal_file.exists() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(_POLL)
 
     async def _reserve(self, claim: int, timeout: float) -> None:
         """Makes `claim` the number that PostgreSQL will take. A streaming heir keeps streaming until it promotes."""

@@ -6,6 +6,7 @@ requested one, and both are wrong just after a change (I4). Functions here block
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from pathlib import Path
@@ -37,7 +38,7 @@ def histories(pg_wal: Path) -> dict[int, bool]:
 
 def _is_real(pg_wal: Path, timeline: int) -> bool:
     try:
-        return bool(parse_history(timeline, (pg_wal / history_file(timeline)).read_text()))
+        return bool(_line(pg_wal, timeline))
     except FileNotFoundError:
         return False
     except ValueError:
@@ -47,9 +48,21 @@ def _is_real(pg_wal: Path, timeline: int) -> bool:
 def line_of(pg_wal: Path, timeline: int) -> tuple[Switch, ...]:
     """The line of `timeline`, empty when there is no history or it is a tombstone or unreadable."""
     try:
-        return parse_history(timeline, (pg_wal / history_file(timeline)).read_text())
+        return _line(pg_wal, timeline)
     except (FileNotFoundError, ValueError):
         return ()
+
+
+def _line(pg_wal: Path, timeline: int) -> tuple[Switch, ...]:
+    path = pg_wal / history_file(timeline)
+    found = path.stat()
+    return _parsed(path, timeline, (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+
+
+@functools.lru_cache(maxsize=1024)
+def _parsed(path: Path, timeline: int, _version: tuple[int, ...]) -> tuple[Switch, ...]:
+    """After n failovers there are n files of up to n lines, and a failover is no time to read them all again."""
+    return parse_history(timeline, path.read_text())
 
 
 def newest_line(pg_wal: Path) -> tuple[Switch, ...]:
