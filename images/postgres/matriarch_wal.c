@@ -28,8 +28,11 @@
 #define PUSH_SECONDS 60			/* PostgreSQL asks again; nothing is lost meanwhile */
 #define FETCH_SECONDS 600		/* a store that is away for this long ends the recovery, which is then tried again */
 #define RETRY_MS 50				/* between two attempts to reach an archiver that is just restarted */
+#define LOOK_MS 100				/* between two looks at whether the server is stopping */
 #define LINE 4096
+#define LOCK_FILE "postmaster.pid"	/* PostgreSQL runs its commands in the data directory */
 #define DOUBT_PUSH 1
+#define STOPPING 255
 #define DOUBT_FETCH 200			/* more than 125: PostgreSQL stops recovery in place of ending it */
 
 static int	doubt = DOUBT_PUSH;
@@ -68,6 +71,37 @@ check_name(const char *name)
 		give_up(doubt, "%s is no name of a WAL file", name);
 }
 
+/*
+ * A server that stops lets its archiver finish first, so a store that is away would hold up a switchover. A status of
+ * more than 125 ends PostgreSQL's archiver at once; the file stays as it is, to be archived when the server runs again.
+ */
+static void
+leave_if_stopping(void)
+{
+	char		text[2048];
+	int			fd,
+				line = 1;
+	ssize_t		length;
+
+	if (doubt != DOUBT_PUSH || (fd = open(LOCK_FILE, O_RDONLY | O_CLOEXEC)) < 0)
+		return;
+	length = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (length <= 0)
+		return;
+	text[length] = '\0';
+	for (char *at = text; at != NULL; at = strchr(at, '\n'), line++)
+	{
+		at += *at == '\n';
+		if (line == 8)			/* LOCK_FILE_LINE_PM_STATUS */
+		{
+			if (strncmp(at, "stopping", 8) == 0)
+				give_up(STOPPING, "PostgreSQL is stopping; the rest is archived when it runs again");
+			return;
+		}
+	}
+}
+
 /* Ready for `events` in time? */
 static int
 wait_for(int fd, short events, long long deadline)
@@ -80,7 +114,8 @@ wait_for(int fd, short events, long long deadline)
 
 		if (left <= 0)
 			return 0;
-		found = poll(&one, 1, (int) (left > 60000 ? 60000 : left));
+		leave_if_stopping();
+		found = poll(&one, 1, (int) (left > LOOK_MS ? LOOK_MS : left));
 		if (found > 0)
 			return 1;
 		if (found < 0 && errno != EINTR)
@@ -163,6 +198,7 @@ converse(const char *path, const char *request, char *answer, long long deadline
 			if (answered)
 				return;
 		}
+		leave_if_stopping();
 		if (now_ms() + RETRY_MS >= deadline)
 			give_up(doubt, "the archiver does not answer at %s; its Pod's log says why", path);
 		nanosleep(&pause, NULL);
@@ -236,8 +272,6 @@ push(const char *socket_path, const char *path, const char *name, long long dead
 	snprintf(wanted, sizeof(wanted), "ok %s", name);
 	if (strcmp(answer, wanted) == 0)
 		exit(0);
-	if (strncmp(answer, "stop ", 5) == 0)
-		give_up(255, "%s", answer + 5); /* ends PostgreSQL's archiver at once: the server is stopping */
 	if (strncmp(answer, "no ", 3) == 0)
 		give_up(doubt, "%s", answer + 3);
 	give_up(doubt, "the archiver's answer is not understood");

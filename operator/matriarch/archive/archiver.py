@@ -33,8 +33,6 @@ log = logging.getLogger(__name__)
 
 LOOK_EVERY = 2.0  # seconds; a push makes it look at once
 RESCAN_AFTER = 0.5  # seconds that one listing may be used while a backlog is worked off
-STOP_LOOK = 0.1  # seconds between two looks at whether PostgreSQL is stopping, while it waits for an answer
-STOP_WORD = "PostgreSQL is stopping, and the rest is archived when it runs again"
 
 _FILE_FAULTS = frozenset({Reason.BAD_SEGMENT, Reason.SPLIT_BRAIN, "ObjectCorrupt", "ManifestCorrupt"})
 
@@ -43,9 +41,9 @@ _CREDENTIALS = frozenset({"CredentialsRefused", "CredentialsMissing", "KeyMissin
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`ok`: it is stored. `stop`: PostgreSQL is stopping. `no` comes with the reason as a sentence."""
+    """`ok`: it is stored. `no` comes with the reason as a sentence."""
 
-    word: Literal["ok", "no", "stop"]
+    word: Literal["ok", "no"]
     why: str = ""
 
 
@@ -121,12 +119,10 @@ class Archiver:
             state.looked_at = -1e9
         self._wake.set()
         while state.stored.get(text) != known:
-            if await self._in_thread(self._folder.is_stopping):
-                return Answer("stop", STOP_WORD)
             if time.monotonic() >= until or text in state.errors:
                 return Answer("no", state.errors.get(text) or self._error or f"{text} is not stored yet; it goes on")
             try:
-                async with asyncio.timeout(STOP_LOOK):
+                async with asyncio.timeout(1.0):
                     async with self._changed:
                         await self._changed.wait()
             except TimeoutError:

@@ -1,6 +1,6 @@
 """The socket at which PostgreSQL's commands and the agent ask. One line in, one line out.
 
-    push <name> <device> <inode>    ok <name> | no <sentence> | stop <sentence>
+    push <name> <device> <inode>    ok <name> | no <sentence>
     fetch <name>                    ok <name> <path> | missing <sentence> | no <sentence>
     status leads|follows            a Report as JSON; the word says what this member is now
     status                          the same, nothing is told
@@ -51,7 +51,7 @@ async def _answer(line: str, archiver: Archiver | None, fetcher: Fetcher | None)
     match line.split():
         case ["push", name, device, inode] if archiver is not None and device.isdecimal() and inode.isdecimal():
             said = await archiver.push(name, int(device), int(inode))
-            return f"ok {name}" if said.word == "ok" else f"{said.word} {said.why}"
+            return f"ok {name}" if said.word == "ok" else f"no {said.why}"
         case ["fetch", name] if fetcher is not None:
             found = await fetcher.fetch(name)
             return f"ok {name} {found.text}" if found.word == "ok" else f"{found.word} {found.text}"

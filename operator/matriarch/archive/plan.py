@@ -35,7 +35,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """`ready`: what PostgreSQL wants archived. `stored`: of that, what is. `histories`: timelines known to have theirs."""
+    """`ready`: what PostgreSQL wants archived; `stored`: of that, what is; `histories`: timelines that have theirs."""
 
     ready: tuple[WalName, ...]
     stored: Collection[str] = ()

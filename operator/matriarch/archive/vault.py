@@ -74,7 +74,7 @@ class Vault:
         return len(body)
 
     def confirm(self, name: WalName, data: bytes) -> bool:
-        """Whether it is stored with this very content. Raises Refused (BadSegment, SplitBrain), Corrupt, Unavailable."""
+        """Whether it is stored with this very content. Raises as `put` does."""
         segment.check(name, data, self._system)
         found = self._compare(name, data)
         if found is False:

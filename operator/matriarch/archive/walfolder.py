@@ -80,11 +80,3 @@ class WalFolder:
             return bool(parse_history(timeline, (self._wal / history_file(timeline)).read_text()))
         except (FileNotFoundError, ValueError):
             return False
-
-    def is_stopping(self) -> bool:
-        """Whether the postmaster was asked to stop: it says so in the last line of its lock file."""
-        try:
-            lines = (self._pgdata / "postmaster.pid").read_text().splitlines()
-        except OSError:
-            return False
-        return len(lines) >= 8 and lines[7].strip() == "stopping"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,7 +16,6 @@ from typing import Any
 
 from matriarch.archive.config import ENVIRONMENT, ArchiveConfig
 from matriarch.archive.keyring import Keyring
-from matriarch.archive.names import parse
 from matriarch.archive.vault import Vault
 from matriarch.archive.walfolder import WalFolder
 from matriarch.backup.jobspec import ClusterIdentity, StoreSpec
@@ -64,7 +62,7 @@ class Archiver:
                 stdout=log,
                 stderr=log,
             )
-        wait(lambda: self.answers(), "the archiver listens")
+        wait(self.answers, "the archiver listens")
         return self
 
     def answers(self) -> bool:
@@ -133,23 +131,42 @@ def wait(condition: Callable[[], object], what: str, *, within: float = 60.0) ->
         time.sleep(0.05)
 
 
-def keep_copies(server: Postgres, into: Path) -> Callable[[], None]:
-    """Hard links to every finished file in pg_wal before it is recycled: what was written, to compare with.
+def load(server: Postgres, megabytes: int) -> None:
+    """About that much WAL."""
+    server.sql(
+        f"INSERT INTO load SELECT g, md5(g::text) || repeat(md5((g * 7)::text), 30) FROM "
+        f"generate_series(1, {megabytes * 1024}) g"
+    )
 
-    A recycled segment is renamed and then overwritten in place, so links are copied as soon as they are seen.
-    """
-    into.mkdir(exist_ok=True)
-    wal = server.folder / "data" / "pg_wal"
 
-    def look() -> None:
-        for status in sorted((wal / "archive_status").glob("*.ready")):
-            name = status.name.removesuffix(".ready")
-            if parse(name) is not None and not (into / name).exists():
-                shutil.copyfile(wal / name, into / f".{name}")
-                if status.exists():  # it was not archived, so not recycled, while it was copied
-                    (into / f".{name}").rename(into / name)
+def base_backup(server: Postgres, folder: Path) -> None:
+    """Without any WAL: all of it has to come from the archive."""
+    folder.mkdir()
+    subprocess.run(
+        [
+            "pg_basebackup",
+            "-D",
+            str(folder / "data"),
+            "-d",
+            f"host={server.folder} user=postgres",
+            "-X",
+            "none",
+            "-c",
+            "fast",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    with (folder / "data" / "postgresql.conf").open("a") as file:
+        file.write(f"unix_socket_directories = '{folder}'\narchive_mode = off\n")
 
-    return look
+
+def recover(folder: Path, archiver: Archiver, *more: str) -> Postgres:
+    data = folder / "data"
+    (data / "recovery.signal").touch()
+    with (data / "postgresql.conf").open("a") as file:
+        file.write(f"restore_command = '{archiver.command('fetch', '--timeout', '30')}'\n" + "\n".join(more) + "\n")
+    return Postgres(folder)
 
 
 def done(server: Postgres) -> set[str]:

@@ -2,73 +2,23 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
-import pytest
-
-from dev.s3 import S3Server
 from matriarch.archive.names import parse
-from matriarch.backup.jobspec import LocalStore, StoreSpec
-from tests.postgres.archive.archivebed import Archiver, archiving, done, ready, wait
-from tests.postgres.backup.bed import Postgres, s3_spec
-
-
-@pytest.fixture(params=["s3", "local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, s3server: S3Server) -> StoreSpec:
-    if request.param == "s3":
-        return StoreSpec(s3=s3_spec(s3server, "backups", tmp_path / "credentials", prefix=tmp_path.name))
-    (tmp_path / "store").mkdir()
-    return StoreSpec(local=LocalStore(path=str(tmp_path / "store"), prefix="deep"))
-
-
-@pytest.fixture
-def place(tools: Path, short_folder: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    folder = short_folder / f"a{abs(hash(request.node.name)) % 10**8}"
-    folder.mkdir()
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def load(server: Postgres, megabytes: int) -> None:
-    """About that much WAL."""
-    server.sql(
-        f"INSERT INTO load SELECT g, md5(g::text) || repeat(md5((g * 7)::text), 30) FROM "
-        f"generate_series(1, {megabytes * 1024}) g"
-    )
-
-
-def base_backup(server: Postgres, folder: Path) -> None:
-    """Without any WAL: all of it has to come from the archive."""
-    folder.mkdir()
-    subprocess.run(
-        [
-            "pg_basebackup",
-            "-D",
-            str(folder / "data"),
-            "-d",
-            f"host={server.folder} user=postgres",
-            "-X",
-            "none",
-            "-c",
-            "fast",
-        ],
-        check=True,
-        capture_output=True,
-    )
-    with (folder / "data" / "postgresql.conf").open("a") as file:
-        file.write(f"unix_socket_directories = '{folder}'\narchive_mode = off\n")
-
-
-def recover(folder: Path, archiver: Archiver, *more: str) -> Postgres:
-    data = folder / "data"
-    (data / "recovery.signal").touch()
-    with (data / "postgresql.conf").open("a") as file:
-        file.write(f"restore_command = '{archiver.command('fetch', '--timeout', '30')}'\n" + "\n".join(more) + "\n")
-    return Postgres(folder)
+from matriarch.backup.jobspec import StoreSpec
+from tests.postgres.archive.archivebed import (
+    Archiver,
+    archiving,
+    base_backup,
+    done,
+    load,
+    ready,
+    recover,
+    wait,
+)  # fmt: skip
+from tests.postgres.backup.bed import Postgres
 
 
 def test_a_backlog_is_archived_and_replays_to_the_last_commit(place: Path, store: StoreSpec) -> None:
@@ -144,10 +94,12 @@ def test_a_timeline_switch_archives_its_history_first(place: Path, store: StoreS
         primary.sql("CREATE TABLE marks (n int)")
         for n in range(4):
             primary.sql(f"INSERT INTO marks VALUES ({n})", "SELECT pg_switch_wal()")
+        primary.sql("INSERT INTO marks VALUES (99)")  # so that the timeline ends within a segment
         finished = {n for n in ready(primary) if len(n) == 24}
         assert finished
         wait(lambda: finished <= ready(standby), "the standby holds them back too")
         assert not any(n in done(standby) for n in finished)
+        wait(lambda: standby.sql("SELECT n FROM marks WHERE n = 99"), "the standby has all")
         primary.stop(signal.SIGQUIT)
         standby.sql("SELECT pg_promote()")
         standby.sql("INSERT INTO marks VALUES (100)", "SELECT pg_switch_wal()")
@@ -166,3 +118,25 @@ def test_a_timeline_switch_archives_its_history_first(place: Path, store: StoreS
         primary.stop()
         archiver.stop()
         first.stop()
+
+
+def test_a_server_stops_at_once_while_nothing_can_be_archived(place: Path, store: StoreSpec) -> None:
+    server = Postgres(place / "p").create()
+    server.stop()
+    archiver = Archiver.create(place / "a", store, server.folder / "data")  # and it is never started
+    archiving(server, archiver)
+    server.start()
+    server.sql("CREATE TABLE marks (n int)", "SELECT pg_switch_wal()", "INSERT INTO marks VALUES (1)")
+    began = time.monotonic()
+    server.stop()
+    assert time.monotonic() - began < 5
+    kept = ready(server)
+    assert kept
+    archiver.start()
+    wait(lambda: archiver.status()["stored"] == len(kept), "what was left is stored, although PostgreSQL is down")
+    server.start()
+    try:
+        wait(lambda: not ready(server) & kept, "and acknowledged when it runs again")
+    finally:
+        server.stop()
+        archiver.stop()
