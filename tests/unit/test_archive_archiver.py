@@ -55,7 +55,7 @@ async def test_a_backlog_is_stored_ahead_of_the_asking(tmp_path: Path) -> None:
     names = [data.finish(1, n, fill=bytes([n])) for n in range(1, 9)]
     async with running(data, store) as archiver:
         assert await push(archiver, data, names[0]) == "ok"
-        while archiver.report().pending:
+        while archiver.report().pending:  # noqa: ASYNC110 - it has no event for that
             await asyncio.sleep(0.01)
         calls = store.calls
         for name in names[1:]:
@@ -110,7 +110,7 @@ async def test_a_refused_file_is_never_acknowledged_and_holds_up_no_other(tmp_pa
         assert archiver.report().reason == "BadSegment"
         (data.wal / bad.text).write_bytes(wal(1, 1))
         async with asyncio.timeout(5):
-            while await push(archiver, data, bad) != "ok":
+            while await push(archiver, data, bad) != "ok":  # noqa: ASYNC110 - PostgreSQL asks again
                 await asyncio.sleep(0.02)
         assert archiver.report().error == ""
 
@@ -130,7 +130,7 @@ async def test_a_file_that_changes_after_it_was_stored_is_looked_at_again(tmp_pa
     data, store = DataFolder(tmp_path / "d"), MemoryStore()
     name = data.finish(1, 1, fill=b"one")
     async with running(data, store) as archiver:
-        while not archiver.report().stored:
+        while not archiver.report().stored:  # noqa: ASYNC110 - the same
             await asyncio.sleep(0.01)
         (data.wal / name.text).write_bytes(wal(1, 1, fill=b"two"))
         assert (await archiver.push(*data.push_arguments(name))).word == "no"

@@ -13,7 +13,7 @@ from matriarch.archive import objects
 from matriarch.archive.keyring import Keyring
 from matriarch.archive.vault import Throttle
 from matriarch.backup.keys import Kek
-from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
+from matriarch.errors import Corrupt, Refused, Unavailable
 from matriarch.postgres.lsn import SEGMENT_SIZE, segment_name
 from tests.unit.archive_world import KEY, SYSTEM, MemoryStore, named, vault, wal
 
@@ -84,13 +84,8 @@ def test_one_byte_changed_anywhere_is_found(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(raw) - 1))
     raw[at] ^= data.draw(st.integers(1, 255))
     store.objects[key] = bytes(raw)
-    try:
-        found = vault(store).get(HISTORY)
-    except MatriarchError as error:
-        assert isinstance(error, Corrupt | Refused)
-    else:
-        # Only the slots are not authenticated: another key's slot may lie there. What comes out is still the file.
-        assert found == TEXT
+    with pytest.raises((Corrupt, Refused)):
+        vault(store).get(HISTORY)
 
 
 @pytest.mark.parametrize("size", [0, 1, 50, 97, 98, 300, 500, -1, -17, -70_000])

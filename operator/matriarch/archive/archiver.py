@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from matriarch.archive import plan
 from matriarch.archive.names import WalName, parse
@@ -30,6 +30,8 @@ from matriarch.postgres.lsn import format_lsn
 from matriarch.postgres.timeline import history_file
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOOK_EVERY = 2.0  # seconds; a push makes it look at once
 RESCAN_AFTER = 0.5  # seconds that one listing may be used while a backlog is worked off
@@ -274,5 +276,5 @@ class Archiver:
         self._error, self._reason = text, str(getattr(error, "reason", ""))
         self._failing_since = self._failing_since or time.time()
 
-    async def _in_thread(self, call: Callable[[], object]):  # type: ignore[no-untyped-def]  # returns what it is given
+    async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)

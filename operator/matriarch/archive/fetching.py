@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from matriarch.archive.names import WalName, following, parse
 from matriarch.archive.vault import Vault
@@ -24,6 +24,8 @@ from matriarch.errors import MatriarchError, Unavailable
 from matriarch.postgres.lsn import SEGMENT_SIZE
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 PATIENCE = 300.0  # seconds that a store may be away before the recovery is stopped
 
@@ -141,7 +143,7 @@ class Fetcher:
         if self._vault is None:
             self._vault = await self._in_thread(self._open_vault)
 
-    async def _in_thread(self, call: Callable[[], object]):  # type: ignore[no-untyped-def]  # returns what it is given
+    async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, call)
 
 

@@ -39,6 +39,7 @@ def archiver(place: Path, store: StoreSpec, tools: Path) -> Iterator[Archiver]:
 def fetch(client: Path, archiver: Archiver, name: object, target: Path, *, seconds: int = 20) -> tuple[int, str]:
     done = subprocess.run(
         [client, "--socket", archiver.config.socket, "--timeout", str(seconds), "fetch", str(name), str(target)],
+        check=False,
         capture_output=True,
         text=True,
     )
@@ -79,8 +80,7 @@ def test_a_damaged_object_is_refused(client: Path, archiver: Archiver, place: Pa
     assert raw is not None
     other = store.get(NAMES[3].key(encrypted=True))
     assert other is not None
-    middle = len(raw) // 2
-    changed = raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :]
+    changed = raw[:-20] + bytes([raw[-20] ^ 1]) + raw[-19:]
     store.put(key, {"altered": changed, "truncated": raw[:-20], "empty": b"", "swapped": other}[how])
     code, text = fetch(client, archiver, NAMES[2], place / "x")
     assert (code, "is damaged" in text) == (200, True)
@@ -119,10 +119,8 @@ def test_a_recovery_stops_at_a_damaged_object_and_goes_on_when_it_is_repaired(pl
     archiver.store.put(victim, whole[:-1])
     fetcher = archiver.fetch_mode(place / "f", place / "r" / "data").start()
     restored = recover(place / "r", fetcher)
-    with pytest.raises(AssertionError, match="restore_command|archive|FATAL|shut"):
+    with pytest.raises(AssertionError):  # PostgreSQL ended, before anybody could read from it
         restored.start()
-        restored.process.wait(30)  # type: ignore[union-attr]  # it was started
-        raise AssertionError((place / "r" / "log").read_text())
     restored.process = None
     assert "is damaged" in (place / "r" / "log").read_text()
     archiver.store.put(victim, whole)
