@@ -13,8 +13,8 @@ from matriarch.backup.keys import Kek
 from matriarch.decide.backups import Need
 from matriarch.errors import MatriarchError
 from matriarch.kube.client import Kube, Object
-from matriarch.resources.job import LOCAL_PATH, SecretFiles
-from matriarch.resources.storefiles import CA, KEY, credential_keys, s3_files
+from matriarch.resources.job import LOCAL_PATH
+from matriarch.resources.storefiles import CA, KEY, SecretFiles, credential_keys, s3_files
 
 KEY_FILE = "backup-key"
 """Name under which a Job finds the encryption key."""

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from matriarch.api.defaults import S3_REGION
 from matriarch.resources.blueprint import Blueprint, Object
-from matriarch.resources.job import SecretFiles
-from matriarch.resources.storefiles import KEY, s3_files
+from matriarch.resources.storefiles import KEY, SecretFiles, s3_files
 
 STORE_PATH = "/etc/matriarch/archive-store"
 KEY_PATH = "/etc/matriarch/archive-key"

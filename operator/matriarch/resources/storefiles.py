@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 from matriarch.api.stores import S3Store
-from matriarch.resources.job import SecretFiles
 
 ACCESS_KEY_ID, SECRET_ACCESS_KEY, CA, KEY = "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ca.crt", "key"
 """Keys within Secrets where the resource names no others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretFiles:
+    """Keys of a Secret as files: `files` maps the Secret's key to the file's name."""
+
+    secret: str
+    files: Mapping[str, str]
+    optional: bool = False
 
 
 def credential_keys(s3: S3Store) -> tuple[str, str]:
