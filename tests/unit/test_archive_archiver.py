@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -157,6 +159,18 @@ async def test_a_replica_keeps_what_the_primary_has_not_stored(tmp_path: Path) -
         archiver.leads = True
         assert await push(archiver, data, two) == "ok"
     assert vault(store).get(two) is not None
+
+
+async def test_a_replica_stores_what_nobody_else_does(tmp_path: Path) -> None:
+    """Its primary may be a younger copy that never had the file: it would be kept here for ever."""
+    data, store = DataFolder(tmp_path / "d"), MemoryStore()
+    old, new = data.finish(1, 1), data.finish(1, 2)
+    before = time.time() - module.STORES_ITSELF - 10
+    os.utime(data.status / f"{old}.ready", (before, before))
+    async with running(data, store, leads=False, patience=0.5) as archiver:
+        assert await push(archiver, data, old) == "ok"
+        assert await push(archiver, data, new) == "no"
+    assert [k for k in store.order if k.startswith("wal/")] == [old.key(encrypted=True)]
 
 
 async def test_a_history_that_nobody_asks_for_any_more_is_stored_too(tmp_path: Path) -> None:

@@ -135,7 +135,10 @@ def an_instance(tmp_path: Path, wish: ArchiveWish | None) -> Any:
     return SimpleNamespace(
         config=SimpleNamespace(archive=wish, uid="u"),
         env=SimpleNamespace(namespace="prod", cluster="orders"),
-        server=SimpleNamespace(paths=SimpleNamespace(pgdata=tmp_path / "pgdata", volume=tmp_path)),
+        server=SimpleNamespace(
+            paths=SimpleNamespace(pgdata=tmp_path / "pgdata", volume=tmp_path), postmaster=lambda: None
+        ),
+        server_role="primary",
         is_holder=True,
         archive=None,
     )

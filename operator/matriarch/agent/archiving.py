@@ -11,6 +11,7 @@ import contextlib
 import json
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
@@ -37,6 +38,7 @@ class Archiving:
         self._instance, self._socket = instance, socket
         self._process: asyncio.subprocess.Process | None = None
         self._wish: ArchiveWish | None = None
+        self._woken: int | None = None
 
     async def keep(self) -> None:
         """Until cancelled."""
@@ -62,7 +64,21 @@ class Archiving:
                     heard, pause = now, EVERY
                 except (OSError, ValueError, TimeoutError) as error:
                     log.debug("the archiver: %s", error)
+            if wish is not None:
+                self._wake_checkpointer()
             await asyncio.sleep(pause)
+
+    def _wake_checkpointer(self) -> None:
+        """Once for each start of a primary: archive_timeout counts from then on.
+
+        PostgreSQL's checkpointer starts before the recovery is over, when that limit is not in force yet, and then
+        sleeps for up to checkpoint_timeout (5 minutes) without it. A reload wakes it.
+        """
+        pid = self._instance.server.postmaster()
+        if pid is not None and pid != self._woken and self._instance.server_role == "primary":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGHUP)
+            self._woken = pid
 
     async def close(self) -> None:
         """The Pod ends, and PostgreSQL has: what it finished last is stored if that is quickly done."""

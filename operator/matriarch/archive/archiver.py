@@ -6,7 +6,8 @@ there with the same content.
 
 A primary stores. A replica keeps its copy of every segment until the primary has stored it, and stores itself what is
 missing once it leads (PostgreSQL runs with archive_mode = always): without that, the segments that an old primary had
-finished and not stored would be missing from the archive after a failover, and nobody would know.
+finished and not stored would be missing from the archive after a failover, and nobody would know. What nobody stored
+for STORES_ITSELF a replica stores too: its primary may be a younger copy without that file, or not reach the store.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+STORES_ITSELF = 120.0  # seconds
 LOOK_EVERY = 2.0  # seconds; a push makes it look at once
 RESCAN_AFTER = 0.5  # seconds that one listing may be used while a backlog is worked off
 
@@ -162,9 +164,6 @@ class Archiver:
         await self._look()
         if not state.ready:
             return
-        if self.leads and not self._claimed:
-            await self._in_thread(self._vault.claim)
-            self._claimed = True
         await self._adopt_histories()
         for name in next_files(self._seen(), parallel=self._parallel, now=time.monotonic()):
             state.running[name.text] = asyncio.create_task(self._work(name))
@@ -228,7 +227,11 @@ class Archiver:
         vault = self._vault
         assert vault is not None
         data = self._folder.read(name)
-        if self.leads:
+        waited = time.time() - self._state.ready.get(name, time.time())
+        if self.leads or waited > STORES_ITSELF:
+            if not self._claimed:
+                vault.claim()
+                self._claimed = True
             return vault.put(name, data)
         if not vault.confirm(name, data):
             raise Unavailable(f"the primary has not stored {name} yet", reason=Reason.NOT_YET)
