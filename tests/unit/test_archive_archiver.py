@@ -17,7 +17,7 @@ from matriarch.archive.archiver import Archiver
 from matriarch.archive.names import WalName
 from matriarch.archive.plan import Pause
 from matriarch.archive.walfolder import WalFolder
-from tests.unit.archive_world import DataFolder, MemoryStore, vault, wal
+from tests.unit.archive_world import DataFolder, MemoryStore, named, vault, wal
 
 
 @pytest.fixture(autouse=True)
@@ -181,6 +181,18 @@ async def test_a_history_that_nobody_asks_for_any_more_is_stored_too(tmp_path: P
         assert await push(archiver, data, name) == "ok"
     wal_keys = [k for k in store.order if k.startswith("wal/")]
     assert wal_keys == ["wal/00000002/00000002.history.zst.enc", name.key(encrypted=True)]
+
+
+async def test_a_refused_history_is_not_tried_without_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pause, "longer", lambda self, now, **_: Pause(self.failures + 1, now + 60))
+    data, store = DataFolder(tmp_path / "d"), MemoryStore()
+    (data.wal / "00000002.history").write_bytes(b"1\t0/1000000\tpromoted\n")
+    vault(store).put(named("00000002.history"), b"1\t0/2000000\tanother\n")
+    name = data.finish(2, 1)
+    async with running(data, store, patience=0.7) as archiver:
+        assert await push(archiver, data, name) == "no"  # it would be of no use without its history
+        assert archiver.report().reason == "SplitBrain"
+    assert store.calls < 20
 
 
 async def test_another_systems_folder_is_refused(tmp_path: Path) -> None:

@@ -55,6 +55,7 @@ class Archiving:
                 self._instance.archive = None
             elif self._process is None or self._process.returncode is not None:
                 if self._process is not None:
+                    self._instance.archive = None
                     log.warning("the archiver ended with %s and is started again", self._process.returncode)
                     pause = min(2 * pause, LONGEST_PAUSE)
                 await self._start(wish)

@@ -184,6 +184,7 @@ class Archiver:
         names = {n.text for n in state.ready}
         for gone in state.stored.keys() - names:  # PostgreSQL has taken note
             del state.stored[gone]
+        names |= {n.text for n in state.extra}
         state.pauses = {n: p for n, p in state.pauses.items() if n in names}
         state.errors = {n: e for n, e in state.errors.items() if n in names}
 

@@ -84,10 +84,11 @@ async def amain(config: ArchiveConfig) -> None:
     )
     await serve(Path(config.socket), archiver, fetcher)
     running = asyncio.create_task(archiver.run()) if archiver is not None else None
-    await ended.wait()
+    waits = [asyncio.create_task(ended.wait()), *([running] if running is not None else [])]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
-    if running is not None:
-        running.cancel()
+    if running is not None and running.done():
+        running.result()  # a bug: whoever started this process sees it end, and starts another one
 
 
 def main() -> None:
@@ -100,8 +101,14 @@ def main() -> None:
         Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
     with contextlib.suppress(OSError):
         os.nice(_NICE)
-    asyncio.run(amain(ArchiveConfig.from_json(os.environ[ENVIRONMENT])))
-    os._exit(0)  # a call to a store that hangs would keep its thread, and with it the process, for a minute
+    status = 0
+    try:
+        asyncio.run(amain(ArchiveConfig.from_json(os.environ[ENVIRONMENT])))
+    except Exception:
+        log.exception("the archiver ends")
+        status = 1
+    finally:
+        os._exit(status)  # a call to a store that hangs would keep its thread, and with it the process, for a minute
 
 
 if __name__ == "__main__":
