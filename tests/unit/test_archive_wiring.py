@@ -18,7 +18,10 @@ from matriarch.agent.archiving import Archiving, config_for
 from matriarch.agent.config import ArchiveWish, ClusterConfig
 from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.defaults import fill
+from matriarch.archive import main as archive_main
 from matriarch.archive.config import ENVIRONMENT, ArchiveConfig
+from matriarch.backup.jobspec import ClusterIdentity, LocalStore, S3Store, StoreSpec
+from matriarch.controller import backup_store
 from matriarch.controller.facts_of import agent
 from matriarch.decide.archive import condition
 from matriarch.decide.facts import Archive
@@ -183,3 +186,17 @@ async def test_the_agent_keeps_an_archiver(tmp_path: Path, monkeypatch: pytest.M
         with suppress(asyncio.CancelledError):
             await task
         await archiving.close()
+
+
+def test_the_archivers_folder_is_where_the_clusters_backups_are() -> None:
+    """One folder for both: a restore finds the WAL beside the backup that it belongs to."""
+    cluster = ClusterIdentity(namespace="prod", name="orders", uid="u")
+    for prefix, wanted in (("", "prod/orders-74"), ("a", "a/prod/orders-74"), ("/a/b/", "a/b/prod/orders-74")):
+        s3 = ArchiveConfig(
+            cluster=cluster, store=StoreSpec(s3=S3Store(bucket="b", prefix=prefix)), pgdata="/", own_folder=True
+        )
+        assert (archive_main._with_folder(s3, 74).s3 or pytest.fail("no bucket")).prefix == wanted
+        local = replace(s3, store=StoreSpec(local=LocalStore(path="/x", prefix=prefix)))
+        assert (archive_main._with_folder(local, 74).local or pytest.fail("no folder")).prefix == wanted
+        assert archive_main._with_folder(replace(s3, own_folder=False), 74) == s3.store
+    assert backup_store.folder("prod", "orders", "74") == "prod/orders-74"

@@ -52,6 +52,7 @@ async def test_a_switchover_and_a_failover_without_any_archiver(box: Box) -> Non
     await one.server.start_standby(one.upstream(two), line=promotion.line)
     await streaming(two, one)
 
+    await two.server.set_standby_names("")
     await switch(two, 2)
     await eventually(lambda: {n for n in ready(two) if n.startswith("00000005000")} <= ready(one), "as before")
     two.kill()
