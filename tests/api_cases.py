@@ -70,6 +70,11 @@ def _store(**kinds: Object) -> Object:
     return {"backup": {"stores": [{"name": "main", **kinds}]}}
 
 
+NO_ARCHIVE_STORE = (
+    "walArchive.store names no s3 store of stores: a bucket is needed, because every instance writes to it, and a"
+    " volume can't be mounted by all of them"
+)
+
 BAD: tuple[Bad, ...] = (
     _cluster("sqlite", {"engine": "sqlite"}, "spec.engine", "engine sqlite is not yet supported: use postgresql"),
     _cluster(
@@ -319,6 +324,25 @@ BAD: tuple[Bad, ...] = (
         "storageClassName goes with size only: an existing claim has its class already",
     ),
     _cluster(
+        "an archive in an unknown store",
+        {"backup": {"stores": [{"name": "main", "s3": S3}], "walArchive": {"store": "other"}}},
+        "spec.backup.walArchive.store",
+        NO_ARCHIVE_STORE,
+    ),
+    _cluster(
+        "an archive on a volume",
+        {"backup": {"stores": [{"name": "main", "local": {"size": "1Gi"}}], "walArchive": {"store": "main"}}},
+        "spec.backup.walArchive.store",
+        NO_ARCHIVE_STORE,
+    ),
+    _cluster(
+        "an archive that is too slow for anything",
+        {"backup": {"stores": [{"name": "main", "s3": S3}], "walArchive": {"store": "main", "maxRate": "100k"}}},
+        "spec.backup.walArchive.maxRate",
+        "maxRate is in bytes a second and at least 1Mi: with less, a cluster that writes anything falls behind for"
+        " ever",
+    ),
+    _cluster(
         "plaintext backups by accident",
         {"backup": {"stores": [{"name": "main", "s3": S3}], "encryption": {"disabled": "true"}}},
         "spec.backup.encryption.disabled",
@@ -503,6 +527,11 @@ BAD: tuple[Bad, ...] = (
 )
 
 GOOD: tuple[tuple[str, str, Object], ...] = (
+    (
+        "an archive",
+        "DatabaseCluster",
+        {"backup": {"stores": [{"name": "main", "s3": S3}], "walArchive": {"store": "main", "maxRate": "20Mi"}}},
+    ),
     ("smallest", "DatabaseCluster", {}),
     ("version as a number", "DatabaseCluster", {"version": 17}),
     ("one instance", "DatabaseCluster", {"instances": 1}),

@@ -10,7 +10,8 @@ import pytest
 from matriarch.backup.jobspec import KEY_FOLDER, RESULT_LIMIT, STORE_FOLDER, TLS_FOLDER, Exit
 from matriarch.resources import job as module
 from matriarch.resources import names
-from matriarch.resources.job import JobWish, SecretFiles, job, job_name, labels
+from matriarch.resources.job import JobWish, job, job_name, labels
+from matriarch.resources.storefiles import SecretFiles
 
 UID = "1a2b3c4d-5e6f-7a8b-9c0d-1e2f3a4b5c6d"
 OWNER = {"apiVersion": "matriarch.dev/v1alpha1", "kind": "Backup", "metadata": {"name": "b", "uid": UID}}

@@ -116,6 +116,34 @@ class ReplicaConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ArchiveWish:
+    """Where finished WAL is stored."""
+
+    bucket: str
+    prefix: str
+    region: str | None
+    endpoint: str | None
+    path_style: bool | None
+    keys: tuple[str, ...]
+    max_rate: int | None  # bytes a second
+
+    @classmethod
+    def parse(cls, doc: Mapping[str, Any] | None) -> ArchiveWish | None:
+        """Raises KeyError, TypeError or ValueError."""
+        if doc is None:
+            return None
+        return cls(
+            bucket=str(doc["bucket"]),
+            prefix=str(doc["prefix"]),
+            region=doc.get("region"),
+            endpoint=doc.get("endpoint"),
+            path_style=doc.get("path_style"),
+            keys=tuple(map(str, doc["keys"])),
+            max_rate=int(doc["max_rate"]) if doc.get("max_rate") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterConfig:
     """The effective wishes of the spec; defaults were computed by the controller."""
 
@@ -136,6 +164,7 @@ class ClusterConfig:
     pooler_pause: float | None = None
     """Seconds that a switchover waits for poolers to pause; None: there are none."""
     replica: ReplicaConfig | None = None
+    archive: ArchiveWish | None = None
 
     @property
     def single(self) -> bool:
@@ -167,6 +196,7 @@ class ClusterConfig:
                 uid=str(doc.get("uid") or ""),
                 pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
                 replica=ReplicaConfig.parse(doc.get("replica")),
+                archive=ArchiveWish.parse(doc.get("archive")),
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

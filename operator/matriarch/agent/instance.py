@@ -86,6 +86,7 @@ class Instance:
     space: Space = field(default_factory=Space)  # the volume, as last seen
     ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led
     illness: dict[str, Any] | None = None  # what the replica doctor says, for the status
+    archive: dict[str, Any] | None = None  # what the archiver said last, for the status; None: nothing is archived
     permits: dict[str, int] = field(default_factory=dict)  # holder: who may be cloned anew now, until when
     armed: bool = False  # the heartbeat moves the deadline
     guarded: bool = False  # and the supervisor ends everything past it

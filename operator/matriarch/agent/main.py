@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from matriarch.agent import candidate, mutant, sites, stepdown
 from matriarch.agent.api import Api
+from matriarch.agent.archiving import Archiving
 from matriarch.agent.canary import Canary
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.clockjump import watch_clock
@@ -80,6 +81,7 @@ class Agent:
             log.error("built to lose data: the mutant %s is on", name)
         await self.api.start()
         loop = asyncio.create_task(self.loop.run())
+        archiving = Archiving(instance)
         jobs = {
             "watch of the Lease": lambda: watch_lease(instance),
             "watch of the configuration": lambda: watch_config(instance),
@@ -93,6 +95,7 @@ class Agent:
             "canary": lambda: Canary(instance).watch(),
             "certificates": self._certificates,
             "designated primary": lambda: sites.keep_designated(instance),
+            "archive": archiving.keep,
             "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
@@ -107,6 +110,7 @@ class Agent:
                 await self._step_down()
             for task in (*tasks, *self.work):
                 task.cancel()
+            await archiving.close()
             await self.api.close()
             await instance.peers.close()
             await instance.kube.close()

@@ -35,6 +35,7 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
         delay=config.delays.get(instance.env.instance, 0),
         read_only=instance.space.writes_stopped,
         superuser_access=config.superuser_access,
+        archive=config.archive is not None,
         clients=clients,
     )
 

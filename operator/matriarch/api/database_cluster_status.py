@@ -110,6 +110,22 @@ class ClusterBackupStatus(Model):
     """Names the encryption key in use without showing it."""
 
 
+class WalArchiveStatus(Model):
+    """How far the archive reaches, as the primary said last."""
+
+    last_segment: Annotated[str, Field(max_length=64)] | None = None
+    """The newest segment that is stored since the archiver started."""
+    last_lsn: Annotated[str, Field(max_length=32)] | None = None
+    """Where it ends."""
+    last_stored_at: Time | None = None
+    pending: Int64 | None = None
+    """Files that are finished and not stored yet."""
+    oldest_pending_seconds: Int64 | None = None
+    """How long the oldest of them has waited."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """Why the newest attempt failed."""
+
+
 class SwitchoverStatus(Model):
     """The latest planned change of the primary."""
 
@@ -178,6 +194,7 @@ class DatabaseClusterStatus(Status):
     system_identifier: str | None = None
     """PostgreSQL's identity of this data; a cluster never starts on data of another."""
     backup: ClusterBackupStatus | None = None
+    wal_archive: WalArchiveStatus | None = None
     replica: ReplicaStatus | None = None
     demotion_token: Annotated[str, Field(max_length=1024)] | None = None
     """Of this cluster's demotion: with it another cluster is promoted without a lost write, once."""

@@ -11,6 +11,8 @@ from typing import Literal
 
 from matriarch.api.backup_schedule import BackupScheduleSpec
 from matriarch.api.database_cluster import DatabaseClusterSpec
+from matriarch.api.rules import quantity
+from matriarch.api.stores import S3Store
 from matriarch.postgres.outside import SOURCE_ROLE
 
 DEFAULT_PRIORITY = 100
@@ -62,6 +64,16 @@ class ReplicaDefaults:
 
 
 @dataclass(frozen=True, slots=True)
+class WalArchiveDefaults:
+    """Where every instance archives to."""
+
+    name: str
+    s3: S3Store
+    max_rate: int | None
+    """Bytes a second."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterDefaults:
     """A DatabaseCluster's settings with every absent one filled in. Times are in milliseconds."""
 
@@ -89,6 +101,7 @@ class ClusterDefaults:
     compression: Literal["gzip", "none"]
     pooler: PoolerDefaults | None = None
     replica: ReplicaDefaults | None = None
+    wal_archive: WalArchiveDefaults | None = None
 
 
 def sync_rule(spec: DatabaseClusterSpec) -> SyncRule:
@@ -145,6 +158,17 @@ def replica(spec: DatabaseClusterSpec) -> ReplicaDefaults | None:
     )
 
 
+def wal_archive(spec: DatabaseClusterSpec) -> WalArchiveDefaults | None:
+    """None: nothing is archived, which is the default: it costs a bucket, and a restart when it is switched on."""
+    asked = spec.backup.wal_archive if spec.backup else None
+    if spec.backup is None or asked is None:
+        return None
+    s3 = next((s.s3 for s in spec.backup.stores if s.name == asked.store), None)
+    if s3 is None:
+        return None  # refused by the resource's rules
+    return WalArchiveDefaults(asked.store, s3, int(quantity(asked.max_rate)) if asked.max_rate else None)
+
+
 def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
     """The settings in force for the cluster called `name`."""
     replication, backup = spec.replication, spec.backup
@@ -175,6 +199,7 @@ def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
         compression=(backup.compression if backup else None) or "gzip",
         pooler=pooler(spec),
         replica=replica(spec),
+        wal_archive=wal_archive(spec),
     )
 
 

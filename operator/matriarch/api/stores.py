@@ -133,6 +133,35 @@ class Encryption(Model):
     )
 
 
+class WalArchive(Model):
+    """Stores every change within a minute, all the time, so that a restore can end at any moment.
+
+    Switching it on or off replaces the Pods one by one, with a switchover.
+    """
+
+    store: StoreName
+    """The one of `stores` that it goes to; of kind `s3`."""
+    max_rate: Quantity | None = None
+    """Bytes a second that an instance may send, such as `20Mi`; not limited if absent. It must be more than the
+    cluster writes in the long run, or the volumes fill with what waits."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.maxRate) || quantity(self.maxRate).compareTo(quantity('1Mi')) >= 0",
+            message="maxRate is in bytes a second and at least 1Mi: with less, a cluster that writes anything falls"
+            " behind for ever",
+            field=".maxRate",
+            broken=lambda a: a.max_rate is not None and _bytes(a.max_rate) < 1 << 20,
+        ),
+    )
+
+
+def _bytes(text: str) -> int:
+    from matriarch.api.rules import quantity  # which imports what is below
+
+    return int(quantity(text))
+
+
 class BackupSettings(Model):
     """Where this cluster's backups go."""
 
@@ -141,3 +170,18 @@ class BackupSettings(Model):
     encryption: Encryption | None = None
     compression: Literal["gzip", "none"] | None = None
     """`gzip` if absent."""
+    wal_archive: WalArchive | None = None
+    """Continuous archiving; none if absent."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!has(self.walArchive) || self.stores.exists(s, s.name == self.walArchive.store && has(s.s3))",
+            message="walArchive.store names no s3 store of stores: a bucket is needed, because every instance writes"
+            " to it, and a volume can't be mounted by all of them",
+            field=".walArchive.store",
+            broken=lambda b: (
+                b.wal_archive is not None
+                and not any(s.name == b.wal_archive.store and s.s3 is not None for s in b.stores)
+            ),
+        ),
+    )

@@ -41,8 +41,12 @@ _PIECE = 1 << 20
 class S3:
     """See store.Store."""
 
-    def __init__(self, spec: S3Store, stop: Stop | None = None) -> None:
-        self._spec = spec
+    def __init__(
+        self, spec: S3Store, stop: Stop | None = None, *, outage: float | None = None, connections: int | None = None
+    ) -> None:
+        """`outage`: seconds that a call waits for a store that is away; `connections`: calls at the same time."""
+        self._spec, self._patience = spec, outage
+        self._connections = connections or IN_FLIGHT + 2
         self._stop = stop or Stop()
         self._bucket = spec.bucket
         self._prefix = spec.prefix.strip("/") + "/" if spec.prefix.strip("/") else ""
@@ -53,9 +57,13 @@ class S3:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     @property
+    def _outage(self) -> float:
+        return OUTAGE if self._patience is None else self._patience
+
+    @property
     def client(self) -> S3Client:
         if self._made is None:
-            self._made = _client(self._spec)
+            self._made = _client(self._spec, self._connections)
         return self._made
 
     def check(self) -> None:
@@ -108,7 +116,7 @@ class S3:
                 if not isinstance(explained, Unavailable):
                     raise explained from error
                 failures_since = failures_since or time.monotonic()
-                if time.monotonic() - failures_since > OUTAGE:
+                if time.monotonic() - failures_since > self._outage:
                     raise explained from error
                 self._stop.sleep(1.0)
 
@@ -198,7 +206,7 @@ class S3:
     def _call(self, once: Callable[[], T], *, outage: float | None = None) -> T:
         """botocore tries a few times within seconds; this goes on while the store may come back."""
         began, pause = time.monotonic(), 0.5
-        limit = OUTAGE if outage is None else outage
+        limit = self._outage if outage is None else outage
         while True:
             try:
                 return once()
@@ -309,7 +317,7 @@ class _MultipartUpload:
                 self._store.client.abort_multipart_upload(**self._target(), UploadId=self._id)
 
 
-def _client(spec: S3Store) -> S3Client:
+def _client(spec: S3Store, connections: int) -> S3Client:
     import boto3
     from botocore.config import Config
 
@@ -330,7 +338,7 @@ def _client(spec: S3Store) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
-        max_pool_connections=IN_FLIGHT + 2,
+        max_pool_connections=connections,
         tcp_keepalive=True,
     )
     try:

@@ -91,12 +91,17 @@ class Store(Protocol):
         """The store's clock, by which ages of entries are judged."""
 
 
-def open_store(spec: StoreSpec, stop: Stop | None = None) -> Store:
-    """The store that `spec` describes; nothing is contacted yet. `stop` ends its waiting."""
+def open_store(
+    spec: StoreSpec, stop: Stop | None = None, *, outage: float | None = None, connections: int | None = None
+) -> Store:
+    """The store that `spec` describes; nothing is contacted yet. `stop` ends its waiting.
+
+    `outage`: seconds that one call waits for a store that is away; `connections`: how many calls are made at a time.
+    """
     if spec.s3 is not None:
         from matriarch.backup.s3 import S3
 
-        return S3(spec.s3, stop or Stop())
+        return S3(spec.s3, stop or Stop(), outage=outage, connections=connections)
     assert spec.local is not None
     from matriarch.backup.local import Local
 

@@ -12,11 +12,12 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from matriarch.backup.keys import Kek
-from matriarch.controller.backup_store import KEY, Place, key_id
+from matriarch.controller.backup_store import Place, key_id
 from matriarch.decide.backups import Need
 from matriarch.kube.client import Kube, Object
 from matriarch.kube.errors import Conflict
 from matriarch.resources.job import labels
+from matriarch.resources.storefiles import KEY
 
 KEY_ID = "matriarch.dev/key-id"
 SAVED = "matriarch.dev/saved"

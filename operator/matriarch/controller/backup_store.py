@@ -7,19 +7,17 @@ import binascii
 from dataclasses import dataclass
 
 from matriarch.api.defaults import S3_REGION, ClusterDefaults
-from matriarch.api.stores import BackupStore, EncryptionKeyRef, LocalStore, S3Store
+from matriarch.api.stores import BackupStore, EncryptionKeyRef, LocalStore
 from matriarch.backup import jobspec
 from matriarch.backup.keys import Kek
 from matriarch.decide.backups import Need
 from matriarch.errors import MatriarchError
 from matriarch.kube.client import Kube, Object
-from matriarch.resources.job import LOCAL_PATH, SecretFiles
+from matriarch.resources.job import LOCAL_PATH
+from matriarch.resources.storefiles import CA, KEY, SecretFiles, credential_keys, s3_files
 
 KEY_FILE = "backup-key"
 """Name under which a Job finds the encryption key."""
-
-ACCESS_KEY_ID, SECRET_ACCESS_KEY, CA, KEY = "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ca.crt", "key"
-"""Keys within Secrets where the resource names no others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,11 +91,7 @@ def store_files(place: Place) -> tuple[SecretFiles, ...]:
     s3 = place.store.s3
     if s3 is None:
         return ()
-    access, secret = _credential_keys(s3)
-    found = [SecretFiles(secret=s3.credentials.secret_name, files={access: "access-key", secret: "secret-key"})]
-    if s3.ca is not None:
-        found.append(SecretFiles(secret=s3.ca.secret_name, files={s3.ca.key or CA: "ca.crt"}))
-    return tuple(found)
+    return s3_files(s3)
 
 
 def claim(place: Place) -> str | None:
@@ -112,7 +106,7 @@ async def needs(kube: Kube, namespace: str, place: Place) -> tuple[Need, ...]:
     if (s3 := place.store.s3) is not None:
         credentials = await kube.get("Secret", namespace, s3.credentials.secret_name)
         holds = f"the credentials of store {name}"
-        found.append(_secret(s3.credentials.secret_name, holds, _credential_keys(s3), credentials))
+        found.append(_secret(s3.credentials.secret_name, holds, credential_keys(s3), credentials))
         if s3.ca is not None:
             ca = await kube.get("Secret", namespace, s3.ca.secret_name)
             found.append(_secret(s3.ca.secret_name, f"the CA of store {name}", (s3.ca.key or CA,), ca))
@@ -157,13 +151,6 @@ def wanted_claim(place: Place, namespace: str, labels: dict[str, str]) -> Object
         "metadata": {"name": claim_name(place), "namespace": namespace, "labels": labels},
         "spec": volume,
     }
-
-
-def _credential_keys(s3: S3Store) -> tuple[str, str]:
-    return (
-        s3.credentials.access_key_id_key or ACCESS_KEY_ID,
-        s3.credentials.secret_access_key_key or SECRET_ACCESS_KEY,
-    )
 
 
 def _secret(name: str, holds: str, keys: tuple[str, ...], there: Object | None) -> Need:

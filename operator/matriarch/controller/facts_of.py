@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from matriarch.api.rules import quantity
-from matriarch.decide.facts import Agent, Claim, Illness, Memory, Pod, Pooler, Site, Stream, Switchover
+from matriarch.decide.facts import Agent, Archive, Claim, Illness, Memory, Pod, Pooler, Site, Stream, Switchover
 from matriarch.decide.lease import LeaseState, decode
 from matriarch.resources import names
 from matriarch.resources.claim import VERSION
@@ -108,6 +108,21 @@ def agent(answer: Object) -> Agent:
         refusal=str(answer.get("refusal") or "")[:512],
         free_bytes=disk.get("free_bytes") if disk.get("total_bytes") else None,
         total_bytes=disk.get("total_bytes") or None,
+        archive=_archive(answer.get("archive")),
+    )
+
+
+def _archive(told: Object | None) -> Archive | None:
+    if not told:
+        return None
+    return Archive(
+        pending=int(told.get("pending") or 0),
+        oldest_pending=float(told.get("oldest_pending") or 0.0),
+        last_segment=str(told.get("last_name") or ""),
+        last_lsn=str(told.get("last_lsn") or ""),
+        last_stored=told.get("last_at"),
+        error=str(told.get("error") or "")[:1024],
+        reason=str(told.get("reason") or ""),
     )
 
 

@@ -230,6 +230,7 @@ def _wish(b: Blueprint) -> Wish:
         poolers=tuple(names.pooler_door(b.name, door) for door in d.pooler.doors) if d.pooler is not None else (),
         replica=d.replica is not None and d.replica.enabled,
         source=d.replica.host if d.replica is not None else "",
+        archives=d.wal_archive is not None,
     )
 
 

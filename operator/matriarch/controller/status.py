@@ -6,14 +6,14 @@ The figures that move all the time (LSN, lag) are reported every `syncIntervalMi
 from __future__ import annotations
 
 import copy
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from matriarch.api.defaults import PoolerDefaults
 from matriarch.controller import facts_of
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.gather import View
-from matriarch.decide import replica_cluster
+from matriarch.decide import archive, replica_cluster
 from matriarch.decide.actions import Plan
 from matriarch.decide.conditions import Condition, conditions, describe, of_cluster
 from matriarch.decide.facts import Facts, Instance, Memory
@@ -35,6 +35,7 @@ OWN_CONDITIONS = frozenset(
         "ReplicasHealthy",
         "PossibleLoss",
         "VolumePressure",
+        "ArchivingWal",
         "Advice",
         "InstanceWarnings",
         "FollowsSource",
@@ -105,6 +106,7 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
         "primary": facts.holder if facts.serving and not facts.follows else None,
         "replica": _replica(facts),
         "demotionToken": lease.site.demoted or None if lease is not None and lease.site is not None else None,
+        "walArchive": _wal_archive(facts),
         "systemIdentifier": memory.system_identifier or None,
         "timeline": (holder or {}).get("timeline"),
         "postgresVersion": (holder or {}).get("postgres_version") or before.get("postgresVersion"),
@@ -128,6 +130,8 @@ def status_of(view: View, verdict: Verdict, memory: Memory) -> Object:
 
 def _conditions(facts: Facts, verdict: Verdict) -> list[Condition]:
     mine = of_cluster(facts, verdict)
+    if (wal := archive.condition(facts)) is not None:
+        mine.append(wal)
     return [*mine, *replica_cluster.conditions(facts)] if facts.follows else mine
 
 
@@ -146,6 +150,24 @@ def _replica(facts: Facts) -> Object | None:
         "forcedAt": (lease.site.forced if lease.site is not None else "") or None,
     }
     return _present(found) or None
+
+
+def _wal_archive(facts: Facts) -> Object | None:
+    holder = facts.get(facts.holder) if facts.holder is not None and facts.wish.archives else None
+    told = holder.agent.archive if holder is not None and holder.agent is not None else None
+    if told is None:
+        return None
+    stored = datetime.fromtimestamp(told.last_stored, UTC) if told.last_stored is not None else None
+    return _present(
+        {
+            "lastSegment": told.last_segment or None,
+            "lastLsn": told.last_lsn or None,
+            "lastStoredAt": facts_of.timestamp(stored),
+            "pending": told.pending,
+            "oldestPendingSeconds": int(told.oldest_pending),
+            "message": told.error[:1024] or None,
+        }
+    )
 
 
 def _endpoints(view: View) -> Object:
@@ -271,7 +293,7 @@ def _mine(status: Object) -> Object:
 
 def _still(status: Object) -> Object:
     """Without what moves all the time, and with lists that are maps in one order."""
-    found = {k: v for k, v in status.items() if k != "reportedAt"}
+    found = {k: v for k, v in status.items() if k not in ("reportedAt", "walArchive")}
     instances = [{k: v for k, v in i.items() if k not in _VOLATILE} for i in status.get("instanceStatuses") or ()]
     found["instanceStatuses"] = sorted(instances, key=lambda i: str(i["name"]))
     found["conditions"] = sorted(status.get("conditions") or (), key=lambda c: str(c["type"]))
@@ -279,4 +301,5 @@ def _still(status: Object) -> Object:
 
 
 def _moving(status: Object) -> Any:
-    return {i["name"]: [i.get(k) for k in _VOLATILE] for i in status.get("instanceStatuses") or ()}
+    moving = {i["name"]: [i.get(k) for k in _VOLATILE] for i in status.get("instanceStatuses") or ()}
+    return moving, status.get("walArchive")

@@ -42,6 +42,7 @@ class Wish:
     poolers: tuple[str, ...] = ()  # their Deployments
     replica: bool = False  # it should follow `source`, the host of another site
     source: str = ""
+    archives: bool = False  # finished WAL goes to a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,19 @@ class Site:
 
 
 @dataclass(frozen=True, slots=True)
+class Archive:
+    """What the archiver of an instance said last. Times in seconds since the epoch, ages in seconds."""
+
+    pending: int = 0
+    oldest_pending: float = 0.0
+    last_segment: str = ""
+    last_lsn: str = ""
+    last_stored: float | None = None
+    error: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Agent:
     """The agent's own account (`GET /v1/status`), as far as decisions need it."""
 
@@ -131,6 +145,7 @@ class Agent:
     refusal: str = ""  # why it does not elect or is not elected, while it does not hear the holder
     free_bytes: int | None = None
     total_bytes: int | None = None
+    archive: Archive | None = None
 
 
 @dataclass(frozen=True, slots=True)

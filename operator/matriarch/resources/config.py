@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matriarch.postgres.preload import DOOR, SYNC_WAIT
-from matriarch.resources import names
+from matriarch.resources import archive, names
 from matriarch.resources.blueprint import Blueprint, Object
 
 KEY = "cluster.json"
@@ -39,6 +39,8 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         "bootstrap": bootstrap,
         "pooler_pause": d.pooler.pause_timeout_milliseconds if d.pooler is not None else None,
     }
+    if (wal := archive.document(b)) is not None:
+        document["archive"] = wal
     if d.replica is not None:
         document["replica"] = {
             "enabled": d.replica.enabled,

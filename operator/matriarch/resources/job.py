@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from matriarch.resources.pod import USER
+from matriarch.resources.storefiles import SecretFiles
 
 Object = dict[str, Any]
 
@@ -35,15 +36,6 @@ GRACE = 60
 MEMORY = "256Mi"
 FINAL_EXIT_CODES = (20, 30)
 """Refused, corrupt: `backup/jobspec.py`."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SecretFiles:
-    """Keys of a Secret as files: `files` maps the Secret's key to the file's name."""
-
-    secret: str
-    files: Mapping[str, str]
-    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from matriarch.resources import names
+from matriarch.resources import archive, names
 from matriarch.resources.blueprint import Blueprint, Object
 
 USER = 999
@@ -124,6 +124,7 @@ def _container(b: Blueprint, instance: str) -> Object:
                 if b.defaults.replica
                 else []
             ),
+            *archive.mounts(b),
         ],
     }
 
@@ -152,6 +153,7 @@ def _volumes(b: Blueprint, instance: str) -> list[Object]:
         _secret("superuser", names.superuser_secret(b.name), optional=True),
         # Optional: a cluster that was promoted starts without what opened its former source.
         *([_secret("source", b.defaults.replica.secret, optional=True)] if b.defaults.replica else []),
+        *archive.volumes(b),
     ]
 
 

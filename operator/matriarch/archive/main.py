@@ -1,0 +1,115 @@
+"""The archiver's process: `python -m matriarch.archive.main`, started and restarted by the agent, or by a restore.
+
+A process and not a thread of the agent: compression and boto3 hold the interpreter for moments that a failover does not
+have, and when memory runs out it is this process that the kernel shall end, not the agent and not PostgreSQL. It runs
+with a low priority for the same reason. Killing it at any moment loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from matriarch.archive.archiver import Archiver
+from matriarch.archive.config import ENVIRONMENT, ArchiveConfig
+from matriarch.archive.door import serve
+from matriarch.archive.fetching import Fetcher
+from matriarch.archive.keyring import Keyring
+from matriarch.archive.vault import Throttle, Vault
+from matriarch.archive.walfolder import WalFolder
+from matriarch.backup.jobspec import StoreSpec
+from matriarch.backup.keys import Kek
+from matriarch.backup.stop import Stop
+from matriarch.backup.store import open_store
+
+log = logging.getLogger("matriarch.archive")
+
+_NICE = 5  # below the agent and the heartbeat, beside PostgreSQL's own processes
+_OOM_SCORE = 900  # of 1000: the first to go
+_STORE_OUTAGE = 20.0  # seconds that a call waits for a store; the archiver's own back-off goes on from there
+
+
+def make_vault(config: ArchiveConfig, system: int, stop: Stop) -> Vault:
+    """Raises Refused when a key can't be read: nothing is ever stored in the clear because of that."""
+    keys = [Kek.read(Path(config.key_folder) / name) for name in config.keys]
+    store = open_store(_with_folder(config, system), stop, outage=_STORE_OUTAGE, connections=config.parallel + 2)
+    store.check()
+    return Vault(
+        store,
+        Keyring(keys, time.time),
+        system=system,
+        cluster=config.cluster,
+        level=config.level,
+        before_put=Throttle(config.max_rate, stop.sleep) if config.max_rate else lambda _: None,
+    )
+
+
+def _with_folder(config: ArchiveConfig, system: int) -> StoreSpec:
+    spec = config.store
+    if not config.own_folder:
+        return spec
+    own = f"{config.cluster.namespace}/{config.cluster.name}-{system}"
+    if spec.s3 is not None:
+        return StoreSpec(s3=replace(spec.s3, prefix="/".join(p for p in (spec.s3.prefix.strip("/"), own) if p)))
+    assert spec.local is not None
+    return StoreSpec(local=replace(spec.local, prefix="/".join(p for p in (spec.local.prefix.strip("/"), own) if p)))
+
+
+async def amain(config: ArchiveConfig) -> None:
+    stop, folder = Stop(), WalFolder(Path(config.pgdata))
+    ended = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, ended.set)
+    archiver = None
+    if config.mode == "archive":
+        archiver = Archiver(
+            folder,
+            lambda system: make_vault(config, system, stop),
+            parallel=config.parallel,
+            leads=config.leads,
+            patience=config.patience,
+        )
+    fetcher = Fetcher(
+        lambda: make_vault(config, folder.system_identifier(), stop),
+        Path(config.spool),
+        prefetch=config.prefetch,
+        parallel=config.parallel,
+    )
+    await serve(Path(config.socket), archiver, fetcher)
+    running = asyncio.create_task(archiver.run()) if archiver is not None else None
+    waits = [asyncio.create_task(ended.wait()), *([running] if running is not None else [])]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    if running is not None and running.done():
+        running.result()  # a bug: whoever started this process sees it end, and starts another one
+
+
+def main() -> None:
+    logging.basicConfig(
+        level=os.environ.get("MATRIARCH_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text(str(_OOM_SCORE))
+    with contextlib.suppress(OSError):
+        os.nice(_NICE)
+    status = 0
+    try:
+        asyncio.run(amain(ArchiveConfig.from_json(os.environ[ENVIRONMENT])))
+    except Exception:
+        log.exception("the archiver ends")
+        status = 1
+    finally:
+        os._exit(status)  # a call to a store that hangs would keep its thread, and with it the process, for a minute
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""What lies in a data directory for the archiver: files that are ready, their content, who the system is. Blocks."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from matriarch.archive.names import WalName, parse
+from matriarch.errors import Corrupt, Unavailable
+from matriarch.postgres.timeline import history_file, parse_history
+
+_READY = ".ready"
+
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """Which file it was: a segment that was recycled or written again is another one."""
+
+    device: int
+    inode: int
+    size: int
+    changed_ns: int
+
+
+class WalFolder:
+    """`pgdata` need not hold anything yet."""
+
+    def __init__(self, pgdata: Path) -> None:
+        self._pgdata = pgdata
+        self._wal = pgdata / "pg_wal"
+
+    def system_identifier(self) -> int:
+        """From pg_control, whose first field it is. Raises Unavailable where there is no data yet."""
+        try:
+            with (self._pgdata / "global" / "pg_control").open("rb") as file:
+                raw = file.read(8)
+        except OSError as error:
+            raise Unavailable(f"the data directory cannot be read yet ({error.strerror})") from None
+        if len(raw) != 8 or not any(raw):
+            raise Corrupt(f"{self._pgdata}/global/pg_control is cut off")
+        return int(struct.unpack("=Q", raw)[0])
+
+    def ready(self) -> dict[WalName, float]:
+        """What PostgreSQL wants archived → since when (seconds since the epoch)."""
+        found: dict[WalName, float] = {}
+        try:
+            with os.scandir(self._wal / "archive_status") as entries:
+                for entry in entries:
+                    if not entry.name.endswith(_READY):
+                        continue
+                    name = parse(entry.name.removesuffix(_READY))
+                    if name is not None:
+                        try:
+                            found[name] = entry.stat().st_mtime
+                        except FileNotFoundError:
+                            continue  # archived since
+        except FileNotFoundError:
+            pass
+        return found
+
+    def identify(self, name: WalName) -> FileId | None:
+        try:
+            found = (self._wal / name.text).stat()
+        except FileNotFoundError:
+            return None
+        return FileId(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+    def read(self, name: WalName) -> bytes:
+        """Raises Unavailable when it is gone."""
+        try:
+            return (self._wal / name.text).read_bytes()
+        except FileNotFoundError:
+            raise Unavailable(f"{name} is not in pg_wal") from None
+
+    def has_history(self, timeline: int) -> bool:
+        """Whether the file is there and real: the agent also leaves tombstones, which name no parent."""
+        try:
+            return bool(parse_history(timeline, (self._wal / history_file(timeline)).read_text()))
+        except (FileNotFoundError, ValueError):
+            return False
