@@ -330,7 +330,7 @@ def _client(spec: S3Store) -> S3Client:
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
         s3={"addressing_style": "path" if path_style else "auto", "payload_signing_enabled": False},
-        max_pool_connections=IN_FLIGHT + 2,
+        max_pool_connections=4 * IN_FLIGHT + 2,  # several objects at once in a physical backup
         tcp_keepalive=True,
     )
     try:
