@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import subprocess
 import threading
 import time
@@ -90,8 +89,3 @@ def load(server: Postgres, table: str = "ledger") -> Iterator[list[int]]:
     finally:
         stop.set()
         thread.join()
-
-
-def copy_of(folder: Path, to: Path) -> Path:
-    shutil.copytree(folder, to)
-    return to

@@ -129,7 +129,7 @@ async def _backup(request: Request, name: BackupName) -> Opened:
             segments = await in_thread(lambda: wal.find(request.pgdata, needed, system, begun.segment_size))
             logs = await in_thread(lambda: crew.read([*history, *segments]))
             last = await in_thread(lambda: crew.write({CONTROL: control, "backup_label": ended.label.encode()}))
-            if any(p.piece.size < p.file.size for p in logs.parts) or len(logs.parts) < len(segments):
+            if sum(p.piece.size for p in logs.parts) != sum(f.size for f in (*history, *segments)):
                 raise Unavailable("WAL of the backup went away while it was read.", reason=Reason.SOURCE_CHANGED)
             contents = _contents(name, tree, (data, logs, last), ended.stop_lsn)
             stored_map = await in_thread(lambda: crew.write_map(contents))

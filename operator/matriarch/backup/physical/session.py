@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import asyncpg
 
@@ -24,7 +25,10 @@ from matriarch.backup.server import Facts, Server, Session, look
 from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.lsn import parse_lsn
 
+T = TypeVar("T")
+
 _OLDEST = 150000  # pg_backup_start with this signature
+_TRIES = 20
 _KEPT = ("reserved", "extended", "unreserved")  # pg_replication_slots.wal_status
 
 
@@ -61,38 +65,52 @@ async def begin(session: Session, pgdata: Path, label: str) -> Begun:
     Raises Refused (VersionUnsupported, BadSpec, PermissionDenied) and Unavailable (SourceChanged).
     """
     with explained():
-        facts = await look(session)
+        facts = await _patient(lambda: look(session))
         if facts.version_number < _OLDEST:
             raise Refused(
                 f"Physical backups need PostgreSQL 15 or later, the server is {facts.version}.",
                 reason=Reason.VERSION_UNSUPPORTED,
             )
         await asyncio.to_thread(_is_its_directory, pgdata, facts.system_identifier, await _identity(session))
-        (init,) = await session.fetch(
-            "SELECT database_block_size AS page, blocks_per_segment AS blocks, bytes_per_wal_segment AS wal, "
-            "data_page_checksum_version AS checksums FROM pg_catalog.pg_control_init()"
+        (init,) = await _patient(
+            lambda: session.fetch(
+                "SELECT database_block_size AS page, blocks_per_segment AS blocks, bytes_per_wal_segment AS wal, "
+                "data_page_checksum_version AS checksums FROM pg_catalog.pg_control_init()"
+            )
         )
         if init["page"] != PAGE:
             raise Refused(f"The server's pages have {init['page']} bytes, not {PAGE}.", reason=Reason.BAD_SPEC)
-        slot = f"matriarch_backup_{secrets.token_hex(4)}"
         await session.execute("SET idle_session_timeout = 0")
-        await session.fetch("SELECT pg_catalog.pg_create_physical_replication_slot($1, true, true)", slot)
-        start = await session.fetchval("SELECT pg_catalog.pg_backup_start($1, true)::text", label)
+        await _patient(
+            lambda: session.fetch(
+                "SELECT pg_catalog.pg_create_physical_replication_slot($1, true, true)",
+                f"matriarch_backup_{secrets.token_hex(4)}",
+            )
+        )
+        if facts.role == "standby":
+            # The restartpoint may take long, and here it needs no snapshot for which replay would cancel it.
+            await session.execute("CHECKPOINT")
+        start = await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_backup_start($1, true)::text", label))
         # Again: the checkpoint may have brought a standby onto another timeline.
-        facts = await look(session)
+        facts = await _patient(lambda: look(session))
     return Begun(facts, parse_lsn(start), init["checksums"] != 0, init["wal"], init["blocks"])
 
 
 async def end(session: Session, begun: Begun) -> Ended:
     """Stop, and see that it still is the server of the start. Raises Unavailable (SourceChanged)."""
     with explained():
-        (row,) = await session.fetch(
-            "SELECT lsn::text AS lsn, labelfile, spcmapfile FROM pg_catalog.pg_backup_stop(wait_for_archive => false)"
+        (row,) = await _patient(
+            lambda: session.fetch(
+                "SELECT lsn::text AS lsn, labelfile, spcmapfile "
+                "FROM pg_catalog.pg_backup_stop(wait_for_archive => false)"
+            )
         )
-        facts = await look(session)
-        kept = await session.fetchval(
-            "SELECT wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE 'matriarch_backup_%' "
-            "AND active_pid = pg_catalog.pg_backend_pid()"
+        facts = await _patient(lambda: look(session))
+        kept = await _patient(
+            lambda: session.fetchval(
+                "SELECT wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE 'matriarch_backup_%' "
+                "AND active_pid = pg_catalog.pg_backend_pid()"
+            )
         )
     first = int(_field(row["labelfile"], "START TIMELINE"))
     if facts.role != begun.facts.role or {facts.timeline, first} != {begun.facts.timeline}:
@@ -111,13 +129,25 @@ async def end(session: Session, begun: Begun) -> Ended:
     return Ended(parse_lsn(row["lsn"]), row["labelfile"])
 
 
+async def _patient(ask: Callable[[], Awaitable[T]]) -> T:
+    """A standby cancels whatever has a snapshot when replay has to remove rows: then again, for a while."""
+    for attempt in range(_TRIES):
+        try:
+            return await ask()
+        except asyncpg.SerializationError:
+            if attempt == _TRIES - 1:
+                raise
+            await asyncio.sleep(0.1 * attempt)
+    raise AssertionError("unreachable: the last try raises")
+
+
 def _field(label: str, name: str) -> str:
     return next((line.partition(": ")[2] for line in label.splitlines() if line.startswith(f"{name}:")), "0")
 
 
 async def _identity(session: Session) -> str:
     """The server's own lock file: process, directory, time of start. No other server has the same."""
-    return str(await session.fetchval("SELECT pg_catalog.pg_read_file('postmaster.pid')"))
+    return str(await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_read_file('postmaster.pid')")))
 
 
 def _is_its_directory(pgdata: Path, system: str, lock_file: str) -> None:
