@@ -8,9 +8,6 @@ next attempt starts over, and the sweeper finds the rest by its marker.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
-import secrets
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -18,9 +15,10 @@ from typing import Literal
 
 from matriarch.backup import catalog, names
 from matriarch.backup.children import tool_version
+from matriarch.backup.completing import Marker, complete
 from matriarch.backup.databases import Known, application_databases
 from matriarch.backup.dump import dump_database, explained
-from matriarch.backup.format import SUITE, Header, canonical
+from matriarch.backup.format import SUITE, Header
 from matriarch.backup.jobspec import BackupTask, ClusterIdentity, Reason
 from matriarch.backup.keys import Dek, Kek
 from matriarch.backup.manifest import (
@@ -29,11 +27,9 @@ from matriarch.backup.manifest import (
     DataObject,
     Details,
     Encryption,
-    Manifest,
     Opened,
     Origin,
     object_context,
-    write,
 )
 from matriarch.backup.names import BackupName
 from matriarch.backup.pipeline import Packer
@@ -42,7 +38,7 @@ from matriarch.backup.roles import dump_roles
 from matriarch.backup.server import Facts, Server, choose, look
 from matriarch.backup.stop import Stop, in_thread
 from matriarch.backup.store import Exists, Store
-from matriarch.errors import Corrupt, Refused, Unavailable
+from matriarch.errors import Refused, Unavailable
 
 RENEW = 60.0  # seconds between renewals of the marker
 
@@ -160,7 +156,7 @@ async def _attempt(
     estimate = sum(d.size for d in known)
     tracker.step("Dumping", bytes_total=estimate, tables_total=0)
 
-    async with _Marker(store, name.id) as marker:
+    async with Marker(store, name.id) as marker:
         # What an attempt before left under this name; it has no manifest, or we were not here.
         await asyncio.to_thread(store.delete, path)
         packer = await in_thread(
@@ -211,41 +207,10 @@ async def _attempt(
             warnings=tuple(warnings),
             details="",
         )
-        return await in_thread(lambda: _complete(request, body, details, dek, marker))
-
-
-def _complete(request: Request, body: Body, details: Details, dek: Dek | None, marker: _Marker) -> Opened:
-    """The manifest, last of all, and proof that it and its object are there and can be opened."""
-    store = request.store
-    if store.size(body.object.path) != body.object.stored_size:
-        raise Unavailable(
-            f"{body.object.path} is not in the store as it was sent; the backup is made again.",
-            reason=Reason.STORE_UNAVAILABLE,
+        keys = [request.key] if request.key else []
+        return await in_thread(
+            lambda: complete(store, body, details, dek, marker, keys, lambda b: is_whole(store, b.object))
         )
-    for _ in range(5):
-        marker.check()
-        sequence, previous = catalog.newest(store)
-        body = dataclasses.replace(
-            body,
-            sequence=sequence + 1,
-            previous=previous,
-            finished=names.timestamp(datetime.now(UTC)),
-        )
-        manifest = write(body, details, dek)
-        try:
-            store.put(manifest.key, manifest.raw, if_absent=True)
-        except Exists:
-            continue
-        if store.get(manifest.key) == manifest.raw and is_whole(store, body.object):
-            again = Manifest.parse(manifest.raw, where=manifest.key)
-            return catalog.open_manifest(store, again, [request.key] if request.key else [])
-        # Another attempt took over in between: what this one wrote must not pass as a backup.
-        store.delete(manifest.key)
-        break
-    raise Unavailable(
-        "The backup could not be completed: another attempt of the same name interfered.",
-        reason=Reason.STORE_UNAVAILABLE,
-    )
 
 
 def _origin(request: Request, facts: Facts, version: tuple[int, int]) -> Origin:
@@ -265,11 +230,11 @@ def _origin(request: Request, facts: Facts, version: tuple[int, int]) -> Origin:
         timeline=facts.timeline,
         source=facts.role,
         server_version=facts.version,
-        tool_version=f"matriarch {_version()}, pg_dump {version[0]}.{version[1]}",
+        tool_version=f"matriarch {program_version()}, pg_dump {version[0]}.{version[1]}",
     )
 
 
-def _version() -> str:
+def program_version() -> str:
     try:
         return metadata.version("matriarch")
     except metadata.PackageNotFoundError:  # run from a source tree
@@ -296,45 +261,3 @@ def _warnings(details: Details, known: list[Known]) -> list[str]:
     if any(not d.restricted for d in details.databases):
         warnings.append("This pg_dump is too old to restrict psql's commands; update to 17.6, 16.10, 15.14 or later.")
     return warnings
-
-
-class _Marker:
-    """`running/<id>.json`, renewed while we work, with a token of this attempt: who finds another's stops."""
-
-    def __init__(self, store: Store, backup_id: str) -> None:
-        self._store, self._key = store, catalog.marker_key(backup_id)
-        self._token = canonical({"attempt": secrets.token_hex(16)})
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> _Marker:
-        await asyncio.to_thread(self._store.put, self._key, self._token)
-        self._task = asyncio.create_task(self._renew())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._task is not None
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        with contextlib.suppress(Corrupt, Refused, Unavailable):
-            await asyncio.wait_for(asyncio.to_thread(self._drop), timeout=20)
-
-    def check(self) -> None:
-        if self._store.get(self._key) != self._token:
-            raise Unavailable(
-                "Another attempt of this backup took over, or this one was taken for dead.",
-                reason=Reason.STORE_UNAVAILABLE,
-            )
-
-    def _drop(self) -> None:
-        if self._store.get(self._key) == self._token:
-            self._store.delete(self._key)
-
-    async def _renew(self) -> None:
-        while True:
-            await asyncio.sleep(RENEW)
-            with contextlib.suppress(Unavailable):
-                await asyncio.to_thread(self._renew_once)
-
-    def _renew_once(self) -> None:
-        self.check()
-        self._store.put(self._key, self._token)

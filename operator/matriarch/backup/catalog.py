@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from matriarch.backup import names
 from matriarch.backup.format import canonical
@@ -23,6 +23,8 @@ from matriarch.backup.store import Exists, Store
 from matriarch.errors import Corrupt, MatriarchError, Refused
 
 OWNER = "owner.json"
+DATA = ("logical", "physical")  # folders of data objects
+Kind = Literal["logical", "physical"]
 FRESH = timedelta(minutes=15)  # a running backup renews its marker every minute; older than this, it is dead
 FORGOTTEN = timedelta(hours=48)  # leftovers without any marker: longer than any backup of ours takes
 
@@ -83,8 +85,8 @@ def newest(store: Store) -> tuple[int, str | None]:
     return int(_sequence(last)), None if raw is None else hashlib.sha256(raw).hexdigest()
 
 
-def find(store: Store, wanted: str) -> Manifest:
-    """The one backup `wanted` names, see names.find.
+def find(store: Store, wanted: str, kind: Kind | None = None) -> Manifest:
+    """The one backup `wanted` names, see names.find; with `kind`, `latest` is the newest of that kind.
 
     Raises Refused (BackupNotFound, BackupAmbiguous, ManifestMissing) and Corrupt (ManifestCorrupt); never falls back
     from a damaged backup to another one.
@@ -96,7 +98,10 @@ def find(store: Store, wanted: str) -> Manifest:
         newest = _sequence(broken.key).isdecimal() and int(_sequence(broken.key)) == catalog.newest_sequence
         if broken.id == wanted_id or (wanted == "latest" and newest):
             raise broken.error
-    known = [names.Known(m.name, m.body.resource) for m in catalog.manifests]
+    chosen = [m for m in catalog.manifests if wanted != "latest" or kind in (None, m.body.kind)]
+    if not chosen and catalog.manifests:
+        raise Refused(f"The store holds no complete {kind} backup.", reason=Reason.BACKUP_NOT_FOUND)
+    known = [names.Known(m.name, m.body.resource) for m in chosen]
     try:
         name = names.find(wanted, known)
     except Refused as error:
@@ -107,7 +112,13 @@ def find(store: Store, wanted: str) -> Manifest:
                 reason=Reason.MANIFEST_MISSING,
             ) from None
         raise
-    return next(m for m in catalog.manifests if m.name == name)
+    manifest = next(m for m in catalog.manifests if m.name == name)
+    if kind not in (None, manifest.body.kind):
+        how = "into an empty directory" if manifest.body.kind == "physical" else "into a running server"
+        raise Refused(
+            f"{manifest.body.name} is a {manifest.body.kind} backup: it is restored {how}.", reason=Reason.BAD_SPEC
+        )
+    return manifest
 
 
 def folders(store: Store) -> list[str]:
@@ -117,11 +128,27 @@ def folders(store: Store) -> list[str]:
 
 
 def _has_object(store: Store, backup_id: str) -> bool:
-    return any((name := _object_name(e.key)) is not None and name.id == backup_id for e in store.list("logical"))
+    return any(_backup_of(e.key) == backup_id for folder in DATA for e in store.list(folder))
 
 
-def _object_name(key: str) -> names.BackupName | None:
-    return names.parse(key.rpartition("/")[2])
+def _backup_of(key: str) -> str | None:
+    """The id of the backup that a data object belongs to; None for what is none of ours."""
+    parts = key.split("/")
+    if parts[0] == "physical" and len(parts) == 3:
+        return parts[1]
+    name = names.parse(parts[-1])
+    return name.id if name is not None else None
+
+
+def is_complete(store: Store, manifest: Manifest) -> bool:
+    """Its data is there in full size, as far as a listing tells."""
+    body = manifest.body
+    if body.physical is None:
+        return store.size(body.object.path) == body.object.stored_size
+    sizes = {e.key: e.size for e in store.list(body.object.path.rpartition("/")[0])}
+    map_size = sizes.pop(body.object.path, None)
+    packs = (len(sizes), sum(sizes.values()))
+    return map_size == body.object.stored_size and packs == (body.physical.packs, body.physical.stored_size)
 
 
 def open_manifest(store: Store, manifest: Manifest, keys: Iterable[Kek]) -> Opened:
@@ -212,6 +239,9 @@ def delete_backup(store: Store, manifest: Manifest) -> None:
         store.put(tombstone, manifest.raw, if_absent=True)
     store.delete(manifest.key)
     store.delete(manifest.body.object.path)
+    if manifest.body.kind == "physical":
+        for entry in list(store.list(manifest.body.object.path.rpartition("/")[0])):
+            store.delete(entry.key)
     if manifest.body.encryption is not None:
         for entry in list(store.list(f"keys/{manifest.body.encryption.dek}")):
             store.delete(entry.key)
@@ -220,17 +250,18 @@ def delete_backup(store: Store, manifest: Manifest) -> None:
 def sweep(store: Store) -> list[str]:
     """Remove what dead backups left; returns the keys. Never a running backup; nothing while a manifest is broken.
 
-    A leftover is an object under logical/, or an unfinished upload, that no manifest names: gone at once when its
-    marker is stale or its deletion was begun, else after FORGOTTEN.
+    A leftover is an object under logical/ or physical/, or an unfinished upload, that belongs to no manifest's backup:
+    gone at once when its marker is stale or its deletion was begun, else after FORGOTTEN.
     """
     now = store.now()
     markers = {e.key.removeprefix("running/").removesuffix(".json"): now - e.modified for e in store.list("running")}
-    objects = list(store.list("logical"))
+    objects = [e for folder in DATA for e in store.list(folder)]
     uploads = list(store.unfinished())
     # Manifests after objects: one that was completed in between is then known.
     catalog = read_catalog(store)
     if catalog.broken:
         return []
+    # Another attempt of a logical backup may have left an object of another name; packs go by their folder.
     named = {m.body.object.path for m in catalog.manifests}
     complete = {m.body.id for m in catalog.manifests}
     tombstones = {e.key.removesuffix(".json").rpartition("-")[2] for e in store.list("tombstones")}
@@ -242,13 +273,13 @@ def sweep(store: Store) -> list[str]:
         return age > FORGOTTEN or (backup_id in tombstones and age > FRESH)
 
     for upload in uploads:
-        name = _object_name(upload.key)
-        if dead(name.id if name else None, now - upload.begun):
+        if dead(_backup_of(upload.key), now - upload.begun):
             store.discard(upload)
             gone.append(f"upload of {upload.key}")
     for entry in objects:
-        name = _object_name(entry.key)
-        if name is not None and entry.key not in named and dead(name.id, now - entry.modified):
+        owner = _backup_of(entry.key)
+        kept = entry.key in named or (entry.key.startswith("physical/") and owner in complete)
+        if owner is not None and not kept and dead(owner, now - entry.modified):
             store.delete(entry.key)
             gone.append(entry.key)
     for backup_id, age in markers.items():

@@ -30,9 +30,9 @@ class Expired:
 
 
 def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) -> list[BackupFact]:
-    """A fact for each manifest. Good: its data is there in full size, and it is authentic as far as a key can tell."""
+    """A fact for each manifest. Good: its data is there in full size, no page was bad, and it is authentic as far as a
+    key can tell."""
     keys = tuple(keys)
-    sizes = {e.key: e.size for e in store.list("logical")}
     facts = []
     for manifest in known.manifests:
         body = manifest.body
@@ -40,7 +40,7 @@ def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) 
             BackupFact(
                 id=body.id,
                 finished=names.parse_timestamp(body.finished),
-                good=sizes.get(body.object.path) == body.object.stored_size and _authentic(store, manifest, keys),
+                good=not body.suspect and catalog.is_complete(store, manifest) and _authentic(store, manifest, keys),
                 schedule=body.schedule,
                 verified=body.id in rules.verified,
                 pinned=body.id in rules.pinned,

@@ -65,6 +65,7 @@ class Reason(enum.StrEnum):
     PERMISSION_DENIED = "PermissionDenied"  # the role may not read something that belongs into the backup
     TARGET_NOT_EMPTY = "TargetNotEmpty"
     TARGET_IS_REPLICA = "TargetIsReplica"
+    SUSPECT = "Suspect"  # a physical backup whose pages were bad when it was made
     LAST_GOOD_BACKUP = "LastGoodBackup"  # refused to delete it
     # Data is not what it should be: exit code 30, a person has to look.
     OBJECT_CORRUPT = "ObjectCorrupt"

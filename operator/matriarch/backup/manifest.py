@@ -138,7 +138,7 @@ class Details:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataObject:
-    """The one data object. Sizes in bytes; `text` is the SQL before compression."""
+    """The one data object. Sizes in bytes; `text` is the SQL before compression. Physical: the map of the packs."""
 
     path: str
     object_id: str | None  # of the header; None in the clear
@@ -146,7 +146,7 @@ class DataObject:
     stored_sha256: str
     text_size: int
     text_sha256: str
-    codec: Literal["none", "gzip"]
+    codec: Literal["none", "gzip", "zstd"]
     chunk_log2: int | None
 
 
@@ -173,11 +173,30 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Physical:
+    """What a physical backup is, beside its map. LSNs as PostgreSQL writes them, sizes in bytes."""
+
+    start_lsn: str
+    stop_lsn: str  # replay is consistent from here on
+    timeline: int
+    wal: tuple[str, ...]  # names of all that consistency needs; they are in the backup
+    wal_segment_size: int
+    files: int
+    size: int  # of all files, the WAL's included
+    packs: int
+    stored_size: int  # of all packs, without the map
+    pages: Literal["passed", "suspect", "off"]  # off: the server has no checksums
+    pages_checked: int
+    bad_pages: int
+    zstd_level: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Body:
     """What is signed. `previous` is the SHA-256 of the manifest file before: a store that was rolled back shows."""
 
     format: int
-    kind: Literal["logical"]
+    kind: Literal["logical", "physical"]
     sequence: int
     previous: str | None
     id: str
@@ -196,6 +215,22 @@ class Body:
     rows: int
     warnings: tuple[str, ...]
     details: Any  # base64 of a sealed gzip of canonical JSON; in the clear: the JSON itself
+    physical: Physical | None = None
+
+    @property
+    def suspect(self) -> bool:
+        """Pages were bad when it was made: kept, never counted as good."""
+        return self.physical is not None and self.physical.pages == "suspect"
+
+    @property
+    def size(self) -> int:
+        """Bytes of what was backed up: SQL text or files."""
+        return self.object.text_size if self.physical is None else self.physical.size
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes in the store, all data objects together."""
+        return self.object.stored_size + (0 if self.physical is None else self.physical.stored_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,14 +356,14 @@ def _details(value: Any, name: str) -> Details:
         raise Corrupt(f"The details of {name} are not readable: {error}.", reason=_CORRUPT) from None
 
 
-def object_context(*, origin: Origin, backup_id: str, path: str, codec: str) -> dict[str, Any]:
-    """What a data object is bound to: its key fits nothing else."""
+def object_context(*, origin: Origin, backup_id: str, path: str, codec: str, role: str = "logical") -> dict[str, Any]:
+    """What a data object is bound to: its key fits nothing else. Roles: logical, pack, map."""
     return {
         "format": FORMAT,
         "cluster": origin.cluster_uid,
         "system": origin.system_identifier,
         "backup": backup_id,
-        "role": "logical",
+        "role": role,
         "path": path,
         "codec": codec,
     }

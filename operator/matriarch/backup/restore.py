@@ -94,14 +94,16 @@ def _explain(error: Exception) -> MatriarchError:
     return Corrupt(f"The target refused a step of the restore: {text}", reason=Reason.RESTORE_FAILED)
 
 
-def find_trusted(store: Store, wanted: str, keys: tuple[Kek, ...], allow_unencrypted: bool) -> Opened:
+def find_trusted(
+    store: Store, wanted: str, keys: tuple[Kek, ...], allow_unencrypted: bool, kind: catalog.Kind | None = "logical"
+) -> Opened:
     """The backup, its manifest authenticated.
 
     Whoever can write to the store could put a backup in the clear in the place of an encrypted one: with a key at
     hand such a one is only read when that is said. Raises Refused (Unencrypted, …), Corrupt.
     """
     store.check()
-    manifest = catalog.find(store, wanted)
+    manifest = catalog.find(store, wanted, kind)
     opened = catalog.open_manifest(store, manifest, keys)
     if opened.dek is None and keys and not allow_unencrypted:
         raise Refused(

@@ -46,7 +46,7 @@ class S3:
     ) -> None:
         """`outage`: seconds that a call waits for a store that is away; `connections`: calls at the same time."""
         self._spec, self._patience = spec, outage
-        self._connections = connections or IN_FLIGHT + 2
+        self._connections = connections or 4 * IN_FLIGHT + 2  # several objects at once in a physical backup
         self._stop = stop or Stop()
         self._bucket = spec.bucket
         self._prefix = spec.prefix.strip("/") + "/" if spec.prefix.strip("/") else ""

@@ -13,6 +13,7 @@ from matriarch.backup import catalog, restore
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.fingerprint import Difference
 from matriarch.backup.jobspec import BackupTask, LocalStore, Reason, RestoreTask, S3Store, StoreSpec
+from matriarch.backup.jsonclass import encode
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest, Opened
 from matriarch.backup.progress import Tracker, size
@@ -74,12 +75,12 @@ def backup(
         opened, warnings = await engine.backup(request)
         return opened, warnings, where
 
-    opened, warnings, where = terminal.run(work(), line=lambda: _line(tracker), stop=stop.set)
+    opened, warnings, where = terminal.run(work(), line=lambda: line(tracker), stop=stop.set)
     body = opened.body
     for warning in warnings:
         note(f"warning: {warning}")
     if as_json:
-        show_json(_describe(opened.manifest))
+        show_json(describe(opened.manifest))
         return
     show(body.file)
     note(
@@ -102,18 +103,18 @@ def backups(store: str, *, endpoint: str | None, key_files: list[Path], as_json:
     if as_json:
         show_json(
             {
-                "backups": [{**_describe(m), "state": states[m.body.id]} for m in known.manifests],
+                "backups": [{**describe(m), "state": states[m.body.id]} for m in known.manifests],
                 "damaged": [{"manifest": b.key, "error": str(b.error)} for b in known.broken],
             }
         )
     elif known.manifests:
         rows = [
-            (m.body.name, terminal.ago(m.body.finished), size(m.body.object.text_size),
-             size(m.body.object.stored_size), m.body.origin.cluster or "-", m.body.origin.server_version,
+            (m.body.name, m.body.kind, terminal.ago(m.body.finished), size(m.body.size), size(m.body.stored_size),
+             m.body.origin.cluster or "-", m.body.origin.server_version,
              states[m.body.id])
             for m in known.manifests
         ]  # fmt: skip
-        show(terminal.table(("BACKUP", "FINISHED", "SIZE", "STORED", "CLUSTER", "POSTGRESQL", "STATE"), rows))
+        show(terminal.table(("BACKUP", "TYPE", "FINISHED", "SIZE", "STORED", "CLUSTER", "POSTGRESQL", "STATE"), rows))
     elif elsewhere:
         note("No backups lie here, but clusters have them below; choose one:")
         for folder in elsewhere:
@@ -123,15 +124,19 @@ def backups(store: str, *, endpoint: str | None, key_files: list[Path], as_json:
         note("The store holds no complete backup.")
     for broken in known.broken:
         note(f"damaged: {broken.error}")
-    if known.broken or any(s.startswith(("damaged", "incomplete")) for s in states.values()):
+    if known.broken or any(s.startswith(("damaged", "incomplete", "Suspect")) for s in states.values()):
         raise SystemExit(Exit.DEGRADED)
 
 
 def _state(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> str:
     """One word that says what can be said without reading the data."""
     stored = store.size(manifest.body.object.path)
-    if stored != manifest.body.object.stored_size:
-        return "incomplete: its data is missing" if stored is None else "incomplete: its data has another size"
+    if stored is None:
+        return "incomplete: its data is missing"
+    if not catalog.is_complete(store, manifest):
+        return "incomplete: its data has another size"
+    if manifest.body.suspect:
+        return "Suspect: pages were bad when it was made"
     if manifest.body.encryption is None:
         return "complete, unencrypted"
     if not keys:
@@ -154,13 +159,23 @@ def verify(
     async def work() -> tuple[Opened, dict[str, list[Difference]]]:
         keys = read_keys(key_files)
         where = open_store(parse_store(store, endpoint), stop)
-        opened = await asyncio.to_thread(restore.find_trusted, where, backup_id, keys, allow_unencrypted)
+        opened = await asyncio.to_thread(restore.find_trusted, where, backup_id, keys, allow_unencrypted, None)
+        if opened.body.kind == "physical":
+            if against is not None:
+                raise Refused(
+                    f"{opened.body.name} is a physical backup: it can't be compared with a server's rows; restore it.",
+                    reason=Reason.BAD_SPEC,
+                )
+            from matriarch.backup.physical.restore import verify as verify_physical
+
+            await asyncio.to_thread(verify_physical, where, opened, tracker, stop)
+            return opened, {}
         if against is not None:
             return opened, await _compare(Server.from_url(against), opened, tracker)
         await asyncio.to_thread(restore.check_object, where, opened, tracker, stop)
         return opened, {}
 
-    opened, differences = terminal.run(work(), line=lambda: _line(tracker), stop=stop.set)
+    opened, differences = terminal.run(work(), line=lambda: line(tracker), stop=stop.set)
     found = {name: [str(d) for d in some] for name, some in differences.items() if some}
     if as_json:
         tables = [
@@ -168,10 +183,12 @@ def verify(
             for d in opened.details.databases
             for t in d.tables
         ]
-        show_json({**_describe(opened.manifest), "differences": found, "tables": tables})
+        show_json({**describe(opened.manifest), "differences": found, "tables": tables})
     elif against is None:
-        text = size(opened.body.object.text_size)
-        show(f"{opened.body.name} is whole: every byte is as it was written, {text} of SQL.")
+        what = "SQL" if opened.body.physical is None else "files"
+        show(f"{opened.body.name} is whole: every byte is as it was written, {size(opened.body.size)} of {what}.")
+        if opened.body.suspect:
+            note("Suspect: pages failed their checksum when it was made, so it does not count as good")
     elif not found:
         show(
             f"The database is equal to {opened.body.name}: {opened.body.tables} tables with {opened.body.rows} rows, "
@@ -228,10 +245,8 @@ def restore_to(
         )
         return await restore.restore(request)
 
-    done = terminal.run(work(), line=lambda: _line(tracker), stop=stop.set)
+    done = terminal.run(work(), line=lambda: line(tracker), stop=stop.set)
     if as_json:
-        from matriarch.backup.jsonclass import encode
-
         show_json(encode(done))
         return
     show(
@@ -242,16 +257,17 @@ def restore_to(
         note(f"the replaced database is kept as {terminal.printable(name)}; drop it when you are sure")
 
 
-def _line(tracker: Tracker) -> str:
+def line(tracker: Tracker) -> str:
     progress = tracker.read()
     percent = f" {progress.percent} %" if progress.percent is not None else ""
     return f"{progress.step}{percent}" + (f": {progress.message}" if progress.message else "")
 
 
-def _describe(manifest: Manifest) -> dict[str, Any]:
+def describe(manifest: Manifest) -> dict[str, Any]:
     body = manifest.body
     return {
         "id": body.id,
+        "type": body.kind,
         "name": body.file,
         "sequence": body.sequence,
         "started": body.started,
@@ -267,12 +283,13 @@ def _describe(manifest: Manifest) -> dict[str, Any]:
         "source": body.origin.source,
         "encrypted": body.encryption is not None,
         "keyId": body.encryption.slots[0]["kek"] if body.encryption else None,
-        "size": body.object.text_size,
-        "storedSize": body.object.stored_size,
+        "size": body.size,
+        "storedSize": body.stored_size,
         "sha256": body.object.stored_sha256,
         "manifest": manifest.key,
         "manifestSha256": manifest.sha256,
         "tables": body.tables,
         "rows": body.rows,
         "warnings": list(body.warnings),
+        **({} if body.physical is None else {"physical": encode(body.physical), "suspect": body.suspect}),
     }

@@ -33,6 +33,7 @@ KeyFile = Annotated[
 Json = Annotated[str, typer.Option("--output", "-o", help="text or json")]
 BackupId = Annotated[str, typer.Option("--backup", help="name, id, or day and start of the id; or latest")]
 Databases = Annotated[list[str] | None, typer.Option("--database", "-d", help="only this one; may be repeated")]
+Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=16, help="physical: threads, about 50 MiB each")]
 Unencrypted = Annotated[bool, typer.Option("--allow-unencrypted", help="accept a backup that nothing authenticates")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="until it is complete or has failed")]
 Timeout = Annotated[float, typer.Option("--timeout", help="seconds to wait at most")]
@@ -54,6 +55,10 @@ def backup(
     unencrypted: Annotated[bool, typer.Option("--unencrypted", help="write everybody's data in the clear")] = False,
     compress: Annotated[bool, typer.Option("--compress/--no-compress")] = True,
     database: Databases = None,
+    method: Annotated[str, typer.Option("--method", help="logical, or physical: the server's files")] = "logical",
+    pgdata: Annotated[Path | None, typer.Option("--pgdata", help="physical: the server's data directory")] = None,
+    jobs: Jobs = 2,
+    level: Annotated[int, typer.Option("--level", min=-7, max=19, help="physical: zstd's level")] = 1,
     namespace: Namespace = None,
     wait: Wait = True,
     timeout: Timeout = 86400.0,
@@ -61,9 +66,28 @@ def backup(
 ) -> None:
     """Back up a cluster (NAME), or any server (--url) into a store (--store)."""
     as_json = _json(output)
+    if method not in ("logical", "physical"):
+        usage(f"--method is logical or physical, not {method}.")
+    if (method == "physical") != (pgdata is not None) or (method == "physical" and (url is None or database)):
+        usage("A physical backup is of all of a server, where its files are: --method physical --url U --pgdata DIR.")
     if url is not None:
         if name is not None or store is None:
             usage("Say either NAME, for a cluster in Kubernetes, or --url and --store.")
+        if pgdata is not None:
+            from matriarch.cli import physical
+
+            physical.backup(
+                url,
+                store,
+                pgdata,
+                endpoint=endpoint,
+                key_files=key_file or [],
+                unencrypted=unencrypted,
+                jobs=jobs,
+                level=level,
+                as_json=as_json,
+            )
+            return
         from matriarch.cli import bare
 
         bare.backup(
@@ -150,6 +174,14 @@ def restore(
     ] = True,
     allow_unencrypted: Unencrypted = False,
     trust_source: Annotated[bool, typer.Option("--trust-source", help="accept dumps of an old pg_dump")] = False,
+    to_directory: Annotated[
+        Path | None, typer.Option("--to-directory", help="an empty directory for a physical backup")
+    ] = None,
+    target: Annotated[str, typer.Option("--target", help="physical: latest, or immediate")] = "latest",
+    accept_suspect: Annotated[
+        bool, typer.Option("--accept-suspect", help="physical: also one whose pages were bad")
+    ] = False,
+    jobs: Jobs = 2,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
     namespace: Namespace = None,
     wait: Wait = True,
@@ -161,8 +193,27 @@ def restore(
     if in_place and not yes and sys.stdin.isatty():
         typer.confirm(f"Replace the data of {to or name}?", abort=True)
     if store is not None:
-        if to is None or name is not None or source is not None:
-            usage("From a store, say where to: --store S --to URL.")
+        if (to is None) == (to_directory is None) or name is not None or source is not None:
+            usage("From a store, say where to: --store S and --to URL, or --to-directory DIR for a physical backup.")
+        if to_directory is not None:
+            if target not in ("latest", "immediate"):
+                usage(f"--target is latest or immediate, not {target}.")
+            from matriarch.cli import physical
+
+            physical.restore(
+                store,
+                backup_id,
+                to_directory,
+                endpoint=endpoint,
+                key_files=key_file or [],
+                target=target,
+                allow_unencrypted=allow_unencrypted,
+                accept_suspect=accept_suspect,
+                jobs=jobs,
+                as_json=as_json,
+            )
+            return
+        assert to is not None
         from matriarch.cli import bare
 
         bare.restore_to(

@@ -1,0 +1,380 @@
+"""A physical backup from its first look to the manifest that makes it one.
+
+Connecting  key, store and server are looked at; the server keeps its WAL and starts backup mode
+Reading     every file into packs, in threads
+Completing  pg_control, backup mode ends, the WAL in between, the map, the manifest last
+
+Killed between any two of these there is no manifest; the server forgets with the session, the sweeper finds the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import zstandard
+
+from matriarch.backup import catalog, names
+from matriarch.backup.backup import is_whole, program_version
+from matriarch.backup.completing import Marker, complete
+from matriarch.backup.format import CHUNK_LOG2, SUITE
+from matriarch.backup.jobspec import ClusterIdentity, Reason
+from matriarch.backup.keys import Dek, Kek
+from matriarch.backup.manifest import FORMAT, Body, DataObject, Details, Encryption, Manifest, Opened, Origin, Physical
+from matriarch.backup.names import BackupName
+from matriarch.backup.physical import wal
+from matriarch.backup.physical.contents import VERSION, Contents, Directory, File, Pack, Piece
+from matriarch.backup.physical.crew import work
+from matriarch.backup.physical.exclude import CONTROL
+from matriarch.backup.physical.objects import FRAME, ObjectWriter, Sealing, folder
+from matriarch.backup.physical.plan import Found, Stretch, packs
+from matriarch.backup.physical.reading import PackReader, PageFindings, PageRule, Part, order
+from matriarch.backup.physical.session import Begun, begin, connected, end, read_control
+from matriarch.backup.physical.walk import Tree, walk
+from matriarch.backup.progress import Tracker
+from matriarch.backup.server import Facts, Server
+from matriarch.backup.stop import Stop, in_thread
+from matriarch.backup.store import Exists, Store
+from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.postgres.lsn import format_lsn
+
+LEVEL = 1  # of zstd
+WORKERS = 2
+_SHOWN = 10  # bad pages that are named in the manifest's warnings; all are in the map
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """`key` None: in the clear, which the caller has asked for. `pgdata` is the server's data directory."""
+
+    store: Store
+    server: Server
+    pgdata: Path
+    key: Kek | None
+    encryption: bool = True
+    workers: int = WORKERS
+    level: int = LEVEL
+    cluster: ClusterIdentity | None = None
+    resource: str | None = None
+    schedule: str | None = None
+    scheduled_for: str | None = None
+    tracker: Tracker = field(default_factory=Tracker)
+    stop: Stop = field(default_factory=Stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one or more rounds of workers put into the store."""
+
+    packs: tuple[Pack, ...]
+    parts: tuple[Part, ...]
+    findings: tuple[PageFindings, ...]
+
+
+async def backup(request: Request) -> Opened:
+    """Make the backup; returns its manifest, whose warnings say what is not as it should be. Raises MatriarchError."""
+    name = BackupName(datetime.now(UTC), names.new_id())
+    try:
+        try:
+            return await _backup(request, name)
+        except OSError as error:
+            raise Unavailable(
+                f"The server's files could not be read: {error.strerror} ({error.filename or request.pgdata}).",
+                reason=Reason.SOURCE_UNAVAILABLE,
+            ) from error
+    except BaseException:
+        # What a killed process leaves is the sweeper's; what we can take away ourselves goes at once.
+        with contextlib.suppress(MatriarchError):
+            await asyncio.shield(in_thread(lambda: _discard(request.store, name)))
+        raise
+
+
+def _discard(store: Store, name: BackupName) -> None:
+    for entry in list(store.list(folder(name.id))):
+        store.delete(entry.key)
+
+
+async def _backup(request: Request, name: BackupName) -> Opened:
+    if request.encryption and request.key is None:
+        raise Refused(
+            "The backup is to be encrypted and no key was given; set BACKUP_ENCRYPTION_KEY or give a key file.",
+            reason=Reason.KEY_MISSING,
+        )
+    request.tracker.step("Connecting")
+    await asyncio.to_thread(request.store.check)
+    started = names.timestamp(name.started)
+    async with connected(request.server) as session:
+        begun = await begin(session, request.pgdata, str(name))
+        _is_of(request.cluster, begun.facts)
+        await asyncio.to_thread(catalog.claim, request.store, request.cluster, begun.facts.system_identifier, started)
+        sealing = _sealing(request, name, begun.facts)
+        async with Marker(request.store, name.id) as marker:
+            tree = await in_thread(lambda: walk(request.pgdata, request.stop.check))
+            request.tracker.step("Reading", bytes_total=tree.size)
+            crew = _Crew(request, sealing, begun)
+            data = await in_thread(lambda: crew.read(sorted(tree.files, key=order)))
+            request.tracker.step("Completing")
+            # A standby's pg_control says how far replay has to go: after all pages, before the end.
+            control = await asyncio.to_thread(read_control, request.pgdata)
+            ended = await end(session, begun)
+            needed = wal.segments(begun.facts.timeline, begun.start_lsn, ended.stop_lsn, begun.segment_size)
+            system = begun.facts.system_identifier
+            history = await in_thread(lambda: wal.history(request.pgdata, begun.facts.timeline))
+            segments = await in_thread(lambda: wal.find(request.pgdata, needed, system, begun.segment_size))
+            logs = await in_thread(lambda: crew.read([*history, *segments]))
+            last = await in_thread(lambda: crew.write({CONTROL: control, "backup_label": ended.label.encode()}))
+            if sum(p.piece.size for p in logs.parts) != sum(f.size for f in (*history, *segments)):
+                raise Unavailable("WAL of the backup went away while it was read.", reason=Reason.SOURCE_CHANGED)
+            contents = _contents(name, tree, (data, logs, last), ended.stop_lsn)
+            stored_map = await in_thread(lambda: crew.write_map(contents))
+            files = (*(f.path.rpartition("/")[2] for f in history), *needed)
+            body = _body(request, name, started, begun, sealing, contents, stored_map, data, ended.stop_lsn, files)
+            body = _warned(body, tree, contents)
+            details = Details(sections=(), databases=(), role_passwords=True)
+            return await in_thread(
+                lambda: complete(
+                    request.store,
+                    body,
+                    details,
+                    sealing.dek,
+                    marker,
+                    [request.key] if request.key else [],
+                    lambda b: _is_all_there(request.store, b),
+                )
+            )
+
+
+class _Crew:
+    """The workers' side: numbers of packs go on from round to round."""
+
+    def __init__(self, request: Request, sealing: Sealing, begun: Begun) -> None:
+        self._request, self._sealing = request, sealing
+        self._rule = PageRule(begun.start_lsn, begun.segment_blocks) if begun.checksums else None
+        self._next = 0
+        self._lock = threading.Lock()
+
+    def read(self, files: Sequence[Found]) -> _Read:
+        readers: list[PackReader] = []
+
+        def make() -> _Worker:
+            reader = PackReader(self._request.pgdata, self._rule, self._progress)
+            readers.append(reader)
+            return _Worker(self, reader, self._compressor(), first)
+
+        first = self._next
+        done = work(packs(files), self._request.workers, make, self._request.stop)
+        self._next += len(done)
+        return _Read(
+            tuple(p for p, _ in done), tuple(p for _, some in done for p in some), tuple(r.findings for r in readers)
+        )
+
+    def write(self, files: dict[str, bytes]) -> _Read:
+        """Files whose content is already here, as one pack."""
+        number, at, parts = self._next, 0, []
+        with self.writer(number, self._compressor()) as writer:
+            for path, data in files.items():
+                writer.write(data)
+                piece = Piece(pack=number, at=at, offset=0, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+                parts.append(Part(Found(path, len(data), int(datetime.now(UTC).timestamp()), 0o600), piece))
+                at += len(data)
+            pack = finished(writer)
+        self._next += 1
+        return _Read((pack,), tuple(parts), ())
+
+    def write_map(self, contents: Contents) -> DataObject:
+        text = contents.to_json()
+        path = self._sealing.map
+        context = self._sealing.context(path, "map")
+        with ObjectWriter(
+            self._request.store, path, context, self._sealing, self._compressor(), estimate=len(text)
+        ) as writer:
+            for at in range(0, len(text), FRAME):
+                writer.write(text[at : at + FRAME])
+            pack = finished(writer)
+        return DataObject(
+            path=path,
+            object_id=pack.object_id,
+            stored_size=pack.stored_size,
+            stored_sha256=pack.stored_sha256,
+            text_size=len(text),
+            text_sha256=hashlib.sha256(text).hexdigest(),
+            codec="zstd",
+            chunk_log2=CHUNK_LOG2 if self._sealing.dek is not None else None,
+        )
+
+    def writer(self, number: int, compressor: zstandard.ZstdCompressor) -> ObjectWriter:
+        path = self._sealing.pack(number)
+        context = self._sealing.context(path, "pack")
+        return ObjectWriter(self._request.store, path, context, self._sealing, compressor, estimate=FRAME)
+
+    def _compressor(self) -> zstandard.ZstdCompressor:
+        return zstandard.ZstdCompressor(level=self._request.level)
+
+    def _progress(self, count: int) -> None:
+        self._request.stop.check()
+        with self._lock:
+            self._request.tracker.bytes_done += count
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker:
+    crew: _Crew
+    reader: PackReader
+    compressor: zstandard.ZstdCompressor
+    first: int
+
+    def __call__(self, index: int, stretches: tuple[Stretch, ...]) -> tuple[Pack, list[Part]]:
+        number = self.first + index
+        with self.crew.writer(number, self.compressor) as writer:
+            parts = self.reader.read(number, stretches, writer)
+            return finished(writer), parts
+
+
+def finished(writer: ObjectWriter) -> Pack:
+    try:
+        return writer.finish()
+    except Exists as error:
+        raise Unavailable(
+            f"{error} is in the store already: another backup took its name; try again.",
+            reason=Reason.STORE_UNAVAILABLE,
+        ) from None
+
+
+def _sealing(request: Request, name: BackupName, facts: Facts) -> Sealing:
+    dek = Dek.generate() if request.encryption else None
+    encryption = None
+    if dek is not None:
+        assert request.key is not None
+        encryption = Encryption(suite=SUITE, dek=dek.id, slots=(request.key.wrap(dek),))
+    cluster = request.cluster
+    origin = Origin(
+        namespace=cluster.namespace if cluster else None,
+        cluster=cluster.name if cluster else None,
+        cluster_uid=cluster.uid if cluster else None,
+        instance=facts.instance,
+        system_identifier=facts.system_identifier,
+        timeline=facts.timeline,
+        source=facts.role,
+        server_version=facts.version,
+        tool_version=f"matriarch {program_version()}",
+    )
+    return Sealing(backup_id=name.id, origin=origin, dek=dek, encryption=encryption)
+
+
+def _is_of(cluster: ClusterIdentity | None, facts: Facts) -> None:
+    wanted = cluster.system_identifier if cluster else None
+    if wanted is not None and wanted != facts.system_identifier:
+        raise Refused(
+            f"The server is system {facts.system_identifier}, the cluster is system {wanted}: check the connection.",
+            reason=Reason.BAD_SPEC,
+        )
+
+
+def _contents(name: BackupName, tree: Tree, rounds: Iterable[_Read], stop_lsn: int) -> Contents:
+    rounds = tuple(rounds)
+    pieces: dict[str, list[Piece]] = {}
+    found: dict[str, Found] = {}
+    for part in (p for r in rounds for p in r.parts):
+        found[part.file.path] = part.file
+        some = pieces.setdefault(part.file.path, [])
+        if part.piece.size:
+            some.append(part.piece)
+    files = []
+    for path in sorted(found):
+        of_it = tuple(sorted(pieces[path], key=lambda p: p.offset))
+        size = of_it[-1].offset + of_it[-1].size if of_it else 0
+        files.append(File(path=path, size=size, mtime=found[path].mtime, mode=found[path].mode, pieces=of_it))
+    findings = [f for r in rounds for f in r.findings]
+    bad = [page for f in findings for page in f.bad]
+    # Only a page that was written during the backup is exempt: one from the future is not that.
+    bad += [
+        f"near {f.newest_in}: a page claims {format_lsn(f.newest)}, after the backup's end"
+        for f in findings
+        if f.newest > stop_lsn
+    ]
+    return Contents(
+        version=VERSION,
+        backup=name.id,
+        directories=tuple(Directory(path=f.path, mode=f.mode) for f in tree.folders),
+        files=tuple(files),
+        packs=tuple(p for r in rounds for p in r.packs),
+        bad_pages=tuple(sorted(bad)),
+    )
+
+
+def _body(
+    request: Request,
+    name: BackupName,
+    started: str,
+    begun: Begun,
+    sealing: Sealing,
+    contents: Contents,
+    stored_map: DataObject,
+    data: _Read,
+    stop_lsn: int,
+    needed: tuple[str, ...],
+) -> Body:
+    checked = sum(f.pages for f in data.findings)
+    physical = Physical(
+        start_lsn=format_lsn(begun.start_lsn),
+        stop_lsn=format_lsn(stop_lsn),
+        timeline=begun.facts.timeline,
+        wal=needed,
+        wal_segment_size=begun.segment_size,
+        files=len(contents.files),
+        size=contents.size,
+        packs=len(contents.packs),
+        stored_size=sum(p.stored_size for p in contents.packs),
+        pages="suspect" if contents.bad_pages else "passed" if begun.checksums else "off",
+        pages_checked=checked,
+        bad_pages=len(contents.bad_pages),
+        zstd_level=request.level,
+    )
+    return Body(
+        format=FORMAT,
+        kind="physical",
+        sequence=0,
+        previous=None,
+        id=name.id,
+        name=str(name),
+        file=str(name),
+        started=started,
+        finished="",
+        resource=request.resource,
+        schedule=request.schedule,
+        scheduled_for=request.scheduled_for,
+        origin=sealing.origin,
+        snapshot_lsn=physical.stop_lsn,
+        encryption=sealing.encryption,
+        object=stored_map,
+        tables=0,
+        rows=0,
+        warnings=(),
+        details="",
+        physical=physical,
+    )
+
+
+def _warned(body: Body, tree: Tree, contents: Contents) -> Body:
+    warnings = list(tree.skipped[:_SHOWN])
+    if body.encryption is None:
+        warnings.append("This backup is not encrypted: whoever reads the store reads the data.")
+    if body.physical is not None and body.physical.pages == "off":
+        warnings.append("The server has no data checksums: nothing tells whether its pages are sound.")
+    if contents.bad_pages:
+        some = "; ".join(contents.bad_pages[:_SHOWN])
+        warnings.append(
+            f"Suspect: {len(contents.bad_pages)} pages fail their checksum ({some}). The backup is kept and does not "
+            "count as good; look at the server's disk."
+        )
+    return replace(body, warnings=tuple(warnings))
+
+
+def _is_all_there(store: Store, body: Body) -> bool:
+    return catalog.is_complete(store, Manifest(body, b"")) and is_whole(store, body.object)
