@@ -86,7 +86,7 @@ def pgbackrest(place: Path, data: Path, codec: str, level: int, jobs: int) -> tu
     common = [
         "--stanza=b", f"--repo1-path={repo}", "--repo1-cipher-type=aes-256-cbc", f"--pg1-path={data}",
         f"--pg1-socket-path={place}", "--pg1-user=postgres", f"--log-path={place}", f"--lock-path={place}/lock",
-        f"--spool-path={place}/spool", "--log-level-console=warn", "--log-level-file=off",
+        "--log-level-console=warn", "--log-level-file=off",
     ]  # fmt: skip
     environment = {"PGBACKREST_REPO1_CIPHER_PASS": KEY}
     subprocess.run(
@@ -102,7 +102,8 @@ def pgbackrest(place: Path, data: Path, codec: str, level: int, jobs: int) -> tu
     )
     restored = place / "restored"
     restored.mkdir(mode=0o700)
-    into = [w if not w.startswith("--pg1-path=") else f"--pg1-path={restored}" for w in common]
+    of_the_server = ("--pg1-path=", "--pg1-socket-path=", "--pg1-user=")
+    into = [*(w for w in common if not w.startswith(of_the_server)), f"--pg1-path={restored}"]
     restore = timed(
         f"pgBackRest {codec} {level}, restore",
         ["pgbackrest", *into, f"--process-max={jobs}", "restore"], repo, environment,

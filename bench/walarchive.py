@@ -5,7 +5,7 @@
 pgbench fills the segments: none is padded by a switch. The archiver, a process of its own, then stores them encrypted
 in a real S3 server on the same machine, while PostgreSQL asks for one after the other with the compiled client. Two
 rates: until all are stored, and until PostgreSQL knows of all. CPU seconds are the archiver's own; the S3 server and
-PostgreSQL take theirs from the same processors. Written to bench/walarchive.md; with --json the last line is figures.
+PostgreSQL take theirs from the same processors. With --json the last line has the figures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from tests.postgres.archive.archivebed import Archiver, archiving, ready, wait
 from tests.postgres.backup.bed import Postgres, install_tools, s3_spec
 from tests.postgres.pgbox import _ENTER
 
-OUTPUT = Path(__file__).with_suffix(".md")
 SEGMENT = 16 << 20
 
 
@@ -115,11 +114,9 @@ def main() -> None:
     args = parser.parse_args()
     load = os.getloadavg()[0]
     found = measure(args.segments, args.level)
-    rows = "\n".join(f"| {name} | {value} |" for name, value in found.items())
-    about = f"`python -m bench.walarchive --segments {args.segments} --level {args.level}`"
-    where = f"{os.cpu_count()} processors, {platform.machine()}, load before it {load:.1f}"
-    OUTPUT.write_text(f"# The speed of the WAL archive\n\n{about} on {where}.\n\n| | |\n|---|---|\n{rows}\n")
-    print(OUTPUT.read_text())
+    print(f"zstd level {args.level}, {os.cpu_count()} processors, {platform.machine()}, load before it {load:.1f}")
+    for name, value in found.items():
+        print(f"{name:30} {value}")
     if args.json:
         print(json.dumps(found))
 

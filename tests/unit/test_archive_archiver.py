@@ -117,6 +117,15 @@ async def test_a_refused_file_is_never_acknowledged_and_holds_up_no_other(tmp_pa
         assert archiver.report().error == ""
 
 
+async def test_a_file_that_is_gone_holds_up_no_other(tmp_path: Path) -> None:
+    data, store = DataFolder(tmp_path / "d"), MemoryStore()
+    gone, good = data.finish(1, 1), data.finish(1, 2)
+    (data.wal / gone.text).unlink()
+    async with running(data, store) as archiver:
+        assert await push(archiver, data, good) == "ok"
+    assert gone.key(encrypted=True) not in store.objects
+
+
 async def test_other_content_under_a_stored_name(tmp_path: Path) -> None:
     data, store = DataFolder(tmp_path / "d"), MemoryStore()
     name = data.finish(1, 1, fill=b"one")

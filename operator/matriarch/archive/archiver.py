@@ -38,7 +38,7 @@ STORES_ITSELF = 120.0  # seconds
 LOOK_EVERY = 2.0  # seconds; a push makes it look at once
 RESCAN_AFTER = 0.5  # seconds that one listing may be used while a backlog is worked off
 
-_FILE_FAULTS = frozenset({Reason.BAD_SEGMENT, Reason.SPLIT_BRAIN, "ObjectCorrupt", "ManifestCorrupt"})
+_FILE_FAULTS = frozenset({Reason.BAD_SEGMENT, Reason.SPLIT_BRAIN, Reason.FILE_GONE, "ObjectCorrupt", "ManifestCorrupt"})
 
 _CREDENTIALS = frozenset({"CredentialsRefused", "CredentialsMissing", "KeyMissing", "WrongKey", "BadKey"})
 
@@ -210,7 +210,7 @@ class Archiver:
             size = await self._in_thread(lambda: self._store(name))
             after = await self._in_thread(lambda: self._folder.identify(name))
             if before is None or before != after:
-                raise Unavailable(f"{name} changed while it was read")
+                raise Unavailable(f"{name} changed while it was read", reason=Reason.FILE_GONE)
         except MatriarchError as error:
             self._failed(name, error)
         except Exception as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matriarch.archive.names import WalName, parse
+from matriarch.archive.report import Reason
 from matriarch.errors import Corrupt, Unavailable
 from matriarch.postgres.timeline import history_file, parse_history
 
@@ -72,7 +73,7 @@ class WalFolder:
         try:
             return (self._wal / name.text).read_bytes()
         except FileNotFoundError:
-            raise Unavailable(f"{name} is not in pg_wal") from None
+            raise Unavailable(f"{name} is not in pg_wal", reason=Reason.FILE_GONE) from None
 
     def has_history(self, timeline: int) -> bool:
         """Whether the file is there and real: the agent also leaves tombstones, which name no parent."""
