@@ -25,7 +25,7 @@ from pathlib import Path
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 KEY = "00" * 32
-CODECS = (("gz", 6), ("zst", 3), ("zst", 1))
+CODECS = (("zst", 1), ("gz", 6), ("zst", 3))
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,9 @@ def timed(name: str, words: Sequence[str], store: Path, env: Mapping[str, str] |
     child.returncode = os.waitstatus_to_exitcode(status)
     assert child.returncode == 0, f"{name} failed"
     stored = sum(p.stat().st_size for p in store.rglob("*") if p.is_file())
-    return Run(name, time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, stored)
+    run = Run(name, time.monotonic() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss << 10, stored)
+    print(f"{name}: {run.seconds:.1f} s, {run.cpu:.1f} CPU s, {run.peak >> 20} MiB peak", file=sys.stderr, flush=True)
+    return run
 
 
 @contextmanager
