@@ -30,6 +30,8 @@ def test_a_standby_under_load(source: Postgres, short_folder: Path, tmp_path: Pa
     store = local(tmp_path / "store")
     standby = source.clone(short_folder / "standby")
     try:
+        # As our replicas run. Without it, and with no delay allowed, each change that removes rows cancels a query.
+        standby.sql("ALTER SYSTEM SET hot_standby_feedback = on", "SELECT pg_reload_conf()")
         with load(source) as done:
             while len(done) < 30:
                 time.sleep(0.05)

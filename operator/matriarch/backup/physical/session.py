@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from matriarch.postgres.lsn import parse_lsn
 T = TypeVar("T")
 
 _OLDEST = 150000  # pg_backup_start with this signature
-_TRIES = 20
+_PATIENCE = 60.0  # seconds in which a standby may cancel a query again and again
 _KEPT = ("reserved", "extended", "unreserved")  # pg_replication_slots.wal_status
 
 
@@ -89,7 +90,7 @@ async def begin(session: Session, pgdata: Path, label: str) -> Begun:
         )
         if facts.role == "standby":
             # The restartpoint may take long, and here it needs no snapshot for which replay would cancel it.
-            await session.execute("CHECKPOINT")
+            await _patient(lambda: session.execute("CHECKPOINT"))
         start = await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_backup_start($1, true)::text", label))
         # Again: the checkpoint may have brought a standby onto another timeline.
         facts = await _patient(lambda: look(session))
@@ -131,14 +132,15 @@ async def end(session: Session, begun: Begun) -> Ended:
 
 async def _patient(ask: Callable[[], Awaitable[T]]) -> T:
     """A standby cancels whatever has a snapshot when replay has to remove rows: then again, for a while."""
-    for attempt in range(_TRIES):
+    end, pause = time.monotonic() + _PATIENCE, 0.0
+    while True:
         try:
             return await ask()
         except asyncpg.SerializationError:
-            if attempt == _TRIES - 1:
+            if time.monotonic() > end:
                 raise
-            await asyncio.sleep(0.1 * attempt)
-    raise AssertionError("unreachable: the last try raises")
+            await asyncio.sleep(pause)
+            pause = min(pause + 0.1, 2.0)
 
 
 def _field(label: str, name: str) -> str:
