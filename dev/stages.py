@@ -67,7 +67,7 @@ def check_stages(*, helm: bool) -> list[Stage]:
         Stage("mypy", (*python, "mypy", "-p", "matriarch", "-p", "dev", "-p", "bench", "-p", "model")),
         Stage("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
         Stage("generated files", (*python, "matriarch.api.generate", "--check")),
-        _pytest("unit", "tests/unit", 300),
+        _pytest("unit", "tests/unit", 600),
     ]
     if helm:
         stages.append(Stage("helm lint", (str(HELM), "lint", "--strict", "helm/matriarch")))
@@ -84,7 +84,7 @@ def test_stages() -> list[Stage]:
         _pytest("apiserver", "tests/apiserver", 600),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),
-        _pytest("postgres", "tests/postgres", 1200),
+        _pytest("postgres", "tests/postgres", 2400),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
         _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}", "-m", "not long", env={"KEEP": "1"}),
