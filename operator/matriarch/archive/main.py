@@ -33,6 +33,7 @@ log = logging.getLogger("matriarch.archive")
 
 _NICE = 5  # below the agent and the heartbeat, beside PostgreSQL's own processes
 _OOM_SCORE = 900  # of 1000: the first to go
+_PARENT_EVERY = 1.0  # seconds between looks at whether the parent is still there
 _STORE_OUTAGE = 20.0  # seconds that a call waits for a store; the archiver's own back-off goes on from there
 
 
@@ -62,7 +63,15 @@ def _with_folder(config: ArchiveConfig, system: int) -> StoreSpec:
     return StoreSpec(local=replace(spec.local, prefix="/".join(p for p in (spec.local.prefix.strip("/"), own) if p)))
 
 
+async def _parent_ends(parent: int) -> None:
+    """Until the process that started this one is gone. An agent that was killed is followed by another one, with an
+    archiver of its own; this one would go on by a role that nobody corrects."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - no event tells
+        await asyncio.sleep(_PARENT_EVERY)
+
+
 async def amain(config: ArchiveConfig) -> None:
+    parent = os.getppid()
     stop, folder = Stop(), WalFolder(Path(config.pgdata))
     ended = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -84,7 +93,8 @@ async def amain(config: ArchiveConfig) -> None:
     )
     await serve(Path(config.socket), archiver, fetcher)
     running = asyncio.create_task(archiver.run()) if archiver is not None else None
-    waits = [asyncio.create_task(ended.wait()), *([running] if running is not None else [])]
+    waits: list[asyncio.Task[object]] = [asyncio.create_task(ended.wait()), asyncio.create_task(_parent_ends(parent))]
+    waits += [running] if running is not None else []
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     stop.set()
     if running is not None and running.done():
