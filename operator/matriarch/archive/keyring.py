@@ -6,15 +6,12 @@ slots of its key, so reading needs the object and a key encryption key, and noth
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from matriarch.backup.catalog import slot_key
-from matriarch.backup.jobspec import Reason
+from matriarch.backup.catalog import added_slots
 from matriarch.backup.keys import Dek, Kek, open_slots
-from matriarch.errors import Corrupt
 
 DAY = 86400.0  # seconds
 
@@ -54,15 +51,7 @@ class Keyring:
             if (known := self._known.get(dek_id)) is not None:
                 return known
         found = list(slots)
-        own = {slot.get("kek") for slot in found}
-        for key in self._keys:
-            if key.id not in own and (text := read(slot_key(dek_id, key.id))) is not None:
-                try:
-                    found.append(dict(json.loads(text)))
-                except (ValueError, TypeError):
-                    raise Corrupt(
-                        f"The key slot {slot_key(dek_id, key.id)} is damaged.", reason=Reason.MANIFEST_CORRUPT
-                    ) from None
+        found += added_slots(dek_id, found, self._keys, read)
         dek = open_slots(dek_id, found, self._keys, what="The WAL")
         with self._lock:
             self._known[dek_id] = dek

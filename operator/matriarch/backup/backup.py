@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Literal
 
 from matriarch.backup import catalog, names
@@ -28,10 +27,10 @@ from matriarch.backup.manifest import (
     Details,
     Encryption,
     Opened,
-    Origin,
     object_context,
 )
 from matriarch.backup.names import BackupName
+from matriarch.backup.origin import origin_of
 from matriarch.backup.pipeline import Packer
 from matriarch.backup.progress import Tracker
 from matriarch.backup.roles import dump_roles
@@ -145,7 +144,7 @@ async def _attempt(
     if prefer == "standby" and facts.role == "primary":
         warnings.append("No standby was usable; the primary was read.")
 
-    origin = _origin(request, facts, version)
+    origin = origin_of(request.cluster, facts, f"pg_dump {version[0]}.{version[1]}")
     dek = Dek.generate() if task.encryption else None
     encryption = None
     if dek is not None:
@@ -211,34 +210,6 @@ async def _attempt(
         return await in_thread(
             lambda: complete(store, body, details, dek, marker, keys, lambda b: is_whole(store, b.object))
         )
-
-
-def _origin(request: Request, facts: Facts, version: tuple[int, int]) -> Origin:
-    cluster = request.cluster
-    wanted = cluster.system_identifier if cluster else None
-    if wanted is not None and wanted != facts.system_identifier:
-        raise Refused(
-            f"The server is system {facts.system_identifier}, the cluster is system {wanted}: check the connection.",
-            reason=Reason.BAD_SPEC,
-        )
-    return Origin(
-        namespace=cluster.namespace if cluster else None,
-        cluster=cluster.name if cluster else None,
-        cluster_uid=cluster.uid if cluster else None,
-        instance=facts.instance,
-        system_identifier=facts.system_identifier,
-        timeline=facts.timeline,
-        source=facts.role,
-        server_version=facts.version,
-        tool_version=f"matriarch {program_version()}, pg_dump {version[0]}.{version[1]}",
-    )
-
-
-def program_version() -> str:
-    try:
-        return metadata.version("matriarch")
-    except metadata.PackageNotFoundError:  # run from a source tree
-        return "unreleased"
 
 
 def _preamble(name: BackupName, facts: Facts, roles: str) -> str:

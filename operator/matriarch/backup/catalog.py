@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
@@ -157,17 +157,27 @@ def open_manifest(store: Store, manifest: Manifest, keys: Iterable[Kek]) -> Open
     encryption = manifest.body.encryption
     if encryption is None:
         return manifest.open(keys)
-    own = {slot.get("kek") for slot in encryption.slots}
-    extra: list[dict[str, Any]] = []
+    return manifest.open(keys, added_slots(encryption.dek, encryption.slots, keys, store.get))
+
+
+def added_slots(
+    dek_id: str, own: Iterable[Mapping[str, Any]], keys: Iterable[Kek], read: Callable[[str], bytes | None]
+) -> list[dict[str, Any]]:
+    """The key slots that `read` finds in the store for those of `keys` that have none among an object's `own`.
+
+    Raises Corrupt (ManifestCorrupt).
+    """
+    known = {slot.get("kek") for slot in own}
+    found: list[dict[str, Any]] = []
     for key in keys:
-        if key.id not in own and (text := store.get(slot_key(encryption.dek, key.id))) is not None:
+        if key.id not in known and (text := read(slot_key(dek_id, key.id))) is not None:
             try:
-                extra.append(dict(json.loads(text)))
+                found.append(dict(json.loads(text)))
             except (ValueError, TypeError):
                 raise Corrupt(
-                    f"The key slot {slot_key(encryption.dek, key.id)} is damaged.", reason=Reason.MANIFEST_CORRUPT
+                    f"The key slot {slot_key(dek_id, key.id)} is damaged.", reason=Reason.MANIFEST_CORRUPT
                 ) from None
-    return manifest.open(keys, extra)
+    return found
 
 
 def slot_key(dek_id: str, kek_id: str) -> str:

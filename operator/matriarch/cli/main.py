@@ -285,12 +285,9 @@ def switchover(name: Annotated[str, typer.Argument(help="a DatabaseCluster")], n
 @app.command()
 def version() -> None:
     """The version of this program."""
-    from importlib import metadata
+    from matriarch.backup.origin import program_version
 
-    try:
-        typer.echo(metadata.version("matriarch"))
-    except metadata.PackageNotFoundError:
-        typer.echo("unreleased")
+    typer.echo(program_version())
 
 
 def main() -> None:

@@ -21,13 +21,14 @@ from pathlib import Path
 import zstandard
 
 from matriarch.backup import catalog, names
-from matriarch.backup.backup import is_whole, program_version
+from matriarch.backup.backup import is_whole
 from matriarch.backup.completing import Marker, complete
 from matriarch.backup.format import CHUNK_LOG2, SUITE
 from matriarch.backup.jobspec import ClusterIdentity, Reason
 from matriarch.backup.keys import Dek, Kek
-from matriarch.backup.manifest import FORMAT, Body, DataObject, Details, Encryption, Manifest, Opened, Origin, Physical
+from matriarch.backup.manifest import FORMAT, Body, DataObject, Details, Encryption, Manifest, Opened, Physical
 from matriarch.backup.names import BackupName
+from matriarch.backup.origin import origin_of, require_system
 from matriarch.backup.physical import wal
 from matriarch.backup.physical.contents import VERSION, Contents, Directory, File, Pack, Piece
 from matriarch.backup.physical.crew import work
@@ -111,7 +112,7 @@ async def _backup(request: Request, name: BackupName) -> Opened:
     started = names.timestamp(name.started)
     async with connected(request.server) as session:
         begun = await begin(session, request.pgdata, str(name))
-        _is_of(request.cluster, begun.facts)
+        require_system(request.cluster, begun.facts)
         await asyncio.to_thread(catalog.claim, request.store, request.cluster, begun.facts.system_identifier, started)
         sealing = _sealing(request, name, begun.facts)
         async with Marker(request.store, name.id) as marker:
@@ -252,28 +253,8 @@ def _sealing(request: Request, name: BackupName, facts: Facts) -> Sealing:
     if dek is not None:
         assert request.key is not None
         encryption = Encryption(suite=SUITE, dek=dek.id, slots=(request.key.wrap(dek),))
-    cluster = request.cluster
-    origin = Origin(
-        namespace=cluster.namespace if cluster else None,
-        cluster=cluster.name if cluster else None,
-        cluster_uid=cluster.uid if cluster else None,
-        instance=facts.instance,
-        system_identifier=facts.system_identifier,
-        timeline=facts.timeline,
-        source=facts.role,
-        server_version=facts.version,
-        tool_version=f"matriarch {program_version()}",
-    )
+    origin = origin_of(request.cluster, facts)
     return Sealing(backup_id=name.id, origin=origin, dek=dek, encryption=encryption)
-
-
-def _is_of(cluster: ClusterIdentity | None, facts: Facts) -> None:
-    wanted = cluster.system_identifier if cluster else None
-    if wanted is not None and wanted != facts.system_identifier:
-        raise Refused(
-            f"The server is system {facts.system_identifier}, the cluster is system {wanted}: check the connection.",
-            reason=Reason.BAD_SPEC,
-        )
 
 
 def _contents(name: BackupName, tree: Tree, rounds: Iterable[_Read], stop_lsn: int) -> Contents:
