@@ -32,7 +32,7 @@ _LINE = 1 << 16
 
 
 class Archiving:
-    """One for each agent; `socket` and `folders` are for tests."""
+    """One for each agent; `socket` is for tests."""
 
     def __init__(self, instance: Instance, socket: str = SOCKET) -> None:
         self._instance, self._socket = instance, socket
