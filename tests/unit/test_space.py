@@ -74,6 +74,21 @@ def test_a_standby_goes_on_for_longer_than_a_primary_writes(total: int, share: f
         assert space.takes_wal(False, now)
 
 
+@pytest.mark.parametrize(
+    ("total", "free", "seconds"),
+    [
+        (236 * MB, 200 * MB, 1.0),
+        (236 * MB, 100 * MB, 0.2),
+        (236 * MB, 0, 0.2),
+        (100 * GB, 50 * GB, 1.0),
+        (100 * GB, 7 * GB, 0.2),
+        (0, 0, 0.2),
+    ],
+)
+def test_a_volume_that_gets_full_is_looked_at_more_often(total: int, free: int, seconds: float) -> None:
+    assert space.next_look(Space(total, free)) == seconds
+
+
 def test_an_unseen_volume_changes_nothing() -> None:
     assert not space.releases(Space(), ended=True, leads=True)
     assert space.takes_wal(True, Space())

@@ -23,7 +23,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-EVERY = 1.0
 DISK = 5.0
 HAND_OVER_EVERY = 60 * SECOND
 ENDED_WITHIN = 300 * SECOND
@@ -49,7 +48,7 @@ class Volume:
             except (MatriarchError, OSError) as e:
                 log.warning("the volume's room: %s", e)
                 await asyncio.sleep(DISK)
-            await asyncio.sleep(EVERY)
+            await asyncio.sleep(rules.next_look(self._instance.space))
 
     async def look(self) -> None:
         """One look, and what follows from it. Raises Unavailable, OSError."""

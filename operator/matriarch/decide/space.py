@@ -54,6 +54,11 @@ def seen(before: Space, total: int, free: int, ballast_bytes: int) -> Space:
     return Space(total, free, ballast_bytes, state, stopped)
 
 
+def next_look(space: Space) -> float:
+    """Seconds until the volume is looked at again: a bulk load takes tens of MiB in one second, which is all there is."""
+    return 1.0 if space.free_bytes >= 2 * enough_above(space.total_bytes) else 0.2
+
+
 def releases(space: Space, *, ended: bool, leads: bool) -> bool:
     """Whether the ballast has to go: PostgreSQL ended unasked and must start, or a primary would end at once.
 
