@@ -55,7 +55,7 @@ def seen(before: Space, total: int, free: int, ballast_bytes: int) -> Space:
 
 
 def next_look(space: Space) -> float:
-    """Seconds until the volume is looked at again: a bulk load takes tens of MiB in one second, which is all there is."""
+    """Seconds until the volume is looked at again: a bulk load writes in one second all that is left."""
     return 1.0 if space.free_bytes >= 2 * enough_above(space.total_bytes) else 0.2
 
 
