@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matriarch.cli.terminal import usage
+
+if TYPE_CHECKING:
+    from matriarch.decide.pitr import Target
 
 app = typer.Typer(
     name="matriarch",
@@ -178,6 +181,16 @@ def restore(
         Path | None, typer.Option("--to-directory", help="an empty directory for a physical backup")
     ] = None,
     target: Annotated[str, typer.Option("--target", help="physical: latest, or immediate")] = "latest",
+    target_time: Annotated[str | None, typer.Option("--target-time", help="archive: 2026-03-01T02:00:00Z")] = None,
+    target_lsn: Annotated[str | None, typer.Option("--target-lsn", help="archive: 0/3000148")] = None,
+    target_xid: Annotated[str | None, typer.Option("--target-xid", help="archive: a transaction")] = None,
+    target_name: Annotated[str | None, typer.Option("--target-name", help="archive: a restore point")] = None,
+    wal_archive: Annotated[
+        bool, typer.Option("--wal-archive", help="physical: also the WAL archive beside the backups")
+    ] = False,
+    restore_command: Annotated[
+        str, typer.Option("--restore-command", help="archive: how PostgreSQL gets a file")
+    ] = "matriarch-wal fetch %f %p",
     accept_suspect: Annotated[
         bool, typer.Option("--accept-suspect", help="physical: also one whose pages were bad")
     ] = False,
@@ -196,9 +209,9 @@ def restore(
         if (to is None) == (to_directory is None) or name is not None or source is not None:
             usage("From a store, say where to: --store S and --to URL, or --to-directory DIR for a physical backup.")
         if to_directory is not None:
-            if target not in ("latest", "immediate"):
-                usage(f"--target is latest or immediate, not {target}.")
             from matriarch.cli import physical
+
+            points = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
 
             physical.restore(
                 store,
@@ -206,7 +219,8 @@ def restore(
                 to_directory,
                 endpoint=endpoint,
                 key_files=key_file or [],
-                target=target,
+                target=_target(target, points, wal_archive=wal_archive),
+                restore_command=restore_command if wal_archive else None,
                 allow_unencrypted=allow_unencrypted,
                 accept_suspect=accept_suspect,
                 jobs=jobs,
@@ -238,6 +252,22 @@ def restore(
     from matriarch.cli import cluster
 
     cluster.make_restore(source, namespace, to=new or name, in_place=in_place, wait=wait, timeout=timeout)
+
+
+def _target(plain: str, points: dict[str, str | None], *, wal_archive: bool) -> Target:
+    from matriarch.decide.pitr import Target
+
+    given = {kind: value for kind, value in points.items() if value is not None}
+    if plain not in ("latest", "immediate"):
+        usage(f"--target is latest or immediate, not {plain}.")
+    if len(given) > 1 or (given and plain != "latest"):
+        usage("Say one target: --target, --target-time, --target-lsn, --target-xid or --target-name.")
+    if given and not wal_archive:
+        usage("The backup's own WAL ends with it; a point after it is in the archive: add --wal-archive.")
+    try:
+        return Target(*next(iter(given.items()), (plain,)))  # type: ignore[arg-type]
+    except ValueError as error:
+        usage(f"{error}.")
 
 
 @app.command()
