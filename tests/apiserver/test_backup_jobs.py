@@ -397,6 +397,11 @@ async def test_a_physical_backup_runs_beside_a_replica_and_one_with_bad_pages_is
     assert cluster is not None
     assert condition(cluster, "BackupHealthy") == ("False", "LastBackupSuspect")
     assert "lastBackup" not in cluster["status"]["backup"]
+    restore = {"source": {"backup": {"name": "files"}}, "target": {"cluster": "copy"}}
+    await world.make("Restore", "too-early", restore)
+    refused = await world.look("Restore", "too-early")
+    assert condition(refused, "Failed") == ("True", "PhysicalBackup")
+    assert await world.jobs("verify") == []
 
 
 async def test_volumes_that_only_one_pod_may_mount_are_refused_before_a_job_is_made(world: World) -> None:

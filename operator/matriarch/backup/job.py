@@ -187,7 +187,7 @@ class Job:
     def _verify(self, store: Store, keys: tuple[Kek, ...]) -> Result:
         task = self.spec.verify
         assert task is not None
-        opened = restore.find_trusted(store, task.backup, keys, task.allow_unencrypted, None)
+        opened = restore.find_trusted(store, task.backup, keys, task.allow_unencrypted, task.method)
         if opened.body.physical is None:
             restore.check_object(store, opened, self.tracker, self.stop)
         else:

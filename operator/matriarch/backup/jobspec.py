@@ -184,6 +184,7 @@ class RestoreTask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyTask:
     backup: str = "latest"
+    method: Literal["logical", "physical"] | None = None  # refuses one of the other; `latest` is the newest of it
     allow_unencrypted: bool = False
 
 

@@ -71,7 +71,8 @@ def backup(
     as_json = _json(output)
     if method not in ("logical", "physical"):
         usage(f"--method is logical or physical, not {method}.")
-    if (method == "physical") != (pgdata is not None) or (method == "physical" and (url is None or database)):
+    by_hand = method == "physical" and name is None
+    if by_hand != (pgdata is not None) or (by_hand and url is None) or (method == "physical" and database):
         usage("A physical backup is of all of a server, where its files are: --method physical --url U --pgdata DIR.")
     if url is not None:
         if name is not None or store is None:
@@ -108,7 +109,7 @@ def backup(
         usage("Say what to back up: NAME of a cluster, or --url and --store.")
     from matriarch.cli import cluster
 
-    cluster.make_backup(name, namespace, store=store, wait=wait, timeout=timeout)
+    cluster.make_backup(name, namespace, store=store, method=method, wait=wait, timeout=timeout)
 
 
 @app.command()
@@ -189,8 +190,8 @@ def restore(
         bool, typer.Option("--wal-archive", help="physical: also the WAL archive beside the backups")
     ] = False,
     restore_command: Annotated[
-        str, typer.Option("--restore-command", help="archive: how PostgreSQL gets a file")
-    ] = "matriarch-wal fetch %f %p",
+        str | None, typer.Option("--restore-command", help="archive: in place of asking `matriarch wal`")
+    ] = None,
     accept_suspect: Annotated[
         bool, typer.Option("--accept-suspect", help="physical: also one whose pages were bad")
     ] = False,
@@ -220,7 +221,11 @@ def restore(
                 endpoint=endpoint,
                 key_files=key_file or [],
                 target=_target(target, points, wal_archive=wal_archive),
-                restore_command=restore_command if wal_archive else None,
+                restore_command=(
+                    restore_command or f"matriarch-wal --socket {physical.wal_socket(to_directory)} fetch %f %p"
+                )
+                if wal_archive
+                else None,
                 allow_unencrypted=allow_unencrypted,
                 accept_suspect=accept_suspect,
                 jobs=jobs,
@@ -254,6 +259,20 @@ def restore(
     cluster.make_restore(source, namespace, to=new or name, in_place=in_place, wait=wait, timeout=timeout)
 
 
+@app.command()
+def wal(
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    directory: Annotated[Path, typer.Option("--directory", help="what `restore --wal-archive` filled")],
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    socket: Annotated[Path | None, typer.Option("--socket", help="<directory>.wal if absent")] = None,
+) -> None:
+    """Give PostgreSQL the archived WAL while it recovers a restored directory."""
+    from matriarch.cli import physical
+
+    physical.serve_wal(store, directory, endpoint=endpoint, key_files=key_file or [], socket=socket)
+
+
 def _target(plain: str, points: dict[str, str | None], *, wal_archive: bool) -> Target:
     from matriarch.decide.pitr import Target
 
@@ -265,7 +284,7 @@ def _target(plain: str, points: dict[str, str | None], *, wal_archive: bool) -> 
     if given and not wal_archive:
         usage("The backup's own WAL ends with it; a point after it is in the archive: add --wal-archive.")
     try:
-        return Target(*next(iter(given.items()), (plain,)))  # type: ignore[arg-type]
+        return Target(*next(iter(given.items()), (plain,)))
     except ValueError as error:
         usage(f"{error}.")
 

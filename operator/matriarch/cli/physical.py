@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from datetime import datetime
 from pathlib import Path
 
+from matriarch.archive import main as archive
 from matriarch.archive import reach
+from matriarch.archive.config import ArchiveConfig
 from matriarch.archive.keyring import Keyring
 from matriarch.archive.vault import Vault
 from matriarch.backup.jobspec import ClusterIdentity
@@ -102,15 +105,44 @@ def restore(
         return
     show(f"{opened.body.name} is in {directory}: {size(opened.body.size)}, every digest as in the backup.")
     what = "the WAL of the backup" if restore_command is None else f"WAL by `{restore_command}`, up to its target,"
+    if restore_command is not None:
+        note(f"first, beside it: matriarch wal --store {store} --directory {directory}")
     note(f"start PostgreSQL there: it replays {what} and begins a new timeline")
+
+
+def serve_wal(store: str, directory: Path, *, endpoint: str | None, key_files: list[Path], socket: Path | None) -> None:
+    """Give the recovery of `directory` its WAL, until interrupted. Read ahead lies beside it and is removed."""
+    directory = directory.absolute()
+    config = ArchiveConfig(
+        cluster=_NOBODY,
+        store=parse_store(store, endpoint),
+        pgdata=str(directory),
+        socket=str(socket or wal_socket(directory)),
+        spool=f"{directory}.wal-ahead",
+        mode="fetch",
+    )
+    keys = read_keys(key_files)
+    note(f"start PostgreSQL in {directory} now; end this with Ctrl-C when it takes writes")
+    try:
+        terminal.run(archive.amain(config, keys))
+    finally:
+        shutil.rmtree(config.spool, ignore_errors=True)
+        Path(config.socket).unlink(missing_ok=True)
+
+
+def wal_socket(directory: Path) -> Path:
+    """Where `serve_wal` listens unless told otherwise."""
+    return directory.absolute().with_name(f"{directory.name}.wal")
+
+
+_NOBODY = ClusterIdentity(namespace="", name="", uid="")  # nothing is stored
 
 
 def _route(store: Store, opened: Opened, keys: tuple[Kek, ...], target: Target) -> Route:
     """Raises Refused before anything is changed when the archive does not lead to the target."""
     body, physical = opened.body, opened.body.physical
     assert physical is not None
-    nobody = ClusterIdentity(namespace="", name="", uid="")  # nothing is stored
-    vault = Vault(store, Keyring(keys, time.time), system=int(body.origin.system_identifier), cluster=nobody)
+    vault = Vault(store, Keyring(keys, time.time), system=int(body.origin.system_identifier), cluster=_NOBODY)
     made = Made(
         timeline=physical.timeline,
         stop_lsn=parse_lsn(physical.stop_lsn),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import signal
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +16,8 @@ from typing import Any
 import pytest
 
 from matriarch.backup.jobspec import LocalStore, StoreSpec
-from tests.postgres.archive.archivebed import Archiver, archiving, ready, wait
+from matriarch.cli.physical import wal_socket
+from tests.postgres.archive.archivebed import CLIENT, KEY, Archiver, archiving, ready, wait
 from tests.postgres.backup.bed import Postgres
 from tests.postgres.backup.physbed import physical_backup, started
 from tests.postgres.backup.test_physical_cli import matriarch
@@ -59,11 +64,12 @@ def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> No
 
     def restore(folder: Path, *words: str, code: int = 0) -> str:
         data = ["--store", str(tmp_path / "store"), "--to-directory", str(folder / "data"), "--wal-archive"]
-        return matriarch("restore", *data, "--restore-command", fetcher.command("fetch", "--timeout", "30"), *words,
+        # The client is in the image's file system, where it is not on the PATH of this machine.
+        fetch = f"{CLIENT} --socket {wal_socket(folder / 'data')} --timeout 30 fetch %f %p"
+        return matriarch("restore", *data, "--restore-command", fetch, *words,
                          code=code)  # fmt: skip
 
     folder = place / "r"
-    fetcher = archiver.fetch_mode(place / "f", folder / "data")
     for moment, says in (
         (datetime.now(UTC) + SECOND, "after the newest archived WAL"),
         (datetime.fromisoformat(opened.body.finished) - SECOND, "before the backup's end"),
@@ -85,7 +91,11 @@ def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> No
         ((), list(range(24))),
     ):
         restore(folder, *words)
-        fetcher.start()
+        fetcher = subprocess.Popen(
+            [sys.executable, "-m", "matriarch.cli.main", "wal", "--store", str(tmp_path / "store"),
+             "--directory", str(folder / "data")],
+            env={**os.environ, "PYTHONPATH": "operator", "BACKUP_ENCRYPTION_KEY": KEY.secret.hex()},
+        )  # fmt: skip
         restored = started(folder)
         try:
             assert rows(restored) == expected, words
@@ -94,5 +104,7 @@ def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> No
             assert restored.sql("SHOW archive_mode") == [("off",)], "a copy archives among the original's files"
         finally:
             restored.stop()
-            fetcher.stop()
+            fetcher.send_signal(signal.SIGINT)
+            assert fetcher.wait(30) == 0
+        assert sorted(p.name for p in folder.iterdir()) == ["data", "log"], "something of the recovery is left"
         shutil.rmtree(folder)

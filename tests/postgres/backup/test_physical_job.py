@@ -96,6 +96,9 @@ async def test_a_replica_is_read_by_its_own_name_and_a_promotion_ends_it(
     assert again.backup == made.backup, "a second run of a finished Job made another backup"
     checked = await job(box, two, tmp_path, system, task="verify", verify=VerifyTask()).run()
     assert checked.ok, checked.message
+    other = VerifyTask(backup=made.backup.id, method="logical")
+    refused = await job(box, two, tmp_path, system, task="verify", verify=other).run()
+    assert (refused.reason, exit_code(refused)) == (Reason.BAD_SPEC, Exit.REFUSED)
     physical_restore(store, tmp_path / "restored")
 
     read = engine.read_control
