@@ -406,13 +406,6 @@ BAD: tuple[Bad, ...] = (
         " may open",
     ),
     Bad(
-        "physical backup",
-        "Backup",
-        {"method": "physical"},
-        "spec.method",
-        "method physical is not yet supported: use logical",
-    ),
-    Bad(
         "a backup made into another",
         "Backup",
         {"store": "other"},
@@ -441,13 +434,6 @@ BAD: tuple[Bad, ...] = (
             " of each month",
         )
         for line in ("0 0 30 2 *", "0 0 31 feb *", "15 3 30,31 02 *", "0 0 31 4,6,9,11 *", "0 0 31 NOV *")
-    ),
-    Bad(
-        "physical schedule",
-        "BackupSchedule",
-        {"method": "physical"},
-        "spec.method",
-        "method physical is not yet supported: use logical",
     ),
     Bad(
         "restore of nothing",
@@ -613,6 +599,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ),
     ("by hand", "Backup", {}),
     ("by hand, all fields", "Backup", {"method": "logical", "store": "s3", "target": "primary"}),
+    ("by hand, physical", "Backup", {"method": "physical"}),
     ("schedule", "BackupSchedule", {}),
     *(
         (f"cron {line!r}", "BackupSchedule", {"cron": line})
@@ -632,7 +619,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
         {
             "timeZone": "America/Argentina/Buenos_Aires",
             "suspend": True,
-            "method": "logical",
+            "method": "physical",
             "store": "s3",
             "target": "prefer-replica",
             "retention": {"days": 30, "count": 7},

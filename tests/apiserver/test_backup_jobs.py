@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
-from matriarch.backup.jobspec import Reason
+from matriarch.backup.jobspec import PhysicalResult, Reason
 from matriarch.kube.client import Object
 from tests.apiserver.backup_world import IMAGE, KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
 from tests.apiserver.backup_world import task as task_of
@@ -349,3 +350,65 @@ async def test_a_job_that_a_quota_refuses_is_said_and_tried_again(world: World) 
     again = await world.look("Backup", "by-hand")
     assert again["status"]["backupName"] == backup["status"]["backupName"]
     assert len(await world.jobs("backup")) == 1
+
+
+async def members(world: World, *, mode: str = "ReadWriteOnce") -> None:
+    """Three instances as the cluster's reconciler reports them, with their volumes."""
+    found = []
+    for number, role in ((1, "primary"), (2, "replica"), (3, "replica")):
+        name = f"orders-{number}"
+        volume = {"accessModes": [mode], "resources": {"requests": {"storage": "1Gi"}}}
+        await world.make("PersistentVolumeClaim", name, volume)
+        lag = {} if role == "primary" else {"lagBytes": 1000 * number, "voter": True}
+        found.append({"name": name, "role": role, "ready": True, **lag})
+    obj = {
+        "kind": "DatabaseCluster",
+        "metadata": {"name": "orders", "namespace": world.namespace},
+        "status": {"instanceStatuses": found, "leadership": {"number": 1}},
+    }
+    await world.kube.apply_status(obj, manager="matriarch-instances")
+
+
+async def test_a_physical_backup_runs_beside_a_replica_and_one_with_bad_pages_is_suspect(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    await members(world)
+    backup, job = await begun(world, "files", method="physical")
+    told = task_of(job)
+    assert told.server is not None
+    assert told.server.hosts == (f"orders-2.orders-members.{world.namespace}.svc",), "the replica with the least lag"
+    assert told.backup is not None
+    assert (told.backup.method, told.backup.pgdata) == ("physical", "/var/lib/matriarch/pgdata")
+    chosen = backup["status"]["backupName"]
+    assert chosen.endswith(f"Z-{backup['status']['id']}")
+    pages = PhysicalResult(start_lsn="0/2000028", files=1000, pages="suspect", pages_checked=5000, bad_pages=2)
+    made = backup_result(f"{chosen}abcdef")
+    assert made.backup is not None
+    await world.finish(job, replace(made, backup=replace(made.backup, tables=0, rows=0, physical=pages)))
+    done = await world.look("Backup", "files")
+    assert condition(done, "Complete") == ("True", "Suspect")
+    assert condition(done, "Suspect") == ("True", "PageChecksums")
+    assert done["status"]["backupName"] == f"{chosen}abcdef"
+    assert done["status"]["physical"] == {
+        "startLsn": "0/2000028", "files": 1000, "pages": "suspect", "pagesChecked": 5000, "badPages": 2
+    }  # fmt: skip
+    assert "tables" not in done["status"]
+    cluster = await world.kube.get("DatabaseCluster", world.namespace, "orders")
+    assert cluster is not None
+    assert condition(cluster, "BackupHealthy") == ("False", "LastBackupSuspect")
+    assert "lastBackup" not in cluster["status"]["backup"]
+    restore = {"source": {"backup": {"name": "files"}}, "target": {"cluster": "copy"}}
+    await world.make("Restore", "too-early", restore)
+    refused = await world.look("Restore", "too-early")
+    assert condition(refused, "Failed") == ("True", "PhysicalBackup")
+    assert await world.jobs("verify") == []
+
+
+async def test_volumes_that_only_one_pod_may_mount_are_refused_before_a_job_is_made(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    await members(world, mode="ReadWriteOncePod")
+    await world.make("Backup", "files", {"cluster": "orders", "method": "physical"})
+    failed = await world.look("Backup", "files")
+    assert condition(failed, "Failed") == ("True", "VolumeNotShared")
+    assert await world.jobs() == []

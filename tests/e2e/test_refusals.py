@@ -84,7 +84,7 @@ def _stalled(found: dict[str, Any] | None, word: str) -> dict[str, Any] | None:
         ("BackupSchedule", {"cluster": "x", "cron": "0 2 30 2 *"}, "never fires"),
         ("BackupSchedule", {"cluster": "x", "cron": "often"}, "cron"),
         ("BackupSchedule", {"cluster": "x", "cron": "0 2 * * *", "timeZone": "not a zone"}, "timeZone"),
-        ("Backup", {"cluster": "x", "method": "physical"}, "method physical is not yet supported"),
+        ("Backup", {"cluster": "x", "method": "binary"}, "Unsupported value"),
         ("Restore", {"source": {}, "target": {"cluster": "x"}}, "set exactly one of backup"),
         (
             "Restore",

@@ -157,7 +157,7 @@ async def test_a_certificate_of_somebody_else_streams_nothing(box: Box) -> None:
     box.ca.issue("matriarch_backup", folder)  # of the same authority, but no instance
     target = f"host=orders-1 hostaddr={one.address} port={box.port} sslmode=verify-full sslrootcert={folder}/ca.crt"
     keys = f"sslcert={folder}/tls.crt sslkey={folder}/tls.key"
-    for user in ("matriarch_stream", "matriarch_clone"):
+    for user in ("matriarch_stream", "matriarch_clone", "matriarch_backup"):
         with pytest.raises(Exception, match="returned non-zero"):
             two.psql("-c", "IDENTIFY_SYSTEM", connection=f"{target} {keys} user={user} replication=true")
     for user in ("postgres", "matriarch_rewind", "app"):

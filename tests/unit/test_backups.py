@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from matriarch.decide.backups import (
     MAX_JOBS,
+    MEMBER_WITHIN,
     BackupFacts,
     ClusterFacts,
     HealthFacts,
@@ -229,6 +230,48 @@ def test_what_the_job_s_end_means(given: Any, phase: Phase, reason: str) -> None
     assert plan.verdict.message.endswith((".", "Unavailable"))
 
 
+NO_MEMBER = Verdict(Standing.WORKING, "NoMember", "None is ready to be read.")
+
+
+@pytest.mark.parametrize(
+    ("given", "phase", "reason", "acts"),
+    [
+        pytest.param({"job": job(pending=MEMBER_WITHIN)}, Phase.RUNNING, "Running", "", id="its pod waits"),
+        pytest.param({"job": job(pending=DAY)}, Phase.RUNNING, "Retrying", "drop", id="it waited long enough"),
+        pytest.param(
+            {"job": job(pending=DAY), "jobs_made": MAX_JOBS}, Phase.FAILED, "NeverStarted", "drop", id="once too often"
+        ),
+        pytest.param({"physical": False, "job": job(pending=DAY)}, Phase.RUNNING, "Running", "", id="a logical one"),
+        pytest.param({"job_seen": False}, Phase.RUNNING, "Starting", "make", id="its member is there"),
+        pytest.param(
+            {"job_seen": False, "cluster": replace(CLUSTER, no_member=NO_MEMBER)},
+            Phase.RUNNING,
+            "NoMember",
+            "",
+            id="its member went away",
+        ),
+        pytest.param(
+            {"job": job(JobState.SUCCEEDED), "result": Result(ok=True, suspect=2)},
+            Phase.COMPLETE,
+            "Suspect",
+            "",
+            id="pages were bad",
+        ),
+    ],
+)
+def test_a_physical_backup_waits_for_its_member_within_bounds(given: Any, phase: Phase, reason: str, acts: str) -> None:
+    plan = plan_backup(running(**{"physical": True, **given}))
+    assert (plan.phase, plan.verdict.reason) == (phase, reason)
+    assert (plan.drop_job, plan.make_job) == (acts == "drop", acts == "make")
+
+
+def test_no_physical_backup_begins_without_a_member() -> None:
+    given = facts(physical=True, cluster=replace(CLUSTER, no_member=NO_MEMBER))
+    assert plan_backup(given).verdict.reason == "NoMember"
+    assert not plan_backup(given).begin
+    assert plan_backup(replace(given, created=NOW - 2 * HOUR)).phase is Phase.FAILED
+
+
 def test_what_is_over_is_never_decided_again() -> None:
     for phase in (Phase.COMPLETE, Phase.FAILED):
         with pytest.raises(ValueError, match="is over"):
@@ -350,6 +393,9 @@ def health(**given: Any) -> tuple[str, str]:
         ({"last_failure": NOW - 2 * HOUR}, ("True", "BackedUp")),
         ({"last_success": None, "last_failure": NOW}, ("False", "LastBackupFailed")),
         ({"last_success": NOW - DAY}, ("False", "Overdue")),
+        ({"last_suspect": NOW}, ("False", "LastBackupSuspect")),
+        ({"last_suspect": NOW - 2 * HOUR}, ("True", "BackedUp")),
+        ({"last_suspect": NOW, "last_success": None}, ("False", "LastBackupSuspect")),
         ({"last_success": NOW - DAY, "due": {"nightly": NOW - HOUR}}, ("True", "BackedUp")),
         ({"last_success": NOW - 3 * DAY, "due": {"weekly": NOW - 5 * DAY}}, ("True", "BackedUp")),
         ({"last_success": None}, ("False", "Overdue")),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from matriarch.agent.postgres.facts import Paths
 from matriarch.backup.jobspec import KEY_FOLDER, RESULT_LIMIT, STORE_FOLDER, TLS_FOLDER, Exit
 from matriarch.resources import job as module
 from matriarch.resources import names
@@ -67,6 +68,20 @@ def test_no_secret_s_content_is_in_the_job_but_by_reference() -> None:
     assert values["PGPASSWORD"] is None
     reference = next(e["valueFrom"] for e in container["env"] if e["name"] == "PGPASSWORD")
     assert reference == {"secretKeyRef": {"name": "orders-superuser", "key": "password"}}
+
+
+def test_the_member_s_volume_is_read_beside_it_and_never_written() -> None:
+    assert "affinity" not in pod(WISH)
+    spec = pod(replace(WISH, member="orders-2"))
+    (term,) = spec["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"]["matchLabels"].items() <= names.labels("orders", "orders-2").items()
+    claims = [v["persistentVolumeClaim"] for v in spec["volumes"] if "persistentVolumeClaim" in v]
+    assert claims == [{"claimName": "orders-2", "readOnly": True}]
+    mount = next(m for m in spec["containers"][0]["volumeMounts"] if m["name"] == "member")
+    assert mount["readOnly"]
+    assert "subPath" not in mount, "the kubelet would make it where it is missing"
+    assert str(Paths().pgdata) == module.PGDATA
 
 
 def test_a_job_s_pod_is_no_member_of_the_cluster() -> None:

@@ -15,6 +15,7 @@ from matriarch.backup.physical.exclude import enters, left_out, relation
 from matriarch.backup.physical.pages import PAGE, check, checksums
 from matriarch.backup.physical.plan import Found, packs
 from matriarch.backup.physical.recovery import settings
+from matriarch.decide.pitr import Target
 from matriarch.errors import Corrupt
 
 U32 = 0xFFFFFFFF
@@ -190,9 +191,12 @@ def test_maps_whose_pieces_do_not_fit_are_refused() -> None:
 
 
 def test_recovery_settings() -> None:
-    lines = settings("immediate", None).splitlines()
+    lines = settings(Target("immediate"), None).splitlines()
     assert "recovery_target = 'immediate'" in lines
     assert "restore_command = 'false'" in lines
     assert "primary_conninfo = ''" in lines
-    assert "restore_command = 'cp ''a\\\\b'' %p'" in settings("latest", "cp 'a\\b' %p").splitlines()
-    assert "recovery_target = ''" in settings("latest", None).splitlines()
+    assert "restore_command = 'cp ''a\\\\b'' %p'" in settings(Target("latest"), "cp 'a\\b' %p").splitlines()
+    assert "recovery_target = ''" in settings(Target("latest"), None).splitlines()
+    lines = settings(Target("time", "2026-03-01T02:00:00Z"), "fetch", 7).splitlines()
+    assert {"recovery_target_time = '2026-03-01T02:00:00Z'", "recovery_target_timeline = '7'"} <= set(lines)
+    assert sum("recovery_target" in line and not line.endswith("= ''") for line in lines) == 4

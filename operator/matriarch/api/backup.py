@@ -6,8 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from matriarch.api.backup_rules import LOGICAL_ONLY
-from matriarch.api.model import ClusterName, Column, Int64, Kind, Resource, Rule, Time
+from matriarch.api.model import ClusterName, Column, Int64, Kind, Model, Resource, Time
 from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status
 from matriarch.api.stores import BackupStore, EncryptionKeyRef, StoreName
 
@@ -18,13 +17,23 @@ class BackupSpec(OneShot):
     cluster: ClusterName
     """The DatabaseCluster, in the same namespace."""
     method: Literal["logical", "physical"] | None = None
-    """`logical` if absent."""
+    """`logical` (SQL; if absent) or `physical`: the files of an instance, for large databases."""
     store: StoreName | None = None
     """One of the cluster's `spec.backup.stores`; the first if absent."""
     target: Literal["prefer-replica", "primary"] | None = None
     """The instance to read from; `prefer-replica` if absent."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (*OneShot.rules, LOGICAL_ONLY)
+
+class PhysicalBackup(Model):
+    """What only a physical backup has. It is consistent from the status' `lsn` on."""
+
+    start_lsn: str | None = None
+    """Where the WAL that it holds begins."""
+    files: int | None = None
+    pages: Annotated[str, Field(max_length=16)] | None = None
+    """`passed`; `suspect`: pages fail their checksum; `off`: the server has no data checksums."""
+    pages_checked: Int64 | None = None
+    bad_pages: Int64 | None = None
 
 
 class BackupStatus(Status):
@@ -41,7 +50,7 @@ class BackupStatus(Status):
     key_secret: EncryptionKeyRef | None = None
     """The Secret whose key it was encrypted with."""
     location: Annotated[str, Field(max_length=1024)] | None = None
-    """Address of the data object, such as `s3://bucket/prefix/…`."""
+    """Address of the data object, such as `s3://bucket/prefix/…`; of a physical backup that of its map."""
     manifest_sha256: str | None = None
     """Of the manifest, which is written last: without it there is no backup."""
     started_at: Time | None = None
@@ -51,7 +60,7 @@ class BackupStatus(Status):
     stored_bytes: Int64 | None = None
     """As stored: compressed and encrypted."""
     sha256: str | None = None
-    """Of the data object as stored."""
+    """Of that object as stored."""
     encrypted: bool | None = None
     key_id: str | None = None
     """Names the encryption key without showing it."""
@@ -65,6 +74,7 @@ class BackupStatus(Status):
     databases: int | None = None
     tables: int | None = None
     rows: Int64 | None = None
+    physical: PhysicalBackup | None = None
     job: str | None = None
     attempt: int | None = None
     progress: Progress | None = None
@@ -84,6 +94,7 @@ class Backup(Resource):
             Column("Finished", ".status.finishedAt", "date"),
             Column("Size", ".status.storedBytes", "integer"),
             AGE,
+            Column("Method", ".spec.method", priority=1),
             Column("Store", ".status.store.name", priority=1),
             Column("Backup", ".status.backupName", priority=1),
             MESSAGE,

@@ -1,4 +1,4 @@
-"""Rules of Backup and BackupSchedule, in CEL for the API server and in Python for the controller.
+"""Rules of BackupSchedule, in CEL for the API server and in Python for the controller.
 
 Of a cron line the API server checks the form and the usual ways to never come; the controller, which has a real parser,
 reports the rest in the schedule's conditions.
@@ -9,13 +9,6 @@ from __future__ import annotations
 import re
 
 from matriarch.api.model import Rule
-
-LOGICAL_ONLY = Rule(
-    cel="!has(self.method) || self.method != 'physical'",
-    message="method physical is not yet supported: use logical",
-    field=".method",
-    broken=lambda s: s.method == "physical",
-)
 
 CRON_FORM = r"^[0-9*,/-]+[ \t]+[0-9*,/-]+[ \t]+[0-9*,/LWlw-]+[ \t]+[0-9A-Za-z*,/-]+[ \t]+[0-9A-Za-z*,/#-]+$"
 _SHORT = "(0?[2469]|11|feb|apr|jun|sep|nov)"

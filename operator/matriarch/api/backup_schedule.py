@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from matriarch.api.backup_rules import CRON, LOGICAL_ONLY
+from matriarch.api.backup_rules import CRON
 from matriarch.api.model import LIST_ATOMIC, ClusterName, Column, Kind, Model, Resource, Rule, Time
 from matriarch.api.status import AGE, MESSAGE, READY, Status
 from matriarch.api.stores import StoreName
@@ -44,7 +44,7 @@ class BackupScheduleSpec(Model):
     suspend: bool | None = None
     """True starts no more backups; running ones go on."""
     method: Literal["logical", "physical"] | None = None
-    """`logical` if absent."""
+    """`logical` (SQL; if absent) or `physical`: the files of an instance, for large databases."""
     store: StoreName | None = None
     """One of the cluster's `spec.backup.stores`; the first if absent."""
     target: Literal["prefer-replica", "primary"] | None = None
@@ -58,7 +58,7 @@ class BackupScheduleSpec(Model):
     starting_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
     """A run that could not start in time is skipped after this long; if absent, after half of the time to the next."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (*CRON, LOGICAL_ONLY)
+    rules: ClassVar[tuple[Rule, ...]] = CRON
 
 
 class RetentionStatus(Model):

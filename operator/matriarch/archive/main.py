@@ -37,9 +37,12 @@ _PARENT_EVERY = 1.0  # seconds between looks at whether the parent is still ther
 _STORE_OUTAGE = 20.0  # seconds that a call waits for a store; the archiver's own back-off goes on from there
 
 
-def make_vault(config: ArchiveConfig, system: int, stop: Stop) -> Vault:
-    """Raises Refused when a key can't be read: nothing is ever stored in the clear because of that."""
-    keys = [Kek.read(Path(config.key_folder) / name) for name in config.keys]
+def make_vault(config: ArchiveConfig, system: int, stop: Stop, given: tuple[Kek, ...] | None = None) -> Vault:
+    """`given`: in place of the keys that the configuration names.
+
+    Raises Refused when a key can't be read: nothing is ever stored in the clear because of that.
+    """
+    keys = given if given is not None else [Kek.read(Path(config.key_folder) / name) for name in config.keys]
     store = open_store(_with_folder(config, system), stop, outage=_STORE_OUTAGE, connections=config.parallel + 2)
     store.check()
     return Vault(
@@ -70,7 +73,8 @@ async def _parent_ends(parent: int) -> None:
         await asyncio.sleep(_PARENT_EVERY)
 
 
-async def amain(config: ArchiveConfig) -> None:
+async def amain(config: ArchiveConfig, keys: tuple[Kek, ...] | None = None) -> None:
+    """Until it is told to end, or its parent does. `keys` as for `make_vault`."""
     parent = os.getppid()
     stop, folder = Stop(), WalFolder(Path(config.pgdata))
     ended = asyncio.Event()
@@ -80,13 +84,13 @@ async def amain(config: ArchiveConfig) -> None:
     if config.mode == "archive":
         archiver = Archiver(
             folder,
-            lambda system: make_vault(config, system, stop),
+            lambda system: make_vault(config, system, stop, keys),
             parallel=config.parallel,
             leads=config.leads,
             patience=config.patience,
         )
     fetcher = Fetcher(
-        lambda: make_vault(config, folder.system_identifier(), stop),
+        lambda: make_vault(config, folder.system_identifier(), stop, keys),
         Path(config.spool),
         prefetch=config.prefetch,
         parallel=config.parallel,

@@ -18,12 +18,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from matriarch.backup import backup, catalog, expire, jobspec, restore
-from matriarch.backup.jobspec import BackupResult, DatabaseResult, Exit, JobSpec, Reason, Result
+from matriarch.backup import backup, catalog, expire, jobspec, names, restore
+from matriarch.backup.jobspec import BackupResult, DatabaseResult, Exit, JobSpec, PhysicalResult, Reason, Result
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
 from matriarch.backup.names import timestamp
-from matriarch.backup.progress import Tracker
+from matriarch.backup.progress import Tracker, size
 from matriarch.backup.server import Server
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import Store, open_store
@@ -98,22 +98,27 @@ class Job:
         spec, task = self.spec, self.spec.backup
         assert task is not None
         assert spec.server is not None
-        request = backup.Request(
-            store=store,
-            servers=[Server.from_spec(spec.server, host) for host in spec.server.hosts],
-            prefer=spec.server.prefer,
-            key=keys[0] if keys else None,
-            task=task,
-            cluster=spec.cluster,
-            tracker=self.tracker,
-            stop=self.stop,
-        )
-        opened, warnings = await backup.backup(request)
+        if task.method == "physical":
+            opened = await self._physical(store, keys)
+            warnings, holds = opened.body.warnings, size(opened.body.size)
+        else:
+            request = backup.Request(
+                store=store,
+                servers=[Server.from_spec(spec.server, host) for host in spec.server.hosts],
+                prefer=spec.server.prefer,
+                key=keys[0] if keys else None,
+                task=task,
+                cluster=spec.cluster,
+                tracker=self.tracker,
+                stop=self.stop,
+            )
+            opened, warnings = await backup.backup(request)
+            holds = f"{opened.body.tables} tables with {opened.body.rows} rows"
         result = Result(
             ok=True,
             task="backup",
             reason=Reason.COMPLETED,
-            message=f"{opened.body.name} holds {opened.body.tables} tables with {opened.body.rows} rows.",
+            message=f"{opened.body.name} holds {holds}.",
             backup=describe(store, opened),
             warnings=warnings,
         )
@@ -131,6 +136,35 @@ class Job:
         except MatriarchError as error:
             result = replace(result, warnings=(*result.warnings, f"Old backups could not be removed: {error}"))
         return result
+
+    async def _physical(self, store: Store, keys: tuple[Kek, ...]) -> Opened:
+        """The engine's part for a member whose files are mounted here."""
+        # numpy and zstandard: only those who read files pay for them
+        from matriarch.backup.physical import backup as physical
+
+        spec, task = self.spec, self.spec.backup
+        assert task is not None
+        assert task.pgdata is not None
+        assert spec.server is not None
+        chosen = names.parse(task.name) if task.name is not None else None
+        if task.name is not None and chosen is None:
+            raise Refused(f"{task.name!r} is no name of a backup.", reason=Reason.BAD_SPEC)
+        return await physical.backup(
+            physical.Request(
+                store=store,
+                server=Server.from_spec(spec.server, spec.server.hosts[0]),
+                pgdata=Path(task.pgdata),
+                key=keys[0] if keys else None,
+                chosen=chosen,
+                encryption=task.encryption,
+                cluster=spec.cluster,
+                resource=task.resource,
+                schedule=task.schedule,
+                scheduled_for=task.scheduled_for,
+                tracker=self.tracker,
+                stop=self.stop,
+            )
+        )
 
     async def _restore(self, store: Store, keys: tuple[Kek, ...]) -> Result:
         spec, task = self.spec, self.spec.restore
@@ -153,8 +187,13 @@ class Job:
     def _verify(self, store: Store, keys: tuple[Kek, ...]) -> Result:
         task = self.spec.verify
         assert task is not None
-        opened = restore.find_trusted(store, task.backup, keys, task.allow_unencrypted)
-        restore.check_object(store, opened, self.tracker, self.stop)
+        opened = restore.find_trusted(store, task.backup, keys, task.allow_unencrypted, task.method)
+        if opened.body.physical is None:
+            restore.check_object(store, opened, self.tracker, self.stop)
+        else:
+            from matriarch.backup.physical import restore as physical
+
+            physical.verify(store, opened, self.tracker, self.stop)
         message = f"Every byte of {opened.body.name} is as it was written."
         return Result(ok=True, task="verify", reason=Reason.COMPLETED, message=message, backup=describe(store, opened))
 
@@ -236,15 +275,15 @@ class Job:
 
 
 def describe(store: Store, opened: Opened) -> BackupResult:
-    body = opened.body
+    body, physical = opened.body, opened.body.physical
     return BackupResult(
         id=body.id,
         name=body.file,
         sequence=body.sequence,
         started=body.started,
         finished=body.finished,
-        size=body.object.text_size,
-        stored_size=body.object.stored_size,
+        size=body.size,
+        stored_size=body.stored_size,
         location=f"{store.address}/{body.object.path}",
         sha256=body.object.stored_sha256,
         manifest=opened.manifest.key,
@@ -262,6 +301,15 @@ def describe(store: Store, opened: Opened) -> BackupResult:
         ),
         tables=body.tables,
         rows=body.rows,
+        physical=PhysicalResult(
+            start_lsn=physical.start_lsn,
+            files=physical.files,
+            pages=physical.pages,
+            pages_checked=physical.pages_checked,
+            bad_pages=physical.bad_pages,
+        )
+        if physical is not None
+        else None,
     )
 
 

@@ -10,6 +10,7 @@ Mounts the Job expects:
   /etc/matriarch/store/       S3: access-key, secret-key and, where there is one, session-token, ca.crt
                               (no access-key file: the usual AWS chain of environment, web identity and instance role)
   store.local.path            the volume of a local store
+  backup.pgdata               a physical backup: in the volume of the member that is read, read-only
 """
 
 from __future__ import annotations
@@ -156,6 +157,8 @@ class Retention:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupTask:
     name: str | None = None  # file name chosen before; another run of it finishes it or tells its result. None: new
+    method: Literal["logical", "physical"] = "logical"
+    pgdata: str | None = None  # physical: where the data directory of the first of the server's hosts is mounted
     databases: tuple[str, ...] = ()  # empty: every database that is not a template and not `postgres`
     compression: bool = True
     encryption: bool = True  # False has to be asked for in the resource; the result carries a warning
@@ -181,6 +184,7 @@ class RestoreTask:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyTask:
     backup: str = "latest"
+    method: Literal["logical", "physical"] | None = None  # refuses one of the other; `latest` is the newest of it
     allow_unencrypted: bool = False
 
 
@@ -221,6 +225,8 @@ class JobSpec:
             raise ValueError(f"task {self.task} needs the member {self.task}")
         if self.task in ("backup", "restore") and self.server is None:
             raise ValueError(f"task {self.task} needs a server")
+        if self.backup is not None and (self.backup.method == "physical") != (self.backup.pgdata is not None):
+            raise ValueError("a physical backup, and no other, needs pgdata")
 
     def to_json(self) -> str:
         return json.dumps(encode(self), sort_keys=True)
@@ -239,6 +245,17 @@ class DatabaseResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PhysicalResult:
+    """What only a physical backup has; LSNs as PostgreSQL writes them."""
+
+    start_lsn: str
+    files: int
+    pages: Literal["passed", "suspect", "off"]  # off: the server has no checksums
+    pages_checked: int
+    bad_pages: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BackupResult:
     """One complete backup, as status.backup of the Backup shows it. Sizes in bytes, times RFC 3339 UTC."""
 
@@ -247,10 +264,10 @@ class BackupResult:
     sequence: int
     started: str
     finished: str
-    size: int  # of the SQL text
+    size: int  # of the SQL text, or of all files
     stored_size: int
-    location: str  # address of the data object: s3://bucket/prefix/logical/…
-    sha256: str  # of the data object as stored
+    location: str  # address of the data object, of a physical backup that of the map: s3://bucket/prefix/logical/…
+    sha256: str  # of that object as stored
     manifest: str  # key of the manifest
     manifest_sha256: str  # keep it: a store that was rolled back or altered is seen by it
     encrypted: bool
@@ -264,6 +281,12 @@ class BackupResult:
     databases: tuple[DatabaseResult, ...]
     tables: int
     rows: int
+    physical: PhysicalResult | None = None
+
+    @property
+    def suspect(self) -> bool:
+        """Pages failed their checksum: it is kept and never counts as good."""
+        return self.physical is not None and self.physical.pages == "suspect"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,7 +342,7 @@ class Result:
         return decode(cls, json.loads(text))
 
 
-BACKUP_STEPS = ("Connecting", "Dumping", "Completing", "Retaining")
+BACKUP_STEPS = ("Connecting", "Dumping", "Reading", "Completing", "Retaining")
 RESTORE_STEPS = ("Checking", "Roles", "Loading", "Comparing", "Amcheck", "Switching", "Finishing")
 
 

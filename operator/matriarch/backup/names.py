@@ -19,6 +19,7 @@ from matriarch.errors import Refused
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _ID_LENGTH = 10  # 50 bits: two attempts of one Job must never meet on one key
+_ATTEMPT_LENGTH = 6
 _NAME = re.compile(
     r"backup-(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)-(?P<id>[a-z0-9]{6,32})(?P<ends>(?:\.sql(?:\.gz)?(?:\.enc)?)?)"
 )
@@ -69,6 +70,18 @@ class Known:
 
     name: BackupName
     resource: str | None  # the Backup resource it was made for
+
+
+def attempt_of(chosen: BackupName) -> BackupName:
+    """A name of its own for one attempt at a backup whose name was chosen before.
+
+    Objects of a physical backup lie in a folder of the id: two attempts, one of them thought to be dead, never meet.
+    """
+    return BackupName(chosen.started, chosen.id + "".join(secrets.choice(_ALPHABET) for _ in range(_ATTEMPT_LENGTH)))
+
+
+def is_attempt_of(name: BackupName, chosen: BackupName) -> bool:
+    return name.started == chosen.started and name.id[: len(chosen.id)] == chosen.id
 
 
 def find(wanted: str, backups: Iterable[Known]) -> BackupName:

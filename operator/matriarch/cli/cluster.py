@@ -170,12 +170,14 @@ def list_backups(name: str, namespace: str | None, *, as_json: bool) -> None:
     show(table(("NAME", "STATE", "FINISHED", "STORED", "FILE"), rows))
 
 
-def make_backup(name: str, namespace: str | None, *, store: str | None, wait: bool, timeout: float) -> None:
+def make_backup(
+    name: str, namespace: str | None, *, store: str | None, method: str, wait: bool, timeout: float
+) -> None:  # fmt: skip
     obj: Object = {
         "apiVersion": API,
         "kind": "Backup",
         "metadata": {"name": f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"},
-        "spec": {"cluster": name, **({"store": store} if store else {})},
+        "spec": {"cluster": name, "method": method, **({"store": store} if store else {})},
     }
 
     async def work(kube: Kube, here: str) -> Object:

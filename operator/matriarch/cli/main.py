@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from matriarch.cli.terminal import usage
+
+if TYPE_CHECKING:
+    from matriarch.decide.pitr import Target
 
 app = typer.Typer(
     name="matriarch",
@@ -68,7 +71,8 @@ def backup(
     as_json = _json(output)
     if method not in ("logical", "physical"):
         usage(f"--method is logical or physical, not {method}.")
-    if (method == "physical") != (pgdata is not None) or (method == "physical" and (url is None or database)):
+    by_hand = method == "physical" and name is None
+    if by_hand != (pgdata is not None) or (by_hand and url is None) or (method == "physical" and database):
         usage("A physical backup is of all of a server, where its files are: --method physical --url U --pgdata DIR.")
     if url is not None:
         if name is not None or store is None:
@@ -105,7 +109,7 @@ def backup(
         usage("Say what to back up: NAME of a cluster, or --url and --store.")
     from matriarch.cli import cluster
 
-    cluster.make_backup(name, namespace, store=store, wait=wait, timeout=timeout)
+    cluster.make_backup(name, namespace, store=store, method=method, wait=wait, timeout=timeout)
 
 
 @app.command()
@@ -178,6 +182,16 @@ def restore(
         Path | None, typer.Option("--to-directory", help="an empty directory for a physical backup")
     ] = None,
     target: Annotated[str, typer.Option("--target", help="physical: latest, or immediate")] = "latest",
+    target_time: Annotated[str | None, typer.Option("--target-time", help="archive: 2026-03-01T02:00:00Z")] = None,
+    target_lsn: Annotated[str | None, typer.Option("--target-lsn", help="archive: 0/3000148")] = None,
+    target_xid: Annotated[str | None, typer.Option("--target-xid", help="archive: a transaction")] = None,
+    target_name: Annotated[str | None, typer.Option("--target-name", help="archive: a restore point")] = None,
+    wal_archive: Annotated[
+        bool, typer.Option("--wal-archive", help="physical: also the WAL archive beside the backups")
+    ] = False,
+    restore_command: Annotated[
+        str | None, typer.Option("--restore-command", help="archive: in place of asking `matriarch wal`")
+    ] = None,
     accept_suspect: Annotated[
         bool, typer.Option("--accept-suspect", help="physical: also one whose pages were bad")
     ] = False,
@@ -196,9 +210,9 @@ def restore(
         if (to is None) == (to_directory is None) or name is not None or source is not None:
             usage("From a store, say where to: --store S and --to URL, or --to-directory DIR for a physical backup.")
         if to_directory is not None:
-            if target not in ("latest", "immediate"):
-                usage(f"--target is latest or immediate, not {target}.")
             from matriarch.cli import physical
+
+            points = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
 
             physical.restore(
                 store,
@@ -206,7 +220,12 @@ def restore(
                 to_directory,
                 endpoint=endpoint,
                 key_files=key_file or [],
-                target=target,
+                target=_target(target, points, wal_archive=wal_archive),
+                restore_command=(
+                    restore_command or f"matriarch-wal --socket {physical.wal_socket(to_directory)} fetch %f %p"
+                )
+                if wal_archive
+                else None,
                 allow_unencrypted=allow_unencrypted,
                 accept_suspect=accept_suspect,
                 jobs=jobs,
@@ -238,6 +257,36 @@ def restore(
     from matriarch.cli import cluster
 
     cluster.make_restore(source, namespace, to=new or name, in_place=in_place, wait=wait, timeout=timeout)
+
+
+@app.command()
+def wal(
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    directory: Annotated[Path, typer.Option("--directory", help="what `restore --wal-archive` filled")],
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    socket: Annotated[Path | None, typer.Option("--socket", help="<directory>.wal if absent")] = None,
+) -> None:
+    """Give PostgreSQL the archived WAL while it recovers a restored directory."""
+    from matriarch.cli import physical
+
+    physical.serve_wal(store, directory, endpoint=endpoint, key_files=key_file or [], socket=socket)
+
+
+def _target(plain: str, points: dict[str, str | None], *, wal_archive: bool) -> Target:
+    from matriarch.decide.pitr import Target
+
+    given = {kind: value for kind, value in points.items() if value is not None}
+    if plain not in ("latest", "immediate"):
+        usage(f"--target is latest or immediate, not {plain}.")
+    if len(given) > 1 or (given and plain != "latest"):
+        usage("Say one target: --target, --target-time, --target-lsn, --target-xid or --target-name.")
+    if given and not wal_archive:
+        usage("The backup's own WAL ends with it; a point after it is in the archive: add --wal-archive.")
+    try:
+        return Target(*next(iter(given.items()), (plain,)))
+    except ValueError as error:
+        usage(f"{error}.")
 
 
 @app.command()

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
+import time
+from datetime import datetime
 from pathlib import Path
-from typing import Literal, cast
 
+from matriarch.archive import main as archive
+from matriarch.archive import reach
+from matriarch.archive.config import ArchiveConfig
+from matriarch.archive.keyring import Keyring
+from matriarch.archive.vault import Vault
+from matriarch.backup.jobspec import ClusterIdentity
+from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
 from matriarch.backup.physical import backup as engine
 from matriarch.backup.physical import restore as filling
 from matriarch.backup.progress import Tracker, size
 from matriarch.backup.server import Server
 from matriarch.backup.stop import Stop, in_thread
-from matriarch.backup.store import open_store
+from matriarch.backup.store import Store, open_store
 from matriarch.cli import terminal
 from matriarch.cli.bare import describe, line, parse_store, read_keys
 from matriarch.cli.terminal import Exit, note, show, show_json
+from matriarch.decide.pitr import Made, Route, Target, route
+from matriarch.decide.verdict import Verdict
+from matriarch.errors import Refused
+from matriarch.postgres.lsn import parse_lsn
 
 
 def backup(
@@ -58,30 +71,84 @@ def backup(
 
 
 def restore(
-    store: str, backup_id: str, directory: Path, *, endpoint: str | None, key_files: list[Path], target: str,
-    allow_unencrypted: bool, accept_suspect: bool, jobs: int, as_json: bool,
+    store: str, backup_id: str, directory: Path, *, endpoint: str | None, key_files: list[Path], target: Target,
+    restore_command: str | None, allow_unencrypted: bool, accept_suspect: bool, jobs: int, as_json: bool,
 ) -> None:  # fmt: skip
+    """`restore_command` None: without the archive."""
     stop, tracker = Stop(), Tracker()
     directory = directory.absolute()
 
-    async def work() -> Opened:
+    def fill() -> Opened:
+        keys, place = read_keys(key_files), open_store(parse_store(store, endpoint), stop)
+        timeline = None
+        if restore_command is not None:
+            timeline = _route(place, filling.find(place, backup_id, keys, allow_unencrypted), keys, target).timeline
         request = filling.Request(
-            store=open_store(parse_store(store, endpoint), stop),
-            keys=read_keys(key_files),
+            store=place,
+            keys=keys,
             backup=backup_id,
             directory=directory,
-            target=cast(Literal["latest", "immediate"], target),
+            target=target,
+            restore_command=restore_command,
+            timeline=timeline,
             allow_unencrypted=allow_unencrypted,
             accept_suspect=accept_suspect,
             workers=jobs,
             tracker=tracker,
             stop=stop,
         )
-        return await in_thread(lambda: filling.restore(request))
+        return filling.restore(request)
 
-    opened = terminal.run(work(), line=lambda: line(tracker), stop=stop.set)
+    opened = terminal.run(in_thread(fill), line=lambda: line(tracker), stop=stop.set)
     if as_json:
         show_json(describe(opened.manifest))
         return
     show(f"{opened.body.name} is in {directory}: {size(opened.body.size)}, every digest as in the backup.")
-    note("start PostgreSQL there: it replays the WAL of the backup and begins a new timeline")
+    what = "the WAL of the backup" if restore_command is None else f"WAL by `{restore_command}`, up to its target,"
+    if restore_command is not None:
+        note(f"first, beside it: matriarch wal --store {store} --directory {directory}")
+    note(f"start PostgreSQL there: it replays {what} and begins a new timeline")
+
+
+def serve_wal(store: str, directory: Path, *, endpoint: str | None, key_files: list[Path], socket: Path | None) -> None:
+    """Give the recovery of `directory` its WAL, until interrupted. Read ahead lies beside it and is removed."""
+    directory = directory.absolute()
+    config = ArchiveConfig(
+        cluster=_NOBODY,
+        store=parse_store(store, endpoint),
+        pgdata=str(directory),
+        socket=str(socket or wal_socket(directory)),
+        spool=f"{directory}.wal-ahead",
+        mode="fetch",
+    )
+    keys = read_keys(key_files)
+    note(f"start PostgreSQL in {directory} now; end this with Ctrl-C when it takes writes")
+    try:
+        terminal.run(archive.amain(config, keys))
+    finally:
+        shutil.rmtree(config.spool, ignore_errors=True)
+        Path(config.socket).unlink(missing_ok=True)
+
+
+def wal_socket(directory: Path) -> Path:
+    """Where `serve_wal` listens unless told otherwise."""
+    return directory.absolute().with_name(f"{directory.name}.wal")
+
+
+_NOBODY = ClusterIdentity(namespace="", name="", uid="")  # nothing is stored
+
+
+def _route(store: Store, opened: Opened, keys: tuple[Kek, ...], target: Target) -> Route:
+    """Raises Refused before anything is changed when the archive does not lead to the target."""
+    body, physical = opened.body, opened.body.physical
+    assert physical is not None
+    vault = Vault(store, Keyring(keys, time.time), system=int(body.origin.system_identifier), cluster=_NOBODY)
+    made = Made(
+        timeline=physical.timeline,
+        stop_lsn=parse_lsn(physical.stop_lsn),
+        finished=datetime.fromisoformat(body.finished),
+    )
+    found = route(made, reach.read(store, vault), target)
+    if isinstance(found, Verdict):
+        raise Refused(found.message, reason=found.reason)
+    return found

@@ -10,7 +10,7 @@ from typing import Any
 
 from matriarch.controller import backup_key, schedule_cron
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, prepare
-from matriarch.controller.backup_status import parse_time, rfc3339
+from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.env import Env
 from matriarch.controller.queue import Key
 from matriarch.decide.backups import HealthFacts, Phase, backup_health
@@ -68,6 +68,7 @@ async def report(env: Env, around: Around) -> None:
 def _healthy(around: Around) -> Condition:
     failed = _newest(around, Phase.FAILED)
     complete = _newest(around, Phase.COMPLETE)
+    suspect = _newest(around, Phase.COMPLETE, suspect=True)
     failure = (failed or {}).get("status") or {}
     status, reason, message = backup_health(
         HealthFacts(
@@ -77,6 +78,8 @@ def _healthy(around: Around) -> Condition:
             last_failure=_finished(failed),
             last_failure_name=failed["metadata"]["name"] if failed else "",
             last_failure_message=(failure.get("error") or {}).get("message") or "see its conditions.",
+            last_suspect=_finished(suspect),
+            last_suspect_name=suspect["metadata"]["name"] if suspect else "",
             due=_due(around),
         )
     )
@@ -131,8 +134,12 @@ def _summary(around: Around, secret: Object | None) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _newest(around: Around, phase: Phase) -> Object | None:
-    ended = [b for b in around.backups if (b.get("status") or {}).get("phase") == phase and _finished(b)]
+def _newest(around: Around, phase: Phase, *, suspect: bool = False) -> Object | None:
+    ended = [
+        b
+        for b in around.backups
+        if (b.get("status") or {}).get("phase") == phase and _finished(b) and is_suspect(b) == suspect
+    ]
     return max(ended, key=lambda b: (str(_finished(b)), b["metadata"]["name"]), default=None)
 
 

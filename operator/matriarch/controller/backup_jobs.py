@@ -35,7 +35,13 @@ class Seen:
         """The report as decisions take it."""
         if self.report is None:
             return None
-        return Result(ok=self.report.ok, reason=str(self.report.reason), message=self.report.message)
+        made = self.report.backup
+        return Result(
+            ok=self.report.ok,
+            reason=str(self.report.reason),
+            message=self.report.message,
+            suspect=made.physical.bad_pages if made is not None and made.suspect and made.physical is not None else 0,
+        )
 
 
 ABSENT = Seen(job=None)
@@ -70,10 +76,18 @@ def seen(job: Object, pods: Iterable[Object], now: datetime) -> Seen:
         state, reason = JobState.FAILED, conditions["Failed"].get("reason") or "JobFailed"
     newest_first = sorted(pods, key=lambda pod: pod["metadata"].get("creationTimestamp") or "", reverse=True)
     waiting = _waiting(newest_first[0]) if newest_first and state is JobState.ACTIVE else ""
-    facts = JobFacts(name=job["metadata"]["name"], state=state, reason=reason, waiting=waiting)
+    pending = _pending(newest_first[0], now) if newest_first and state is JobState.ACTIVE else timedelta(0)
+    facts = JobFacts(name=job["metadata"]["name"], state=state, reason=reason, waiting=waiting, pending=pending)
     report = next((found for pod in newest_first if (found := _report(pod)) is not None), None)
     suspended = bool((job.get("spec") or {}).get("suspend"))
     return Seen(job=facts, suspended=suspended, stuck=tuple(p for p in newest_first if _stuck(p, now)), report=report)
+
+
+def _pending(pod: Object, now: datetime) -> timedelta:
+    """How long it has waited to run; zero once it does."""
+    if (pod.get("status") or {}).get("phase", "Pending") != "Pending" or "creationTimestamp" not in pod["metadata"]:
+        return timedelta(0)
+    return now - datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
 
 
 def _stuck(pod: Object, now: datetime) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from matriarch.api.backup import Backup
 from matriarch.backup.names import BackupName, new_id
-from matriarch.controller import backup_health, backup_jobs, backup_key, backup_store
+from matriarch.controller import backup_health, backup_jobs, backup_key, backup_member, backup_store
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, gather, prepare
 from matriarch.controller.backup_status import backup_status, parse_time, rfc3339
 from matriarch.controller.backup_store import Place
@@ -74,9 +74,14 @@ async def _one(backup: Object, around: Around, env: Env) -> float | None:
     looked = backup_jobs.ABSENT
     if made:
         looked = await backup_jobs.look(env.kube, around.namespace, name, metadata["uid"], around.now)
-    plan = plan_backup(_facts(backup, around, place, needs, looked))
+    member: str | Verdict | None = None
+    if backup["spec"].get("method") == "physical" and looked.job is None:
+        member = await backup_member.choose_for(backup, around, env)
+    plan = plan_backup(_facts(backup, around, place, needs, looked, member))
     if plan.make_job and place is not None:  # what it is for was written down in an earlier round
-        plan = await _make(env, backup, around, place, plan)
+        plan = await _make(env, backup, around, place, plan, member if isinstance(member, str) else None)
+    if plan.drop_job:
+        await env.kube.delete("Job", around.namespace, name)
     begun = _begin(backup, around, place) if plan.begin and place is not None else {}
     written = backup_status(backup, plan, now=around.now, job=name, begun=begun, report=looked.report)
     await _write(env, backup, written, exclusive=plan.begin)
@@ -86,11 +91,13 @@ async def _one(backup: Object, around: Around, env: Env) -> float | None:
     return plan.requeue.total_seconds() if plan.requeue is not None else None
 
 
-async def _make(env: Env, backup: Object, around: Around, place: Place, plan: BackupPlan) -> BackupPlan:
+async def _make(
+    env: Env, backup: Object, around: Around, place: Place, plan: BackupPlan, member: str | None
+) -> BackupPlan:
     """Make the Job; the plan says otherwise if it is refused."""
     name = job_name(around.name, "backup", backup["metadata"]["uid"], plan.jobs_made)
     try:
-        await env.kube.create(job(backup_job(env, backup, around, place, name)))
+        await env.kube.create(job(backup_job(env, backup, around, place, name, member)))
     except Conflict as e:
         if not e.exists:
             raise
@@ -102,7 +109,12 @@ async def _make(env: Env, backup: Object, around: Around, place: Place, plan: Ba
 
 
 def _facts(
-    backup: Object, around: Around, place: Place | None, needs: tuple[Need, ...], looked: backup_jobs.Seen
+    backup: Object,
+    around: Around,
+    place: Place | None,
+    needs: tuple[Need, ...],
+    looked: backup_jobs.Seen,
+    member: str | Verdict | None,
 ) -> BackupFacts:
     metadata, status = backup["metadata"], backup.get("status") or {}
     return BackupFacts(
@@ -116,15 +128,18 @@ def _facts(
         begun=parse_time(status.get("startedAt")),
         jobs_made=int(status.get("attempt") or 0),
         job_seen=bool(status.get("job")),
-        cluster=_cluster_facts(backup, around, place),
+        cluster=_cluster_facts(backup, around, place, member),
         needs=needs,
         others=tuple(_other(b) for b in around.open if b["metadata"]["uid"] != metadata["uid"]),
         job=looked.job,
         result=looked.result,
+        physical=backup["spec"].get("method") == "physical",
     )
 
 
-def _cluster_facts(backup: Object, around: Around, place: Place | None) -> ClusterFacts | None:
+def _cluster_facts(
+    backup: Object, around: Around, place: Place | None, member: str | Verdict | None
+) -> ClusterFacts | None:
     if around.cluster is None:
         return None
     status = around.cluster.status
@@ -137,6 +152,7 @@ def _cluster_facts(backup: Object, around: Around, place: Place | None) -> Clust
         refusal=None if place is not None else _no_place(backup, around),
         restoring=restoring["metadata"]["name"] if restoring else None,
         safety_backup=(restoring.get("status") or {}).get("safetyBackup") if restoring else None,
+        no_member=member if isinstance(member, Verdict) else None,
     )
 
 
@@ -185,15 +201,16 @@ async def _place(backup: Object, around: Around, env: Env) -> Place | None:
 def _begin(backup: Object, around: Around, place: Place) -> Mapping[str, Any]:
     """What is chosen once. It is written against the version that was read, before any Job exists."""
     name = BackupName(around.now, new_id())
+    physical = backup["spec"].get("method") == "physical"
     compressed = around.defaults is None or around.defaults.compression == "gzip"
     chosen: dict[str, Any] = {
         "id": name.id,
-        "backupName": name.file(compressed=compressed, encrypted=place.key is not None),
+        "backupName": str(name) if physical else name.file(compressed=compressed, encrypted=place.key is not None),
         "startedAt": rfc3339(around.now),
         "store": place.store.model_dump(by_alias=True, exclude_none=True),
         "folder": place.folder,
         "encrypted": place.key is not None,
-        "compression": "gzip" if compressed else "none",
+        "compression": "zstd" if physical else "gzip" if compressed else "none",
     }
     if place.key is not None:
         chosen["keySecret"] = place.key.model_dump(by_alias=True, exclude_none=True)

@@ -33,6 +33,8 @@ def one_shot_conditions(
     wanted = standing(verdict)
     if phase is Phase.COMPLETE:
         wanted.append(Condition("Complete", "True", verdict.reason, verdict.message))
+        if verdict.reason == "Suspect":
+            wanted.append(Condition("Suspect", "True", "PageChecksums", verdict.message))
     elif phase is Phase.FAILED:
         wanted.append(Condition("Failed", "True", verdict.reason, verdict.message))
     return conditions(previous.get("conditions") or (), wanted, generation, now)
@@ -72,6 +74,11 @@ def backup_status(
     return status
 
 
+def is_suspect(backup: Object) -> bool:
+    """Complete, and pages failed their checksum: it never counts as a good backup."""
+    return ((backup.get("status") or {}).get("physical") or {}).get("pages") == "suspect"
+
+
 def reported(backup: jobspec.BackupResult) -> dict[str, Any]:
     """What the engine says of a complete backup, in the words of the resource."""
     found = {
@@ -92,10 +99,21 @@ def reported(backup: jobspec.BackupResult) -> dict[str, Any]:
         "systemIdentifier": backup.system_identifier,
         "postgresVersion": backup.server_version,
         "databases": len(backup.databases) or None,
-        "tables": backup.tables,
-        "rows": backup.rows,
+        "tables": backup.tables if backup.physical is None else None,
+        "rows": backup.rows if backup.physical is None else None,
+        "physical": _physical(backup.physical) if backup.physical is not None else None,
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _physical(found: jobspec.PhysicalResult) -> dict[str, Any]:
+    return {
+        "startLsn": found.start_lsn,
+        "files": found.files,
+        "pages": found.pages,
+        "pagesChecked": found.pages_checked,
+        "badPages": found.bad_pages,
+    }
 
 
 def _seconds(text: str) -> str:

@@ -11,7 +11,7 @@ from matriarch.controller.env import Env
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
 from matriarch.resources import names
-from matriarch.resources.job import JobWish
+from matriarch.resources.job import PGDATA, JobWish
 
 SCHEDULE_LABEL = "matriarch.dev/schedule"
 SCHEDULED_FOR = "matriarch.dev/scheduled-for"
@@ -19,22 +19,27 @@ RESTORE = "matriarch.dev/restore"
 """Annotation on the safety Backup of a Restore: its name."""
 
 
-def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str) -> JobWish:
-    """The Job that makes the backup whose name the status holds."""
+def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str, member: str | None = None) -> JobWish:
+    """The Job that makes the backup whose name the status holds. `member`: a physical one, of this instance's files."""
     metadata, status = backup["metadata"], backup["status"]
     primary = backup["spec"].get("target") == "primary"
     write, read = f"{around.name}-rw", f"{around.name}-ro"
+    server = jobspec.ServerSpec(
+        hosts=(write,) if primary else (read, write), prefer="primary" if primary else "standby"
+    )
+    if member is not None:
+        server = jobspec.ServerSpec(hosts=(names.member_host(around.name, around.namespace, member),))
     task = jobspec.JobSpec(
         task="backup",
         cluster=identity(around),
         store=backup_store.spec(place),
         keys=backup_store.key_names(place),
-        server=jobspec.ServerSpec(
-            hosts=(write,) if primary else (read, write), prefer="primary" if primary else "standby"
-        ),
+        server=server,
         report=jobspec.Report(kind="Backup", namespace=around.namespace, name=metadata["name"], uid=metadata["uid"]),
         backup=jobspec.BackupTask(
             name=status["backupName"],
+            method="logical" if member is None else "physical",
+            pgdata=None if member is None else PGDATA,
             compression=status.get("compression") != "none",
             encryption=place.key is not None,
             scheduled_for=(metadata.get("annotations") or {}).get(SCHEDULED_FOR),
@@ -42,9 +47,8 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
             schedule=(metadata.get("labels") or {}).get(SCHEDULE_LABEL),
         ),
     )
-    return job_wish(
-        env, around, place, name=name, owner=backup, purpose="backup", task=task, tls=names.backup_tls(around.name)
-    )
+    tls = names.backup_tls(around.name)
+    return job_wish(env, around, place, name=name, owner=backup, purpose="backup", task=task, tls=tls, member=member)
 
 
 def identity(around: Around) -> jobspec.ClusterIdentity:
@@ -73,6 +77,7 @@ def job_wish(
     password: str | None = None,
     suspended: bool = False,
     keep: bool = False,
+    member: str | None = None,
 ) -> JobWish:
     """What all Jobs beside a cluster share: its image, its nodes, its account.
 
@@ -102,6 +107,7 @@ def job_wish(
         password=password,
         suspended=suspended,
         keep=keep,
+        member=member,
     )
 
 

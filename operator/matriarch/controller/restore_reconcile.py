@@ -276,7 +276,7 @@ def _verify_job(env: Env, found: Object, restore: Restore, around: Around, sourc
         store=backup_store.spec(source.place),
         keys=backup_store.key_names(source.place),
         report=_report(restore),
-        verify=jobspec.VerifyTask(backup=source.backup, allow_unencrypted=source.place.key is None),
+        verify=jobspec.VerifyTask(backup=source.backup, method="logical", allow_unencrypted=source.place.key is None),
     )
     return job_wish(
         env,

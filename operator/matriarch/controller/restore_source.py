@@ -74,6 +74,12 @@ async def _from_backup(namespace: str, name: str, env: Env) -> Source:
     if status.phase != Phase.COMPLETE or status.store is None or not status.backup_name:
         message = f"Backup {name} is not complete yet."
         return Source(verdict=Verdict(Standing.WORKING, "BackupNotComplete", message))
+    if backup.spec.method == "physical":
+        message = (
+            f"Backup {name} is physical, which only the command line restores so far, into a directory: make a new "
+            "Restore from a logical Backup, or see docs/backup.md."
+        )
+        return Source(verdict=Verdict(Standing.STALLED, "PhysicalBackup", message))
     cluster = await env.kube.get("DatabaseCluster", namespace, backup.spec.cluster)
     return Source(
         place=Place(store=status.store, folder=status.folder or "", key=status.key_secret, cluster=backup.spec.cluster),

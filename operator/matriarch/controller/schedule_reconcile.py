@@ -10,7 +10,7 @@ from matriarch.api import defaults
 from matriarch.api.backup_schedule import BackupSchedule
 from matriarch.controller import schedule_cron, schedule_retention
 from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather
-from matriarch.controller.backup_status import parse_time, rfc3339
+from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.backup_task import SCHEDULE_LABEL, SCHEDULED_FOR
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.queue import Key
@@ -104,15 +104,16 @@ def _is_of(backup: Object, schedule: str) -> bool:
 
 def _run(backup: Object) -> Run:
     metadata, status = backup["metadata"], backup.get("status") or {}
+    suspect = is_suspect(backup)  # kept in the store, and never counted as a success
     scheduled = parse_time((metadata.get("annotations") or {}).get(SCHEDULED_FOR)) or created(backup)
     return Run(
         name=metadata["name"],
         uid=metadata["uid"],
         scheduled=scheduled,
-        phase=_ENDED.get(status.get("phase"), RunPhase.ACTIVE),
+        phase=RunPhase.FAILED if suspect else _ENDED.get(status.get("phase"), RunPhase.ACTIVE),
         finished=parse_time(status.get("finishedAt")),
         backup_id=status.get("id") or "",
-        message=(status.get("error") or {}).get("message") or "",
+        message="pages fail their checksum (Suspect)." if suspect else (status.get("error") or {}).get("message") or "",
     )
 
 

@@ -8,7 +8,7 @@ of a finished name with the first one's result: however often this decision is r
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
@@ -24,6 +24,10 @@ QUEUE_WITHIN = timedelta(hours=24)
 MAX_JOBS = 3
 """A Job that vanished before its result was known is made again so often, all in all. Within one Job pods that were
 killed are replaced by Kubernetes, see resources/job.py."""
+
+MEMBER_WITHIN = timedelta(minutes=10)
+"""How long the pod of a physical backup may wait beside the member that was chosen (its node may be full, or the member
+gone) before another member is chosen, with another Job."""
 
 LOOK_AGAIN = timedelta(seconds=15)
 """While something is missing that raises no event here, such as a Secret."""
@@ -61,6 +65,8 @@ class JobFacts:
     """Why it failed, in the Job controller's word, such as `DeadlineExceeded`."""
     waiting: str = ""
     """Why its pod does not run yet, as a sentence; empty when it runs."""
+    pending: timedelta = timedelta(0)
+    """How long its pod has not begun to run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +76,8 @@ class Result:
     ok: bool
     reason: str = ""
     message: str = ""
+    suspect: int = 0
+    """Pages that failed their checksum: such a backup is kept and never counts as good."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +111,8 @@ class ClusterFacts:
     """The Restore that replaces its data in place at this time."""
     safety_backup: str | None
     """The Backup that this Restore waits for."""
+    no_member: Verdict | None = None
+    """Why there is no member whose files a physical backup could read now; None: there is, or it is a logical one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +152,7 @@ class BackupFacts:
     """The Job number `jobs_made`, if it is there."""
     result: Result | None
     """Only that of `backup_id`."""
+    physical: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +165,8 @@ class BackupPlan:
     """Choose the file name and write it down, against the resourceVersion that was read; then look again at once."""
     make_job: bool = False
     """Make Job number `jobs_made`; that it exists already is success."""
+    drop_job: bool = False
+    """Take Job number `job`'s away, whose pod never began; what follows is as after a Job that vanished."""
     jobs_made: int = 0
     job_seen: bool = False
     finished: bool = False
@@ -196,16 +209,22 @@ def _running(facts: BackupFacts) -> BackupPlan:
     job, made = facts.job, facts.jobs_made
     if facts.result is not None and facts.result.ok:
         # The manifest is in the store: that decides, even when the pod was killed before its exit counted.
-        verdict = Verdict(Standing.READY, "Complete", "The backup is complete: its manifest is in the store.")
+        verdict = _complete(facts.result)
         return BackupPlan(phase=Phase.COMPLETE, verdict=verdict, jobs_made=made, job_seen=True, finished=True)
     if job is None and not facts.job_seen and facts.begun is not None and facts.now - facts.begun > QUEUE_WITHIN:
         message = "The backup's Job could not be made; see the events. Make a new Backup when what they name is mended."
         return _failed(facts, "JobNotMade", message)
+    if job is None and not facts.job_seen and facts.cluster is not None and facts.cluster.no_member is not None:
+        return BackupPlan(
+            phase=Phase.RUNNING, verdict=facts.cluster.no_member, jobs_made=made, requeue=LOOK_AGAIN
+        )  # the member went away between the beginning and now
     if job is None and not facts.job_seen:
         verdict = Verdict(Standing.WORKING, "Starting", "The backup's Job is being made.")
         return BackupPlan(
             phase=Phase.RUNNING, verdict=verdict, make_job=True, jobs_made=made, requeue=timedelta(seconds=5)
         )
+    if job is not None and job.state is JobState.ACTIVE and facts.physical and job.pending > MEMBER_WITHIN:
+        return _never_began(facts, job)
     if job is not None and job.state is JobState.ACTIVE:
         verdict = _at_work(job, facts.result)
         return BackupPlan(phase=Phase.RUNNING, verdict=verdict, jobs_made=made, job_seen=True, requeue=LOOK_AGAIN)
@@ -225,6 +244,40 @@ def _running(facts: BackupFacts) -> BackupPlan:
         f"{MAX_JOBS} Jobs of this backup are gone without a result. Find out who deletes Jobs or pods here, then make "
         "a new Backup.",
     )
+
+
+def _complete(result: Result) -> Verdict:
+    said = "The backup is complete: its manifest is in the store."
+    if result.suspect:
+        said = (
+            f"The backup is complete and Suspect: {result.suspect} pages fail their checksum. It is kept and does not "
+            "count as good; look at the disk of the instance that was read, then make another one."
+        )
+    return Verdict(Standing.READY, "Suspect" if result.suspect else "Complete", said)
+
+
+def _never_began(facts: BackupFacts, job: JobFacts) -> BackupPlan:
+    """The pod has to be on the member's node, which may be full, cordoned or gone."""
+    waited = f"for {MEMBER_WITHIN // timedelta(minutes=1)} minutes"
+    if facts.jobs_made < MAX_JOBS:
+        verdict = Verdict(
+            Standing.WORKING,
+            "Retrying",
+            f"Its pod did not begin {waited} beside the member to read: one is chosen again. {job.waiting}".strip(),
+        )
+        return BackupPlan(
+            phase=Phase.RUNNING,
+            verdict=verdict,
+            drop_job=True,
+            jobs_made=facts.jobs_made,
+            job_seen=True,
+            requeue=timedelta(seconds=2),
+        )
+    message = (
+        f"Its pod did not begin {waited} beside the member to read, {MAX_JOBS} times. {job.waiting} Make room on the "
+        "member's node, or make a logical backup."
+    )
+    return replace(_failed(facts, "NeverStarted", " ".join(message.split())), drop_job=True)
 
 
 def _obstacle(facts: BackupFacts) -> Verdict | None:
@@ -260,7 +313,7 @@ def _obstacle(facts: BackupFacts) -> Verdict | None:
             "ClusterNotReady",
             f"No instance of {facts.cluster_name} is ready; see `kubectl describe dbc {facts.cluster_name}`.",
         )
-    return None
+    return cluster.no_member
 
 
 def lacking(need: Need) -> Verdict | None:
@@ -346,6 +399,8 @@ class HealthFacts:
     last_failure: datetime | None
     last_failure_name: str = ""
     last_failure_message: str = ""
+    last_suspect: datetime | None = None
+    last_suspect_name: str = ""
     due: Mapping[str, datetime | None]
     """The newest scheduled time of each schedule that is not suspended; None: it has not come yet."""
 
@@ -365,6 +420,12 @@ def backup_health(facts: HealthFacts) -> tuple[Literal["True", "False", "Unknown
         )
     if facts.last_failure is not None and (facts.last_success is None or facts.last_failure > facts.last_success):
         return "False", "LastBackupFailed", f"Backup {facts.last_failure_name} failed: {facts.last_failure_message}"
+    if facts.last_suspect is not None and (facts.last_success is None or facts.last_suspect > facts.last_success):
+        return (
+            "False",
+            "LastBackupSuspect",
+            f"Pages of Backup {facts.last_suspect_name} fail their checksum, so it does not count. Look at that disk.",
+        )
     late = sorted(
         (due, name)
         for name, due in facts.due.items()

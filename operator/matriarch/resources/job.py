@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from matriarch.resources import names
 from matriarch.resources.pod import USER
 from matriarch.resources.storefiles import SecretFiles
 
@@ -21,6 +22,10 @@ KEY_PATH = "/etc/matriarch/key"
 STORE_PATH = "/etc/matriarch/store"
 LOCAL_PATH = "/var/lib/matriarch-backups"
 """Where the volume of a local store is mounted."""
+
+MEMBER_PATH = "/var/lib/matriarch"
+"""Where the volume of the member that a physical backup reads is mounted, as in the member's own Pod."""
+PGDATA = f"{MEMBER_PATH}/pgdata"
 
 COMMAND = ("python", "-m", "matriarch.backup.job")
 RETRIES = 3
@@ -62,6 +67,8 @@ class JobWish:
     store: tuple[SecretFiles, ...] = ()
     claim: str | None = None
     """Claim of a local store."""
+    member: str | None = None
+    """Instance whose volume is mounted, read-only, on the node where that instance runs."""
     password: str | None = None
     """Secret whose `password` the server wants besides the certificate."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
@@ -167,10 +174,19 @@ def _pod(wish: JobWish) -> Object:
         pod["serviceAccountName"] = wish.account
     if wish.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in wish.pull_secrets]
+    if wish.member is not None:
+        pod["affinity"] = {"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [_beside(wish)]}}
     if wish.node_selector:
         pod["nodeSelector"] = dict(wish.node_selector)
     pod["tolerations"] = [*(dict(toleration) for toleration in wish.tolerations), *_gone_nodes(wish.tolerations)]
     return pod
+
+
+def _beside(wish: JobWish) -> Object:
+    """Where the member runs: its volume is ReadWriteOnce, which is one node, not one Pod. By the member and not by the
+    node's name, so that an attempt that is repeated follows a member that moved."""
+    member = {names.CLUSTER_LABEL: wish.cluster, names.INSTANCE_LABEL: wish.member}
+    return {"labelSelector": {"matchLabels": member}, "topologyKey": "kubernetes.io/hostname"}
 
 
 def _gone_nodes(given: Iterable[Mapping[str, Any]]) -> list[Object]:
@@ -198,6 +214,9 @@ def _container(wish: JobWish) -> Object:
         mounts.append({"name": "store", "mountPath": STORE_PATH, "readOnly": True})
     if wish.claim is not None:
         mounts.append({"name": "backups", "mountPath": LOCAL_PATH})
+    if wish.member is not None:
+        # All of the volume: where a subPath is missing the kubelet makes it, in a volume that is not ours to change.
+        mounts.append({"name": "member", "mountPath": MEMBER_PATH, "readOnly": True})
     return {
         "name": "backup",
         "image": wish.image,
@@ -226,6 +245,8 @@ def _volumes(wish: JobWish) -> list[Object]:
         volumes.append({"name": "store", "projected": {"defaultMode": 0o440, "sources": sources}})
     if wish.claim is not None:
         volumes.append({"name": "backups", "persistentVolumeClaim": {"claimName": wish.claim}})
+    if wish.member is not None:
+        volumes.append({"name": "member", "persistentVolumeClaim": {"claimName": wish.member, "readOnly": True}})
     return volumes
 
 

@@ -88,6 +88,11 @@ def replica_tls(cluster: str) -> str:
     return f"{cluster}-replica-tls"
 
 
+def member_host(cluster: str, namespace: str, name: str) -> str:
+    """One instance, by a name that is in its certificate."""
+    return f"{name}.{members_service(cluster)}.{namespace}.svc"
+
+
 def app_secret(cluster: str) -> str:
     """Secret with the application's credentials."""
     return f"{cluster}-app"

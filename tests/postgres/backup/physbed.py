@@ -18,6 +18,7 @@ from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
 from matriarch.backup.physical import backup, restore
 from matriarch.backup.store import Store
+from matriarch.decide.pitr import Target
 from tests.postgres.backup.bed import CLUSTER, KEY, Postgres, in_loop
 
 
@@ -35,6 +36,7 @@ def physical_request(store: Store, source: Postgres, *, key: Kek | None = KEY, *
 def physical_restore(
     store: Store, directory: Path, *, keys: tuple[Kek, ...] = (KEY,), backup: str = "latest", **how: Any
 ) -> Opened:
+    how["target"] = Target(how.pop("target", "latest"))
     return restore.restore(restore.Request(store=store, keys=keys, backup=backup, directory=directory, **how))
 
 

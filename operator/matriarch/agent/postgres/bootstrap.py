@@ -21,8 +21,8 @@ _ROLES = {
     STREAM_ROLE: "LOGIN REPLICATION",
     CLONE_ROLE: "LOGIN REPLICATION",
     REWIND_ROLE: "LOGIN",
-    # pg_dump refuses tables with row security to anybody else
-    BACKUP_ROLE: "LOGIN BYPASSRLS",
+    # pg_dump refuses tables with row security to anybody else; a physical backup keeps its WAL by a temporary slot
+    BACKUP_ROLE: "LOGIN BYPASSRLS REPLICATION",
     POOLER_ROLE: "LOGIN",
     SOURCE_ROLE: "LOGIN REPLICATION",
 }
@@ -53,6 +53,10 @@ _REWIND_FUNCTIONS = (
     "pg_read_binary_file(text, bigint, bigint, boolean)",
 )
 
+# What a physical backup calls. Without pg_read_server_files, pg_read_file ends at the data directory, whose content the
+# role reads anyway.
+_BACKUP_FUNCTIONS = ("pg_backup_start(text, boolean)", "pg_backup_stop(boolean)", "pg_read_file(text)")
+
 
 class Bootstrap(Outside):
     async def bootstrap_sql(
@@ -69,7 +73,9 @@ class Bootstrap(Outside):
                 await session.execute(
                     f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {REWIND_ROLE}, {SOURCE_ROLE}"
                 )
-            await session.execute(f"GRANT pg_read_all_data TO {BACKUP_ROLE}")
+            await session.execute(f"GRANT pg_read_all_data, pg_checkpoint TO {BACKUP_ROLE}")
+            for function in _BACKUP_FUNCTIONS:
+                await session.execute(f"GRANT EXECUTE ON FUNCTION pg_catalog.{function} TO {BACKUP_ROLE}")
             # Large objects know no right to read them all; and whoever can read them so could write them so.
             await session.execute(f"ALTER ROLE {BACKUP_ROLE} SET lo_compat_privileges = on")
             await session.execute(f"ALTER ROLE {BACKUP_ROLE} SET default_transaction_read_only = on")

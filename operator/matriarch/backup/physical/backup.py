@@ -52,12 +52,16 @@ _SHOWN = 10  # bad pages that are named in the manifest's warnings; all are in t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`key` None: in the clear, which the caller has asked for. `pgdata` is the server's data directory."""
+    """`key` None: in the clear, which the caller has asked for. `pgdata` is the server's data directory.
+
+    `chosen` was chosen before: an attempt at it that is complete already is only reported. None: a new one.
+    """
 
     store: Store
     server: Server
     pgdata: Path
     key: Kek | None
+    chosen: BackupName | None = None
     encryption: bool = True
     workers: int = WORKERS
     level: int = LEVEL
@@ -80,7 +84,10 @@ class _Read:
 
 async def backup(request: Request) -> Opened:
     """Make the backup; returns its manifest, whose warnings say what is not as it should be. Raises MatriarchError."""
-    name = BackupName(datetime.now(UTC), names.new_id())
+    if (done := await asyncio.to_thread(_finished, request)) is not None:
+        return done
+    chosen = request.chosen
+    name = names.attempt_of(chosen) if chosen else BackupName(datetime.now(UTC), names.new_id())
     try:
         try:
             return await _backup(request, name)
@@ -94,6 +101,20 @@ async def backup(request: Request) -> Opened:
         with contextlib.suppress(MatriarchError):
             await asyncio.shield(in_thread(lambda: _discard(request.store, name)))
         raise
+
+
+def _finished(request: Request) -> Opened | None:
+    """What an earlier attempt completed, whole."""
+    chosen, store = request.chosen, request.store
+    if chosen is None:
+        return None
+    store.check()
+    for manifest in catalog.read_catalog(store).manifests:
+        if manifest.body.kind == "physical" and names.is_attempt_of(manifest.name, chosen):
+            opened = catalog.open_manifest(store, manifest, [request.key] if request.key else [])
+            if _is_all_there(store, opened.body):
+                return opened
+    return None
 
 
 def _discard(store: Store, name: BackupName) -> None:

@@ -24,11 +24,12 @@ from matriarch.backup.physical.contents import Contents, File, Pack, Piece
 from matriarch.backup.physical.crew import work
 from matriarch.backup.physical.exclude import CONTROL
 from matriarch.backup.physical.objects import Sealing, damaged, read_object
-from matriarch.backup.physical.recovery import Target, settings
+from matriarch.backup.physical.recovery import settings
 from matriarch.backup.progress import Tracker
 from matriarch.backup.restore import find_trusted
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import Store
+from matriarch.decide.pitr import LATEST, Target
 from matriarch.errors import Corrupt, Refused, Unavailable
 
 _AUTO_CONF = "postgresql.auto.conf"
@@ -37,14 +38,17 @@ _NEW = ".restoring"  # ending of pg_control until all else is on the disk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """`restore_command` None: only the WAL of the backup. `accept_suspect`: also one whose pages were bad."""
+    """`restore_command` None: only the WAL of the backup. `timeline`: that recovery follows, None: the backup's.
+    `accept_suspect`: also one whose pages were bad.
+    """
 
     store: Store
     keys: tuple[Kek, ...]
     backup: str
     directory: Path
-    target: Target = "latest"
+    target: Target = LATEST
     restore_command: str | None = None
+    timeline: int | None = None
     allow_unencrypted: bool = False
     accept_suspect: bool = False
     workers: int = 2
@@ -174,7 +178,7 @@ def _fill(request: Request, sealing: Sealing, contents: Contents) -> None:
     tracker.step("Finishing")
     _settle(root, contents)
     with (root / _AUTO_CONF).open("a", encoding="utf-8") as conf:
-        conf.write(settings(request.target, request.restore_command))
+        conf.write(settings(request.target, request.restore_command, request.timeline))
     (root / "recovery.signal").touch(mode=0o600)
     _sync(root, contents, request.stop)
     (root / (CONTROL + _NEW)).rename(root / CONTROL)

@@ -185,7 +185,8 @@ def explained() -> Iterator[None]:
         yield
     except asyncpg.InsufficientPrivilegeError as error:
         raise Refused(
-            f"A physical backup needs a superuser of the server: {error}", reason=Reason.PERMISSION_DENIED
+            f"A physical backup needs a superuser of the server, or the rights of matriarch_backup: {error}",
+            reason=Reason.PERMISSION_DENIED,
         ) from error
     except asyncpg.ConfigurationLimitExceededError as error:
         raise Refused(

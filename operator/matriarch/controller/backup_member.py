@@ -1,0 +1,40 @@
+"""The members of a cluster as a physical backup may read them: from the cluster's status, and their volumes."""
+
+from __future__ import annotations
+
+from matriarch.api.database_cluster_status import InstanceStatus
+from matriarch.controller.backup_around import Around
+from matriarch.controller.env import Env
+from matriarch.decide.readfrom import Candidate, choose
+from matriarch.decide.verdict import Verdict
+from matriarch.kube.client import Object
+
+
+async def choose_for(backup: Object, around: Around, env: Env) -> str | Verdict | None:
+    """The instance that this Backup reads, or why there is none; None while there is no cluster."""
+    cluster, defaults = around.cluster, around.defaults
+    if cluster is None or defaults is None:
+        return None
+    found = []
+    for status in cluster.status.instance_statuses:
+        claim = await env.kube.get("PersistentVolumeClaim", around.namespace, status.name)
+        found.append(candidate(status, claim, delayed=status.name in defaults.delays))
+    leadership = cluster.status.leadership
+    number = (leadership.number if leadership is not None else None) or 0
+    return choose(found, number=number, primary=backup["spec"].get("target") == "primary")
+
+
+def candidate(status: InstanceStatus, claim: Object | None, *, delayed: bool) -> Candidate:
+    """Pure."""
+    modes = ((claim or {}).get("spec") or {}).get("accessModes") or ()
+    return Candidate(
+        name=status.name,
+        role=status.role or "none",
+        ready=bool(status.ready),
+        delayed=delayed,
+        voter=bool(status.voter),
+        lag_bytes=status.lag_bytes,
+        lag_seconds=status.lag_seconds,
+        claim=claim is not None and "deletionTimestamp" not in claim["metadata"],
+        shared=list(modes) != ["ReadWriteOncePod"],
+    )

@@ -1,0 +1,169 @@
+"""To which moment a physical backup and a WAL archive lead, and along which timeline.
+
+PostgreSQL's own `recovery_target_timeline = latest` looks for the next number until one is missing. Ours have gaps: a
+number that an election claimed and never used. So the timeline is chosen here, from what the archive holds: the newest
+one that came out of the backup. A member that was deposed can add files to an older timeline, and never to that one.
+
+LSNs in bytes, times with their zone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from matriarch.decide.verdict import Standing, Verdict
+from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn, parse_lsn, segment_name
+from matriarch.postgres.timeline import Switch
+
+Kind = Literal["latest", "immediate", "time", "lsn", "xid", "name"]
+NAME_LIMIT = 63  # bytes of a restore point's name, PostgreSQL's MAXFNAMELEN less its end
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where replay ends. `value` is as PostgreSQL's setting of that kind takes it; `time` is inclusive.
+
+    `latest`: the end of all WAL that there is; `immediate`: as soon as the backup is consistent.
+    """
+
+    kind: Kind
+    value: str = ""
+
+    def __post_init__(self) -> None:
+        if (why := _wrong(self.kind, self.value)) is not None:
+            raise ValueError(why)
+
+
+def _wrong(kind: Kind, value: str) -> str | None:
+    if kind in ("latest", "immediate"):
+        return None if not value else f"target {kind} takes no value"
+    try:
+        if kind == "time" and datetime.fromisoformat(value).tzinfo is None:
+            return f"time {value} has no zone: write it as 2026-03-01T02:00:00Z"
+        if kind == "lsn":
+            parse_lsn(value)
+    except ValueError:
+        form = "a time such as 2026-03-01T02:00:00Z" if kind == "time" else "an LSN such as 0/3000148"
+        return f"{value!r} is not {form}"
+    if kind == "xid" and not (value.isascii() and value.isdecimal() and int(value) < 1 << 64):
+        return f"{value!r} is not the number of a transaction"
+    if kind == "name" and not 0 < len(value.encode()) <= NAME_LIMIT:
+        return f"the name of a restore point has 1 to {NAME_LIMIT} bytes"
+    return None
+
+
+LATEST = Target("latest")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """The backup. `finished`: after its last WAL was written."""
+
+    timeline: int
+    stop_lsn: int
+    finished: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """`histories`: the whole line of each timeline; `segments`: (timeline, number) → when it was stored."""
+
+    histories: Mapping[int, tuple[Switch, ...]]
+    segments: Mapping[tuple[int, int], datetime]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`end` is the LSN behind the last byte that is there without a hole; `until` when that was stored."""
+
+    timeline: int
+    end: int
+    until: datetime
+
+
+def route(made: Made, archive: Archive, target: Target) -> Route | Verdict:
+    """The way to `target`, or why there is none: then nothing may be changed."""
+    timeline = _newest(made, archive)
+    line = archive.histories.get(timeline, ()) if timeline != made.timeline else ()
+    end, until = made.stop_lsn, made.finished
+    number = made.stop_lsn // SEGMENT_SIZE
+    while (stored := _stored(archive, timeline, line, number)) is not None:
+        number += 1
+        end, until = number * SEGMENT_SIZE, max(until, stored)
+    found = Route(timeline=timeline, end=end, until=until)
+    return _refusal(made, archive, target, found, line) or found
+
+
+def _newest(made: Made, archive: Archive) -> int:
+    """A timeline came out of the backup when its line leaves the backup's timeline behind the backup's end."""
+    came = (
+        timeline
+        for timeline, line in archive.histories.items()
+        if any(s.parent == made.timeline and s.lsn >= made.stop_lsn for s in line)
+    )
+    return max(came, default=made.timeline)
+
+
+def _stored(archive: Archive, timeline: int, line: tuple[Switch, ...], number: int) -> datetime | None:
+    """When that segment of the line was stored. Where one timeline follows another both may have the segment: the
+    newer one's begins with a copy of the older one's."""
+    for each in _covering(timeline, line, number):
+        if (stored := archive.segments.get((each, number))) is not None:
+            return stored
+    return None
+
+
+def _covering(timeline: int, line: tuple[Switch, ...], number: int) -> Iterator[int]:
+    """The timelines of a line that wrote into a segment, newest first."""
+    end: int | None = None
+    for switch in reversed(line):
+        begin = switch.lsn // SEGMENT_SIZE
+        if begin <= number and (end is None or number <= end):
+            yield switch.timeline
+        end = begin
+    if end is None or number <= end:
+        yield line[0].parent if line else timeline
+
+
+def _refusal(made: Made, archive: Archive, target: Target, found: Route, line: tuple[Switch, ...]) -> Verdict | None:
+    beyond = [n for t, n in archive.segments if t == found.timeline and n * SEGMENT_SIZE >= found.end]
+    missing = next(_covering(found.timeline, line, found.end // SEGMENT_SIZE), found.timeline)
+    gap = (
+        f" {segment_name(missing, found.end)} is not in the archive, although later WAL is: what comes after it cannot "
+        "be replayed."
+        if beyond
+        else ""
+    )
+    window = f"restorable is {_at(made.finished)} to {_at(found.until)}, {format_lsn(made.stop_lsn)} to "
+    window += f"{format_lsn(found.end)} on timeline {found.timeline}"
+    if target.kind == "latest" and gap:
+        return _no("WalMissing", f"{gap.strip()} From this backup {window}: name a time or an LSN in it.")
+    if target.kind == "time":
+        moment = datetime.fromisoformat(target.value)
+        if moment < made.finished:
+            return _no(
+                "TargetTooEarly", f"{_at(moment)} is before the backup's end: take an earlier one. From this {window}."
+            )
+        if moment > found.until:
+            return _no("TargetTooLate", f"{_at(moment)} is after the newest archived WAL: {window}.{gap}")
+    if target.kind == "lsn":
+        lsn = parse_lsn(target.value)
+        if lsn < made.stop_lsn:
+            return _no(
+                "TargetTooEarly",
+                f"{target.value} is before the backup's end: take an earlier one. From this {window}.",
+            )
+        if lsn > found.end:
+            return _no("TargetTooLate", f"{target.value} is after the newest archived WAL: {window}.{gap}")
+    return None
+
+
+def _no(reason: str, message: str) -> Verdict:
+    return Verdict(Standing.STALLED, reason, message)
+
+
+def _at(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%f}Z"

@@ -1,0 +1,60 @@
+"""A physical backup asked for by a resource: read beside a replica, whole in the store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from dev import cluster as dev_cluster
+from dev.host import PROJECT
+from dev.kubectl import Kubectl, condition
+from dev.product import Cluster, one_shot, resource, s3_store
+from tests.e2e.fixtures import Operator
+
+pytestmark = pytest.mark.timeout(600)
+
+BUCKET = "e2e-physical"
+
+
+def test_the_files_of_a_replica_are_in_the_store(
+    ground: dev_cluster.Ground, kubectl: Kubectl, namespace: str, operator: Operator
+) -> None:
+    server, prefix = ground.s3(), uuid.uuid4().hex[:8]
+    server.make_bucket(BUCKET)
+    secret = {"ACCESS_KEY_ID": server.access_key, "SECRET_ACCESS_KEY": server.secret_key}
+    kubectl.apply(
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "stringData": secret}, namespace=namespace
+    )
+    cluster = Cluster(kubectl, namespace, "ledger")
+    cluster.apply(instances=2, backup={"stores": [s3_store("offsite", BUCKET, server.endpoint, "s3", prefix)]})
+    cluster.wait_ready(timeout=240)
+    cluster.database().execute("CREATE TABLE t AS SELECT g, md5(g::text) AS m FROM generate_series(1, 100000) g")
+    wanted = resource("Backup", "files", {"cluster": "ledger", "method": "physical"})
+    backup = one_shot(kubectl, wanted, namespace, timeout=240)
+    status = backup["status"]
+    assert condition(backup, "Complete")["reason"] == "Complete"
+    assert status["instance"] != cluster.primary, "it was to read a replica"
+    assert status["physical"]["pages"] == "passed"
+    assert status["physical"]["pagesChecked"] > 1000
+    assert status["sizeBytes"] > status["storedBytes"] > 0
+    assert (cluster.get() or {})["status"]["backup"]["lastBackup"] == "files"
+    cluster.wait_ready(timeout=60)  # the member that was read is as it was
+
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(PROJECT / "operator"),
+        "BACKUP_ENCRYPTION_KEY": kubectl.secret("ledger-backup-key", namespace)["key"],
+        "AWS_ACCESS_KEY_ID": server.access_key,
+        "AWS_SECRET_ACCESS_KEY": server.secret_key,
+    }
+    where = f"s3://{BUCKET}/{prefix}/{status['folder']}"
+    command = [sys.executable, "-m", "matriarch.cli.main", "verify", "--store", where, "--endpoint", server.endpoint]
+    done = subprocess.run(
+        [*command, "--backup", status["backupName"]], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is whole" in done.stdout
