@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from matriarch.archive.restorable import Restorable, restorable
 from matriarch.backup import backup as engine
 from matriarch.backup import catalog, restore
 from matriarch.backup.catalog import Catalog
@@ -21,6 +22,7 @@ from matriarch.backup.server import Server, Session, choose
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import Store, open_store
 from matriarch.cli import terminal
+from matriarch.cli.reach import recovery_json, tell_recovery
 from matriarch.cli.terminal import Exit, note, show, show_json
 from matriarch.errors import Corrupt, Refused
 
@@ -156,7 +158,7 @@ def verify(
 ) -> None:  # fmt: skip
     stop, tracker = Stop(), Tracker()
 
-    async def work() -> tuple[Opened, dict[str, list[Difference]]]:
+    async def check() -> tuple[Opened, dict[str, list[Difference]]]:
         keys = read_keys(key_files)
         where = open_store(parse_store(store, endpoint), stop)
         opened = await asyncio.to_thread(restore.find_trusted, where, backup_id, keys, allow_unencrypted, None)
@@ -175,7 +177,18 @@ def verify(
         await asyncio.to_thread(restore.check_object, where, opened, tracker, stop)
         return opened, {}
 
-    opened, differences = terminal.run(work(), line=lambda: line(tracker), stop=stop.set)
+    async def work() -> tuple[Opened, dict[str, list[Difference]], Restorable | None]:
+        opened, differences = await check()
+        if against is not None:
+            return opened, differences, None
+        tracker.step("Looking at the WAL")
+        return (
+            opened,
+            differences,
+            await asyncio.to_thread(restorable, open_store(parse_store(store, endpoint), stop), read_keys(key_files)),
+        )
+
+    opened, differences, reach = terminal.run(work(), line=lambda: line(tracker), stop=stop.set)
     found = {name: [str(d) for d in some] for name, some in differences.items() if some}
     if as_json:
         tables = [
@@ -183,12 +196,15 @@ def verify(
             for d in opened.details.databases
             for t in d.tables
         ]
-        show_json({**describe(opened.manifest), "differences": found, "tables": tables})
+        recovery = {} if reach is None else {"recovery": recovery_json(reach)}
+        show_json({**describe(opened.manifest), "differences": found, "tables": tables, **recovery})
     elif against is None:
         what = "SQL" if opened.body.physical is None else "files"
         show(f"{opened.body.name} is whole: every byte is as it was written, {size(opened.body.size)} of {what}.")
         if opened.body.suspect:
             note("Suspect: pages failed their checksum when it was made, so it does not count as good")
+        if reach is not None:
+            tell_recovery(reach)
     elif not found:
         show(
             f"The database is equal to {opened.body.name}: {opened.body.tables} tables with {opened.body.rows} rows, "
@@ -197,7 +213,7 @@ def verify(
     for name, some in found.items():
         for difference in some:
             note(f"differs: database {name}, {difference}")
-    if found:
+    if found or (reach is not None and reach.recovery.gaps):
         raise SystemExit(Exit.DEGRADED)
 
 

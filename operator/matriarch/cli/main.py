@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+keys_app = typer.Typer(help="Which keys open the backups and the archive of a store.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+
 Name = Annotated[str | None, typer.Argument(help="a DatabaseCluster", show_default=False)]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="default: that of the kubeconfig's context")]
 Store = Annotated[str | None, typer.Option("--store", help="s3://bucket/prefix or a folder")]
@@ -143,10 +146,23 @@ def verify(
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
     against: Annotated[str | None, typer.Option("--against", help="compare this server's content instead")] = None,
+    recovery: Annotated[
+        bool, typer.Option("--recovery", help="read no backup: only say from when to when can be restored")
+    ] = False,
     allow_unencrypted: Unencrypted = False,
     output: Json = "text",
 ) -> None:
-    """Read a backup to its last byte and check everything; or compare a live database with it (--against URL)."""
+    """Read a backup to its last byte and check everything; or compare a live database with it (--against URL).
+
+    Also says how far each physical backup and the WAL archive reach, and what is missing in between.
+    """
+    if recovery:
+        if against is not None or backup_id != "latest":
+            usage("--recovery looks at all backups of the store: leave --backup and --against out.")
+        from matriarch.cli import archive
+
+        archive.show_recovery(store, endpoint=endpoint, key_files=key_file or [], as_json=_json(output))
+        return
     from matriarch.cli import bare
 
     bare.verify(
@@ -156,6 +172,66 @@ def verify(
         key_files=key_file or [],
         against=against,
         allow_unencrypted=allow_unencrypted,
+        as_json=_json(output),
+    )
+
+
+@app.command()
+def expire(
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    window: Annotated[
+        int | None, typer.Option("--window-days", min=0, help="also keep what was stored within so many days")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would go")] = False,
+    output: Json = "text",
+) -> None:
+    """Delete archived WAL that lies before every physical backup: the first run marks, one an hour later deletes."""
+    from matriarch.cli import archive
+
+    archive.expire(
+        store,
+        endpoint=endpoint,
+        key_files=key_file or [],
+        window_days=window,
+        dry_run=dry_run,
+        as_json=_json(output),
+    )
+
+
+@keys_app.command("list")
+def keys_list(
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    endpoint: Endpoint = None,
+    output: Json = "text",
+) -> None:
+    """For each backup and each data key of the archive: the ids of the keys that open it."""
+    from matriarch.cli import rotating
+
+    rotating.show_keys(store, endpoint=endpoint, as_json=_json(output))
+
+
+@keys_app.command("rotate")
+def keys_rotate(
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    new_key: Annotated[Path, typer.Option("--new-key", help="file of the key that is to open everything")],
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="change nothing: say what would still need another key")
+    ] = False,
+    output: Json = "text",
+) -> None:
+    """Let a new key open all that the old one (--key-file) opens. No backup is written again; may be repeated."""
+    from matriarch.cli import rotating
+
+    rotating.rotate(
+        store,
+        new_key,
+        endpoint=endpoint,
+        key_files=key_file or [],
+        retire=retire,
         as_json=_json(output),
     )
 
