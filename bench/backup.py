@@ -1,176 +1,151 @@
-"""How fast a backup is and what it costs, on this machine, in one run with its own yardsticks.
+"""How fast backups and restores are and what they cost, against pgBackRest and pg_dump, on the same data in one run.
 
-    python -m bench.backup [--gib 1.0]        needs root (the postgres image's root file system), writes bench/backup.md
+    python3 bench/backup.py                    about 4 GB, some minutes; as root on Debian 12
+    python3 bench/backup.py --size 0.2 --json
 
-A table as applications have them (integers, texts, times) is backed up to a real S3 server, checked and restored by the
-engine's Job, a process of its own. Beside it: `pg_dump | gzip` and `pg_dump | cat`, the same server, the same rows.
-CPU seconds are of the client side: for the Job its own and its children's (pg_dump, psql), each apart.
+Runs from a fresh clone: makes the project's environment and installs PostgreSQL 15, pgBackRest and openssl where they
+are missing. Half of the data is pgbench's, half rows as applications have them. All store in one real S3 server on this
+machine over TLS (the pipeline of pg_dump: in a file), encrypted, with --jobs threads or processes each. The peers take
+turns; of several rounds the medians count. Progress goes to stderr. The last line of stdout is one JSON object; its
+ratios of speed are above 1 where Matriarch is faster, and its ratios of size below 1 where Matriarch stores less;
+`logical_vs_pgdump_alone` is our time over that of pg_dump to /dev/null. The WAL archive is measured by itself, on the
+PostgreSQL that ships (bench/walarchive.py). Barman is not measured.
 """
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if not __package__:  # run as a file, perhaps by a Python that has nothing of what is imported below
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+    from bench.environment import enter
+
+    enter("bench.backup", also=("peers",))
 
 import argparse
 import json
 import os
 import platform
-import resource
-import subprocess
-import sys
+import signal
 import tempfile
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from dev import rootfs
-from dev import s3 as s3_server
-from matriarch.backup.jobspec import BackupTask, JobSpec, RestoreTask, Result, ServerSpec, StoreSpec, VerifyTask
-from tests.postgres.backup.bed import CLUSTER, Postgres, install_tools, job_environment, s3_spec
+from bench import walarchive
+from bench.peers import Bed, bytes_in, server
+from bench.timed import GB, HEAD, Run, middle
+from dev import s3
+from dev.host import DevError, need_linux_root
 
-OUTPUT = Path(__file__).with_suffix(".md")
-
-_FILL = """
-    INSERT INTO orders SELECT i, i % 10000, 'customer-' || i % 50000 || '@example.org',
-        'Order number ' || i || ' of the ' || (ARRAY['red', 'green', 'blue', 'yellow'])[i % 4 + 1]
-        || ' widgets, to be delivered to street ' || i % 997,
-        timestamptz '2024-01-01' + i * interval '1 second', (i::bigint * 7919 % 1000000) / 100.0, md5(i::text)
-    FROM generate_series({first}, {last}) i
-"""
-_ROW = 165  # bytes of SQL
+PARTS = ("physical", "logical", "wal")
+OURS, THEIRS, THEIRS_ZSTD = "ours", "gz", "zst"
 
 
-@dataclass(frozen=True)
-class Run:
-    name: str
-    text: int  # bytes of SQL
-    stored: int
-    wall: float
-    cpu: float  # of the process and all its children
-    own: float | None  # of the Job's interpreter alone
-    rss: int | None  # bytes, of the interpreter
-
-    def row(self) -> str:
-        mib = self.text / (1 << 20)
-        own = f"{mib / self.own:.0f}" if self.own else "–"
-        rss = f"{self.rss >> 20} MiB" if self.rss else "–"
-        return (
-            f"| {self.name} | {mib:.0f} | {self.stored / (1 << 20):.0f} | {self.wall:.1f} | {mib / self.wall:.0f} | "
-            f"{self.cpu:.1f} | {mib / self.cpu:.0f} | {own} | {rss} |"
-        )
-
-
-def job(name: str, folder: Path, text: int | None, **spec: Any) -> tuple[Run, Result]:
-    folder.mkdir(exist_ok=True)
-    environment = dict(job_environment(JobSpec(cluster=CLUSTER, keys=("k",), **spec), folder))
-    environment["PYTHONPATH"] = "operator"
-    began = time.monotonic()
-    code = "import resource\nfrom matriarch.backup import job\nleave = job._leave\n"
-    # The Job ends by _exit: its figures have to be taken just before.
-    code += (
-        "def note(result):\n"
-        "    own, kids = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))\n"
-        f"    open({str(folder / 'usage')!r}, 'w').write(str([own.ru_utime + own.ru_stime, own.ru_maxrss,"
-        " kids.ru_utime + kids.ru_stime]))\n    leave(result)\n"
-        "job._leave = note\njob.main()\n"
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="bench/backup.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL, check=True)
-    wall = time.monotonic() - began
-    own, rss, kids = json.loads((folder / "usage").read_text())
-    result = Result.from_json((folder / "termination-log").read_text())
-    size = text or (result.backup.size if result.backup else 0)
-    stored = result.backup.stored_size if result.backup else 0
-    return Run(name, size, stored, wall, own + kids, own, rss << 10), result
+    made.add_argument("--size", type=float, default=4.0, help="GB (10^9 bytes) of tables; default: 4")
+    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="physical has the restores with it")
+    made.add_argument("--rounds", type=int, default=1)
+    made.add_argument("--jobs", type=int, default=2, help="threads or processes of each")
+    made.add_argument("--level", type=int, default=1, help="of zstd, ours and pgBackRest's")
+    made.add_argument("--segments", type=int, default=100, help="of WAL to archive")
+    made.add_argument("--json", action="store_true", help="nothing but JSON on stdout")
+    return made
 
 
-def pipe(name: str, server: Postgres, filter_: list[str], text: int) -> Run:
-    with tempfile.NamedTemporaryFile() as out:
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        began = time.monotonic()
-        dump = subprocess.Popen(
-            ["pg_dump", "-d", f"host={server.folder} user=postgres dbname=bench"], stdout=subprocess.PIPE
-        )
-        subprocess.run(filter_, stdin=dump.stdout, stdout=out, check=True)
-        assert dump.wait() == 0
-        wall = time.monotonic() - began
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        return Run(name, text, Path(out.name).stat().st_size, wall, cpu, None, None)
+def physical(bed: Bed, rounds: int) -> dict[str, tuple[Run, Run]]:
+    """Backup and restore of each peer."""
+    found: dict[str, list[tuple[Run, Run]]] = {OURS: [], THEIRS: [], THEIRS_ZSTD: []}
+    for _ in range(rounds):
+        found[OURS].append(bed.our_physical())
+        found[THEIRS].append(bed.pgbackrest("gz", None))
+        found[THEIRS_ZSTD].append(bed.pgbackrest("zst", bed.level))
+    return {name: (middle([b for b, _ in pairs]), middle([r for _, r in pairs])) for name, pairs in found.items()}
+
+
+def logical(bed: Bed, rounds: int) -> tuple[Run, Run, Run]:
+    """Ours, pg_dump alone, and the pipeline."""
+    runs = [(bed.our_logical(), bed.pg_dump(), bed.pipeline()) for _ in range(rounds)]
+    ours, alone, pipeline = ([r[n] for r in runs] for n in range(3))
+    return middle(ours), middle(alone), middle(pipeline)
+
+
+def physical_figures(found: dict[str, tuple[Run, Run]]) -> dict[str, float]:
+    (backup, restore), (gz, _), (zstd, zstd_restore) = found[OURS], found[THEIRS], found[THEIRS_ZSTD]
+    return {
+        "physical_vs_pgbackrest": round(gz.seconds / backup.seconds, 2),
+        "physical_vs_pgbackrest_zstd": round(zstd.seconds / backup.seconds, 2),
+        "restore_vs_pgbackrest": round(zstd_restore.seconds / restore.seconds, 2),
+        "physical_size_ratio": round(backup.stored / zstd.stored, 3),
+    }
+
+
+def logical_figures(ours: Run, alone: Run, pipeline: Run) -> dict[str, float]:
+    if ours.stored < pipeline.stored / 4:
+        raise DevError(f"the logical backup stored {ours.stored} bytes: that can't be all of the data")
+    return {
+        "logical_vs_pgdump_alone": round(ours.seconds / alone.seconds, 2),
+        "logical_vs_pipeline": round(pipeline.seconds / ours.seconds, 2),
+        "logical_size_ratio": round(ours.stored / pipeline.stored, 3),
+    }
+
+
+def measure(args: argparse.Namespace, folder: Path) -> tuple[list[Run], int, dict[str, float]]:
+    """The runs of both kinds of backup, the bytes of the server's files, and the figures."""
+    runs: list[Run] = []
+    figures: dict[str, float] = {}
+    with (
+        s3.temporary(folder / "s3", tls=True) as store,
+        server(folder / "pg", round(args.size * GB)) as data,
+    ):
+        bed = Bed(folder / "pg", data, store, args.jobs, args.level)
+        size = bytes_in(data) - bytes_in(data / "pg_wal")
+        if "physical" in args.parts:
+            found = physical(bed, args.rounds)
+            runs += [run for pair in found.values() for run in pair]
+            figures.update(physical_figures(found))
+        if "logical" in args.parts:
+            three = logical(bed, args.rounds)
+            runs += three
+            figures.update(logical_figures(*three))
+    return runs, size, figures
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gib", type=float, default=1.0)
-    args = parser.parse_args()
-    rows = int(args.gib * (1 << 30) / _ROW)
-    with tempfile.TemporaryDirectory(prefix="bed", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        place = Path(folder)
-        (place / "bin").mkdir()
-        install_tools(rootfs.ensure().path, place / "bin")
-        os.environ["PATH"] = f"{place / 'bin'}:{os.environ['PATH']}"
-        server = Postgres(place / "pg").create()
-        try:
-            with s3_server.temporary(place / "s3") as store:
-                store.make_bucket("backups")
-                runs = measure(server, store, place, rows)
-        finally:
-            server.stop()
-    report(runs, rows)
-
-
-def measure(server: Postgres, store: Any, place: Path, rows: int) -> list[Run]:
-    server.sql("CREATE DATABASE bench")
-    server.sql(
-        """CREATE TABLE orders (id bigint, customer int, email text, note text, at timestamptz,
-                                total numeric(12, 2), h text)""",
-        database="bench",
-    )
-    step = 500_000
-    for first in range(1, rows + 1, step):
-        server.sql(_FILL.format(first=first, last=min(first + step - 1, rows)), database="bench")
-    server.sql("VACUUM ANALYZE orders", "CHECKPOINT", database="bench")
-    spec = StoreSpec(s3=s3_spec(store, "backups", place / "c"))
-    here = ServerSpec(hosts=(str(server.folder),), user="postgres", tls=None)
-    backup, result = job(
-        "backup to S3", place / "job", None, task="backup", store=spec, server=here, backup=BackupTask()
-    )
-    assert result.backup is not None
-    verify, _ = job("verify", place / "job", backup.text, task="verify", store=spec, verify=VerifyTask())
-    task = RestoreTask(backup="latest", mode="in-place", restore_id="bench", amcheck=False)
-    restore, _ = job("restore", place / "job", backup.text, task="restore", store=spec, server=here, restore=task)
-    return [
-        backup,
-        pipe("pg_dump \\| cat", server, ["cat"], backup.text),
-        pipe("pg_dump \\| gzip -1", server, ["gzip", "-1"], backup.text),
-        verify,
-        restore,
-    ]
-
-
-def report(runs: list[Run], rows: int) -> None:
-    cpu = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.machine())  # fmt: skip
+    args = parser().parse_args()
+    need_linux_root("a PostgreSQL of the user postgres")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by a signal"))  # the servers have to end too
     load = os.getloadavg()[0]
-    lines = [
-        "# Backup: speed and cost",
-        "",
-        (
-            f"Made by `python -m bench.backup`: {rows:,} rows of about {_ROW} bytes, PostgreSQL 17, a local S3 server, "
-            f"{os.cpu_count()} × {cpu}, load {load:.1f} at the end (others at work make wall times long)."
-        ),
-        "",
-        "| run | MiB of SQL | MiB stored | s | MiB/s | CPU s | MiB per CPU s | … of the engine alone | peak memory |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *(run.row() for run in runs),
-        "",
-        (
-            "A backup also computes every table's hash in the server meanwhile; a restore reads the object twice, "
-            "loads, analyses and compares. CPU seconds are of the client side; the server's are not in them."
-        ),
-        "",
-    ]
-    OUTPUT.write_text("\n".join(lines))
-    print("\n".join(lines))
+    runs: list[Run] = []
+    size = 0
+    figures: dict[str, float] = {}
+    if {"physical", "logical"} & set(args.parts):
+        with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            folder.chmod(0o755)  # PostgreSQL's user has to get to its own
+            (folder / "pg").mkdir()
+            runs, size, figures = measure(args, folder)
+    peaks = [run.peak >> 20 for run in runs if run.name.startswith("Matriarch")]
+    if "wal" in args.parts:
+        found = walarchive.measure(args.segments, args.level)
+        figures["wal_segments_per_s"] = found["wal_segments_per_s"]
+        figures["wal_cpu_s_per_segment"] = found["cpu_s_per_segment"]
+        peaks.append(round(found["peak_memory_mib"]))
+    if not args.json:
+        print(
+            f"{size / GB:.2f} GB of files, {args.jobs} threads or processes, zstd {args.level}, rounds {args.rounds},"
+        )
+        print(f"{os.cpu_count()} processors, {platform.machine()}, load {load:.1f} to {os.getloadavg()[0]:.1f}\n")
+        if runs:
+            print("\n".join([HEAD, *(run.row(size) for run in runs)]))
+    print(
+        json.dumps({**figures, "peak_memory_mib": max(peaks), "gigabytes": round(size / GB, 2), "load": round(load, 1)})
+    )
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except DevError as error:
+        sys.exit(f"backup: {error}")

@@ -33,12 +33,13 @@ def variables(project: Path, present: dict[str, str]) -> dict[str, str]:
     return {**present, "PYTHONPATH": os.pathsep.join([*ours, *(p for p in before if p not in ours)])}
 
 
-def enter(module: str) -> None:
+def enter(module: str, also: tuple[str, ...] = ()) -> None:
     """Sets up what is missing and becomes `python -m module` in the project's environment. Does not return.
 
+    `also` are more steps of `dev/setup.sh`.
     Everything that the set-up says goes to stderr: stdout belongs to the program.
     """
-    setup = [str(PROJECT / "dev" / "setup.sh"), *steps(os.environ.get("CLUSTER", ""))]
+    setup = [str(PROJECT / "dev" / "setup.sh"), *steps(os.environ.get("CLUSTER", "")), *also]
     done = subprocess.run(setup, stdout=sys.stderr, stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         print("the project's environment cannot be made; the lines above say why", file=sys.stderr)

@@ -4,6 +4,7 @@
 #
 #   dev/setup.sh venv        Python dependencies from the lock into .venv
 #   dev/setup.sh packages    Debian packages (as root, where apt is); elsewhere it says what is missing
+#   dev/setup.sh peers       Debian packages that bench/backup.py measures beside ours (as root, Debian 12)
 #   dev/setup.sh programs    Kubernetes, DNS, S3 and Helm from Go modules, into the cache
 set -eu
 cd "$(dirname "$0")/.."
@@ -73,13 +74,21 @@ venv() {
     echo "$wanted" >.venv/.lock
 }
 
+peers() {
+    missing=""
+    [ -x /usr/lib/postgresql/15/bin/postgres ] || missing="$missing postgresql-15"
+    for program in pgbackrest openssl; do command -v "$program" >/dev/null || missing="$missing $program"; done
+    # shellcheck disable=SC2086 # a list of words
+    [ -z "$missing" ] || apt_install $missing
+}
+
 programs() {
     .venv/bin/python -m dev.programs >/dev/null
 }
 
 for step in "$@"; do
     case $step in
-    packages | venv | programs) "$step" ;;
+    packages | venv | programs | peers) "$step" ;;
     *) say "unknown step $step"; exit 2 ;;
     esac
 done
