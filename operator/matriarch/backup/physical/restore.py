@@ -14,6 +14,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from matriarch.backup.store import Store
 from matriarch.decide.pitr import LATEST, Target
 from matriarch.errors import Corrupt, Refused, Unavailable
 
+SYNCING = 8  # files at a time
 _AUTO_CONF = "postgresql.auto.conf"
 _NEW = ".restoring"  # ending of pg_control until all else is on the disk
 
@@ -311,13 +313,18 @@ def _sync(root: Path, contents: Contents, stop: Stop) -> None:
             ctypes.CDLL(None, use_errno=True).syncfs(fd)
     finally:
         os.close(fd)
-    for file in contents.files:
+    paths = [root / (file.path + (_NEW if file.path == CONTROL else "")) for file in contents.files]
+    paths += [root / name for name in (_AUTO_CONF, "recovery.signal")]
+    paths += [root / folder.path for folder in contents.directories]
+
+    def sync(path: Path) -> None:
         stop.check()
-        _sync_path(root / (file.path + (_NEW if file.path == CONTROL else "")))
-    for name in (_AUTO_CONF, "recovery.signal"):
-        _sync_path(root / name)
-    for folder in contents.directories:
-        _sync_path(root / folder.path)
+        _sync_path(path)
+
+    # Each fsync makes the disk empty its cache, which it does for several at once in the same time.
+    with ThreadPoolExecutor(SYNCING, thread_name_prefix="sync") as threads:
+        for _ in threads.map(sync, paths):
+            pass
     _sync_path(root)
 
 
