@@ -46,6 +46,13 @@ def matriarch(*arguments: str, **environment: str) -> subprocess.CompletedProces
         pytest.param(("backups", "--store", "gs://x"), Exit.USAGE, "not supported yet", id="not yet"),
         pytest.param(("backups", "--store", "/no/such/folder"), Exit.NOT_FOUND, "does not exist", id="no folder"),
         pytest.param(("backups", "--store", ".", "-o", "yaml"), Exit.USAGE, "text or json", id="output"),
+        pytest.param(
+            ("verify", "--store", ".", "--recovery", "--backup", "x"), Exit.USAGE, "leave --backup", id="one or all"
+        ),
+        pytest.param(("expire", "--store", "/no/such/folder"), Exit.NOT_FOUND, "does not exist", id="no archive"),
+        pytest.param(
+            ("keys", "rotate", "--store", ".", "--new-key", "/no/such/key"), Exit.USAGE, "can't be read", id="no key"
+        ),
         pytest.param(("nonsense",), Exit.USAGE, "No such command", id="no command"),
         pytest.param(("backup", "--url", "mysql://x", "--store", "."), Exit.USAGE, "postgresql://", id="no url"),
     ],

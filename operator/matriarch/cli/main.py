@@ -11,6 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from matriarch.cli.keys import keys_app
+from matriarch.cli.options import (
+    BackupId,
+    Databases,
+    Endpoint,
+    Jobs,
+    Json,
+    KeyFile,
+    Name,
+    Namespace,
+    Store,
+    Timeout,
+    Unencrypted,
+    Wait,
+    wants_json,
+)
 from matriarch.cli.terminal import usage
 
 if TYPE_CHECKING:
@@ -26,29 +42,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-keys_app = typer.Typer(help="Which keys open the backups and the archive of a store.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
-
-Name = Annotated[str | None, typer.Argument(help="a DatabaseCluster", show_default=False)]
-Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="default: that of the kubeconfig's context")]
-Store = Annotated[str | None, typer.Option("--store", help="s3://bucket/prefix or a folder")]
-Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of an S3 store that is not AWS")]
-KeyFile = Annotated[
-    list[Path] | None, typer.Option("--key-file", help="encryption key; else the variable BACKUP_ENCRYPTION_KEY")
-]
-Json = Annotated[str, typer.Option("--output", "-o", help="text or json")]
-BackupId = Annotated[str, typer.Option("--backup", help="name, id, or day and start of the id; or latest")]
-Databases = Annotated[list[str] | None, typer.Option("--database", "-d", help="only this one; may be repeated")]
-Jobs = Annotated[int, typer.Option("--jobs", "-j", min=1, max=16, help="physical: threads, about 50 MiB each")]
-Unencrypted = Annotated[bool, typer.Option("--allow-unencrypted", help="accept a backup that nothing authenticates")]
-Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="until it is complete or has failed")]
-Timeout = Annotated[float, typer.Option("--timeout", help="seconds to wait at most")]
-
-
-def _json(output: str) -> bool:
-    if output not in ("text", "json"):
-        usage(f"--output is text or json, not {output}.")
-    return output == "json"
 
 
 @app.command()
@@ -71,7 +65,7 @@ def backup(
     output: Json = "text",
 ) -> None:
     """Back up a cluster (NAME), or any server (--url) into a store (--store)."""
-    as_json = _json(output)
+    as_json = wants_json(output)
     if method not in ("logical", "physical"):
         usage(f"--method is logical or physical, not {method}.")
     by_hand = method == "physical" and name is None
@@ -125,7 +119,7 @@ def backups(
     output: Json = "text",
 ) -> None:
     """List the backups of a cluster (NAME), or those in a store (--store)."""
-    as_json = _json(output)
+    as_json = wants_json(output)
     if (name is None) == (store is None):
         usage("Say either NAME, for a cluster in Kubernetes, or --store.")
     if store is not None:
@@ -161,7 +155,7 @@ def verify(
             usage("--recovery looks at all backups of the store: leave --backup and --against out.")
         from matriarch.cli import archive
 
-        archive.show_recovery(store, endpoint=endpoint, key_files=key_file or [], as_json=_json(output))
+        archive.show_recovery(store, endpoint=endpoint, key_files=key_file or [], as_json=wants_json(output))
         return
     from matriarch.cli import bare
 
@@ -172,7 +166,7 @@ def verify(
         key_files=key_file or [],
         against=against,
         allow_unencrypted=allow_unencrypted,
-        as_json=_json(output),
+        as_json=wants_json(output),
     )
 
 
@@ -196,43 +190,7 @@ def expire(
         key_files=key_file or [],
         window_days=window,
         dry_run=dry_run,
-        as_json=_json(output),
-    )
-
-
-@keys_app.command("list")
-def keys_list(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
-    endpoint: Endpoint = None,
-    output: Json = "text",
-) -> None:
-    """For each backup and each data key of the archive: the ids of the keys that open it."""
-    from matriarch.cli import rotating
-
-    rotating.show_keys(store, endpoint=endpoint, as_json=_json(output))
-
-
-@keys_app.command("rotate")
-def keys_rotate(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
-    new_key: Annotated[Path, typer.Option("--new-key", help="file of the key that is to open everything")],
-    endpoint: Endpoint = None,
-    key_file: KeyFile = None,
-    retire: Annotated[
-        bool, typer.Option("--retire", help="change nothing: say what would still need another key")
-    ] = False,
-    output: Json = "text",
-) -> None:
-    """Let a new key open all that the old one (--key-file) opens. No backup is written again; may be repeated."""
-    from matriarch.cli import rotating
-
-    rotating.rotate(
-        store,
-        new_key,
-        endpoint=endpoint,
-        key_files=key_file or [],
-        retire=retire,
-        as_json=_json(output),
+        as_json=wants_json(output),
     )
 
 
@@ -279,7 +237,7 @@ def restore(
     output: Json = "text",
 ) -> None:
     """Restore a Backup into a new cluster or in place; or from a store (--store) into any server (--to)."""
-    as_json = _json(output)
+    as_json = wants_json(output)
     if in_place and not yes and sys.stdin.isatty():
         typer.confirm(f"Replace the data of {to or name}?", abort=True)
     if store is not None:
@@ -372,7 +330,7 @@ def status(
     """Is it well, who leads, when was it backed up. Exit code 0 well, 1 not."""
     from matriarch.cli import cluster
 
-    cluster.status(name, namespace, as_json=_json(output))
+    cluster.status(name, namespace, as_json=wants_json(output))
 
 
 @app.command("list")
@@ -384,7 +342,7 @@ def list_(
     """All clusters of a namespace, or of all."""
     from matriarch.cli import cluster
 
-    cluster.list_clusters(namespace, all_namespaces=all_namespaces, as_json=_json(output))
+    cluster.list_clusters(namespace, all_namespaces=all_namespaces, as_json=wants_json(output))
 
 
 @app.command()

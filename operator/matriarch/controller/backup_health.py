@@ -10,8 +10,10 @@ from typing import Any
 
 from matriarch.controller import backup_key, schedule_cron
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, prepare
+from matriarch.controller.backup_figures import figures
 from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.env import Env
+from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
 from matriarch.decide.backups import HealthFacts, Phase, backup_health
 from matriarch.decide.conditions import Condition, conditions
@@ -41,6 +43,7 @@ async def report(env: Env, around: Around) -> None:
     """Write it if it is not what the cluster says already. Makes the encryption key, too, when the spec needs one."""
     cluster = around.cluster_object
     if cluster is None or around.cluster is None or cluster["metadata"].get("deletionTimestamp"):
+        METRICS.clusters.pop((around.namespace, around.name), None)
         return
     place = cluster_place(around, None)
     secret: Object | None = None
@@ -51,6 +54,7 @@ async def report(env: Env, around: Around) -> None:
     wanted = [_healthy(around), *_protection(around, secret), *_restoring(around)]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
     there = cluster.get("status") or {}
+    METRICS.clusters[around.namespace, around.name] = figures(there, status["backup"], around.backups)
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]
     generation = cluster["metadata"].get("generation", 0)
     status["conditions"] = conditions(ours, wanted, generation, rfc3339(around.now))

@@ -1,4 +1,4 @@
-"""The controller's own figures, in the text format that Prometheus reads."""
+"""The controller's own figures and those of each cluster's backups, in the text format that Prometheus reads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ class Metrics:
     """By kind and result (ok, conflict, unavailable, error)."""
     events: Counter[str] = field(default_factory=Counter)
     """Watch events seen, by kind."""
+    clusters: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
+    """By namespace and name: gauges by full name, as the cluster's backups were last looked at (once a minute)."""
 
     def text(self, gauges: dict[str, float]) -> str:
         """All figures; `gauges` are values of this moment by full name."""
@@ -26,6 +28,13 @@ class Metrics:
         lines += [f'matriarch_controller_events_total{{kind="{k}"}} {n}' for k, n in sorted(self.events.items())]
         for name, value in sorted(gauges.items()):
             lines += [f"# TYPE {name} gauge", f"{name} {value:g}"]
+        for name in sorted({n for figures in self.clusters.values() for n in figures}):
+            lines.append(f"# TYPE {name} gauge")
+            lines += [
+                f'{name}{{namespace="{namespace}",cluster="{cluster}"}} {figures[name]:.15g}'
+                for (namespace, cluster), figures in sorted(self.clusters.items())
+                if name in figures
+            ]
         return "\n".join(lines) + "\n"
 
 

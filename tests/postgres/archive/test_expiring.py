@@ -16,7 +16,7 @@ from matriarch.backup.store import Store
 from matriarch.decide import wal_retention
 from matriarch.decide.wal_retention import Step
 from matriarch.postgres.lsn import format_lsn, segment_name
-from tests.postgres.archive.archivebed import KEY, Archiver, archiving, ready, recover, wait
+from tests.postgres.archive.archivebed import KEY, Archiver, archiving, ready, wait
 from tests.postgres.backup.bed import Postgres
 from tests.postgres.backup.physbed import physical_backup, physical_restore
 
@@ -112,12 +112,13 @@ def test_old_wal_goes_and_the_backup_that_stays_replays_to_the_end(
     assert where.get(expire.MARK) is None
     assert restorable(where, [KEY]).recovery.reaches == (of_second,)
 
-    # A segment that is lost is named.
-    physical_restore(where, place / "r" / "data", keys=(KEY,))
-    fetcher = archiver.fetch_mode(place / "f", place / "r" / "data").start()
+    fetcher = archiver.fetch_mode(place / "f", place / "r" / "data")
+    fetch = fetcher.command("fetch", "--timeout", "30")
+    physical_restore(where, place / "r" / "data", keys=(KEY,), restore_command=fetch)
     with (place / "r" / "data" / "postgresql.conf").open("a") as file:
         file.write(f"unix_socket_directories = '{place / 'r'}'\narchive_mode = off\n")
-    restored = recover(place / "r", fetcher)
+    fetcher.start()
+    restored = Postgres(place / "r")
     try:
         restored.start()
         wait(lambda: restored.sql("SELECT NOT pg_is_in_recovery()") == [(True,)], "the recovery ends")
@@ -125,6 +126,7 @@ def test_old_wal_goes_and_the_backup_that_stays_replays_to_the_end(
     finally:
         restored.stop()
         fetcher.stop()
+    # A segment that is lost is named.
     lost = next(s for s in expire.read_listing(where).files if s.name.text == segment_name(1, of_second.last - 1))
     middle = segment_name(1, of_second.last - 1 - (1 << 24))
     where.delete(lost.key.replace(lost.name.text, middle))

@@ -1,0 +1,43 @@
+"""Figures of backups and archive: those that are known, in the format that Prometheus reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from matriarch.controller.backup_figures import figures
+from matriarch.controller.metrics import Metrics
+
+STATUS = {
+    "conditions": [{"type": "ArchivingWal", "status": "False"}],
+    "walArchive": {"pending": 3, "oldestPendingSeconds": 70, "lastStoredAt": "2026-11-25T00:00:00Z"},
+}
+FAILED = {"status": {"phase": "Failed"}}
+
+
+def test_what_is_known_is_said_and_nothing_else() -> None:
+    assert figures({}, {}, []) == {"matriarch_backup_failed": 0}
+    found = figures(STATUS, {"lastSuccessAt": "2026-11-25T00:00:10Z"}, [FAILED, {}, {"status": {"phase": "Complete"}}])
+    text = Metrics(clusters={("prod", "orders"): found, ("prod", "new"): figures({}, {}, [])}).text({})
+    of_orders = {line for line in text.splitlines() if 'cluster="orders"' in line}
+    assert of_orders == {
+        f'{name}{{namespace="prod",cluster="orders"}} {value}'
+        for name, value in {
+            "matriarch_backup_failed": 1,
+            "matriarch_backup_last_success_timestamp_seconds": 1795564810,
+            "matriarch_wal_archive_failing": 1,
+            "matriarch_wal_archive_pending_files": 3,
+            "matriarch_wal_archive_oldest_pending_seconds": 70,
+            "matriarch_wal_archive_last_stored_timestamp_seconds": 1795564800,
+        }.items()
+    }
+    assert text.count("# TYPE matriarch_backup_failed gauge") == 1
+
+
+def test_each_alert_is_about_a_figure_that_exists_and_has_its_runbook() -> None:
+    (group,) = yaml.safe_load(Path("manifests/monitoring/backups.yaml").read_text())["spec"]["groups"]
+    known = figures(STATUS, {"lastSuccessAt": "2026-11-25T00:00:10Z"}, [])
+    for rule in group["rules"]:
+        assert any(name in rule["expr"] for name in known), rule["alert"]
+        assert Path(rule["annotations"]["runbook"]).is_file(), rule["alert"]
