@@ -163,6 +163,27 @@ def test_a_data_key_lives_for_a_day() -> None:
     assert ring.open(first.id, (), lambda _: None) == first
 
 
+def test_a_secret_that_is_replaced_wraps_from_then_on_and_the_earlier_key_still_opens() -> None:
+    new, there = Kek.generate(), [[KEY]]
+
+    def reread() -> list[Kek]:
+        if not there[0]:
+            raise Refused("There is no key.", reason="KeyMissing")
+        return there[0]
+
+    ring = Keyring((KEY,), lambda: 1e9, reread)
+    first, slots = ring.current()
+    there[0] = []
+    assert ring.current() == (first, slots), "a Secret that went away changes nothing"
+    there[0] = [new]
+    second, later = ring.current()
+    assert second != first
+    assert [slot["kek"] for slot in later] == [new.id]
+    assert ring.current()[0] == second
+    other = Keyring((KEY,), lambda: 1e9).current()
+    assert ring.open(other[0].id, other[1], lambda _: None) == other[0]
+
+
 @pytest.mark.parametrize("fault", [True, None])
 @pytest.mark.parametrize("at", range(4))
 def test_a_store_that_fails_at_any_call(fault: bool | None, at: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from matriarch.controller.backup_figures import figures
@@ -18,7 +19,8 @@ FAILED = {"status": {"phase": "Failed"}}
 
 def test_what_is_known_is_said_and_nothing_else() -> None:
     assert figures({}, {}, []) == {"matriarch_backup_failed": 0}
-    found = figures(STATUS, {"lastSuccessAt": "2026-11-25T00:00:10Z"}, [FAILED, {}, {"status": {"phase": "Complete"}}])
+    summary = {"lastSuccessAt": "2026-11-25T00:00:10Z", "lastFailureAt": "2026-11-25T00:00:20Z"}
+    found = figures(STATUS, summary, [FAILED, {}, {"status": {"phase": "Complete"}}], ("False", "LastBackupFailed"))
     text = Metrics(clusters={("prod", "orders"): found, ("prod", "new"): figures({}, {}, [])}).text({})
     of_orders = {line for line in text.splitlines() if 'cluster="orders"' in line}
     assert of_orders == {
@@ -26,6 +28,8 @@ def test_what_is_known_is_said_and_nothing_else() -> None:
         for name, value in {
             "matriarch_backup_failed": 1,
             "matriarch_backup_last_success_timestamp_seconds": 1795564810,
+            "matriarch_backup_last_failure_timestamp_seconds": 1795564820,
+            "matriarch_backup_unhealthy": 1,
             "matriarch_wal_archive_failing": 1,
             "matriarch_wal_archive_pending_files": 3,
             "matriarch_wal_archive_oldest_pending_seconds": 70,
@@ -35,9 +39,30 @@ def test_what_is_known_is_said_and_nothing_else() -> None:
     assert text.count("# TYPE matriarch_backup_failed gauge") == 1
 
 
+def test_an_archiver_that_says_nothing_is_failing() -> None:
+    unknown = {"conditions": [{"type": "ArchivingWal", "status": "Unknown", "reason": "NotStarted"}]}
+    assert figures(unknown, {}, [])["matriarch_wal_archive_failing"] == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "unhealthy"),
+    [
+        ("False", "LastBackupFailed", 1),
+        ("False", "Overdue", 1),
+        ("True", "BackedUp", 0),
+        ("Unknown", "NoBackupYet", 0),
+        ("False", "NoBackup", None),
+        ("Unknown", "NotConfigured", None),
+    ],
+)
+def test_backups_that_nobody_asked_for_raise_no_alert(status: str, reason: str, unhealthy: int | None) -> None:
+    assert figures({}, {}, [], (status, reason)).get("matriarch_backup_unhealthy") == unhealthy
+
+
 def test_each_alert_is_about_a_figure_that_exists_and_has_its_runbook() -> None:
     (group,) = yaml.safe_load(Path("manifests/monitoring/backups.yaml").read_text())["spec"]["groups"]
-    known = figures(STATUS, {"lastSuccessAt": "2026-11-25T00:00:10Z"}, [])
+    summary = {"lastSuccessAt": "2026-11-25T00:00:10Z", "lastFailureAt": "2026-11-25T00:00:20Z"}
+    known = figures(STATUS, summary, [], ("True", "BackedUp"))
     for rule in group["rules"]:
         assert any(name in rule["expr"] for name in known), rule["alert"]
         assert Path(rule["annotations"]["runbook"]).is_file(), rule["alert"]

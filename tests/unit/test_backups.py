@@ -251,6 +251,9 @@ NO_MEMBER = Verdict(Standing.WORKING, "NoMember", "None is ready to be read.")
             id="its member went away",
         ),
         pytest.param(
+            {"job_seen": False, "cluster": None}, Phase.FAILED, "ClusterDeleted", "", id="its cluster was deleted"
+        ),
+        pytest.param(
             {"job": job(JobState.SUCCEEDED), "result": Result(ok=True, suspect=2)},
             Phase.COMPLETE,
             "Suspect",

@@ -54,6 +54,17 @@ def vault(store: Local, key: Kek, day: int = 0) -> Vault:
     return Vault(store, Keyring([key], lambda: day * 86400.0), system=int(SYSTEM), cluster=CLUSTER)
 
 
+def test_a_folder_above_the_cluster_s_is_refused_and_not_called_done(tmp_path: Path) -> None:
+    (tmp_path / "above" / "orders-1").mkdir(parents=True)
+    catalog.claim(Local(LocalStore(path=str(tmp_path / "above" / "orders-1"))), None, SYSTEM, "now")
+    above = Local(LocalStore(path=str(tmp_path / "above")))
+    for look in (False, True):
+        with pytest.raises(Refused, match=r"no cluster's folder.*orders-1"):
+            rotation.rotate(above, [] if look else [KEY], NEW, look=look)
+    with pytest.raises(Refused, match="no cluster's folder"):
+        list(rotation.holders(above))
+
+
 def test_a_new_key_opens_all_and_a_run_that_died_is_run_again(store: Local) -> None:
     made = [add(store, age) for age in (2, 1)]
     name = [named(segment_name(1, n * SEGMENT_SIZE)) for n in range(1, 4)]

@@ -125,7 +125,10 @@ def test_wal_names() -> None:
     head = struct.pack("<HHIQIxxxxQII", 0xD116, 6, 1, 0x1000000, 0, 77, size, 8192)
     name = "000000010000000000000001"
     assert wal.fault(head, name, size, "77", size) is None
-    assert "timeline" in str(wal.fault(head, "00000002" + name[8:], size, "77", size))
+    # The first segment of a timeline begins as a copy of its parent's, never as a later one's.
+    assert wal.fault(head, "00000002" + name[8:], size, "77", size) is None
+    later = struct.pack("<HHIQIxxxxQII", 0xD116, 6, 2, 0x1000000, 0, 77, size, 8192)
+    assert "timeline" in str(wal.fault(later, name, size, "77", size))
     assert "another stretch" in str(wal.fault(head, name[:-1] + "2", size, "77", size))
     assert "system" in str(wal.fault(head, name, size, "78", size))
     assert "bytes" in str(wal.fault(head, name, size - 1, "77", size))

@@ -44,13 +44,6 @@ FAILED_OVER = archive((1, range(1, 4)), (4, (4, 5)), (6, (6, 7)), histories={4: 
         pytest.param(ONE, MADE, 1, 5 * SEG, id="one timeline"),
         pytest.param(FAILED_OVER, MADE, 6, 8 * SEG, id="two failovers with a gap in their numbers"),
         pytest.param(
-            archive((1, range(1, 5)), (4, (5,)), histories={4: LINE_4}),
-            MADE,
-            4,
-            6 * SEG,
-            id="the old one's last segment",
-        ),
-        pytest.param(
             archive((1, range(1, 9)), (4, (4, 5)), histories={4: LINE_4}), MADE, 4, 6 * SEG, id="a deposed one went on"
         ),
         pytest.param(
@@ -64,7 +57,7 @@ FAILED_OVER = archive((1, range(1, 4)), (4, (4, 5)), (6, (6, 7)), histories={4: 
             FAILED_OVER, Made(timeline=4, stop_lsn=5 * SEG, finished=at(5)), 6, 8 * SEG, id="a backup of a later one"
         ),
         pytest.param(
-            archive((1, range(1, 5)), histories={4: LINE_4}), MADE, 4, 5 * SEG, id="its WAL is not stored yet"
+            archive((1, range(1, 4)), histories={4: LINE_4}), MADE, 4, 4 * SEG, id="its WAL is not stored yet"
         ),
     ],
 )
@@ -75,6 +68,10 @@ def test_the_newest_timeline_that_came_out_of_the_backup(found: Archive, made: M
 
 
 HOLE = archive((1, (2, 3, 5)))
+# The older timeline's segment of the switch is there, which goes on past it, and the newer one's is not.
+FORK = archive((1, range(1, 9)), histories={4: LINE_4})
+LATER = archive((1, range(1, 5)), (4, (5,)), histories={4: LINE_4})
+BORDER = archive((1, range(1, 5)), histories={4: (Switch(4, 1, 4 * SEG),)})
 
 
 @pytest.mark.parametrize(
@@ -95,6 +92,14 @@ HOLE = archive((1, (2, 3, 5)))
         (HOLE, "latest", "", "WalMissing", "000000010000000000000004 is not in the archive"),
         (HOLE, "time", at(3).isoformat(), None, ""),
         (HOLE, "time", at(4).isoformat(), "TargetTooLate", "000000010000000000000004 is not in the archive"),
+        (FORK, "latest", "", "WalMissing", "000000040000000000000004 is not in the archive yet"),
+        (FORK, "xid", "1234", "WalMissing", "to 0/4000000 on timeline 4"),
+        (FORK, "name", "before release", "WalMissing", ""),
+        (FORK, "lsn", "0/4000000", None, ""),
+        (FORK, "lsn", "0/4000001", "TargetTooLate", "000000040000000000000004 is not in the archive yet"),
+        (FORK, "time", at(3).isoformat(), None, ""),
+        (LATER, "latest", "", "WalMissing", "000000040000000000000004 is not in the archive"),
+        (BORDER, "latest", "", "WalMissing", "000000040000000000000004 is not in the archive yet"),
         (archive((1, (3, 4))), "latest", "", "WalMissing", "000000010000000000000002 is not in the archive"),
     ],
 )

@@ -47,6 +47,13 @@ def test_which_member_is_read(members: tuple[Candidate, ...], number: int, prima
         assert found.standing is (Standing.STALLED if expected == "VolumeNotShared" else Standing.WORKING)
 
 
+def test_another_attempt_takes_another_member_and_the_primary_last() -> None:
+    members = (LEADER, TWO, replace(TWO, name="orders-3"))
+    tried = [choose(members, number=1, primary=False, attempt=n) for n in range(1, 5)]
+    assert tried == ["orders-2", "orders-3", "orders-1", "orders-2"]
+    assert choose(members, number=1, primary=True, attempt=2) == "orders-1"
+
+
 MEMBERS = st.lists(
     st.builds(
         Candidate,

@@ -12,6 +12,7 @@ from typing import Any
 
 from matriarch.backup.catalog import added_slots
 from matriarch.backup.keys import Dek, Kek, open_slots
+from matriarch.errors import Refused
 
 DAY = 86400.0  # seconds
 
@@ -19,10 +20,17 @@ Slots = tuple[Mapping[str, str], ...]
 
 
 class Keyring:
-    """Used by several threads. `keys`: the first one wraps new data keys, all of them open what exists."""
+    """Used by several threads. `keys`: the first one wraps new data keys, all of them open what exists.
 
-    def __init__(self, keys: Iterable[Kek], now: Callable[[], float]) -> None:
+    `reread` gives them as they are now: a Secret that is replaced under a process that goes on for months. The new key
+    wraps from then on, and the earlier ones still open. What raises Refused changes nothing.
+    """
+
+    def __init__(
+        self, keys: Iterable[Kek], now: Callable[[], float], reread: Callable[[], Iterable[Kek]] | None = None
+    ) -> None:
         self._keys = tuple(keys)
+        self._reread = reread
         self._now = now
         self._lock = threading.Lock()
         self._known: dict[str, Dek] = {}
@@ -36,11 +44,24 @@ class Keyring:
         """Today's data key and its slots."""
         day = self._now() // DAY
         with self._lock:
+            self._renew()
             if self._current is None or self._current[0] != day:
                 dek = Dek.generate()
                 self._current = (day, dek, (self._keys[0].wrap(dek),))
                 self._known[dek.id] = dek
             return self._current[1:]
+
+    def _renew(self) -> None:
+        if self._reread is None or not self._keys:
+            return
+        try:
+            fresh = tuple(self._reread())
+        except Refused:
+            return
+        if fresh and fresh[0].id != self._keys[0].id:
+            ids = {key.id for key in fresh}
+            self._keys = (*fresh, *(key for key in self._keys if key.id not in ids))
+            self._current = None
 
     def open(self, dek_id: str, slots: Iterable[Mapping[str, Any]], read: Callable[[str], bytes | None]) -> Dek:
         """The data key of an object, by its own slots or by one that was added to the store later (`read`).

@@ -42,12 +42,16 @@ def make_vault(config: ArchiveConfig, system: int, stop: Stop, given: tuple[Kek,
 
     Raises Refused when a key can't be read: nothing is ever stored in the clear because of that.
     """
-    keys = given if given is not None else [Kek.read(Path(config.key_folder) / name) for name in config.keys]
+
+    def read_keys() -> list[Kek]:
+        return [Kek.read(Path(config.key_folder) / name) for name in config.keys]
+
+    keys = given if given is not None else read_keys()
     store = open_store(_with_folder(config, system), stop, outage=_STORE_OUTAGE, connections=config.parallel + 2)
     store.check()
     return Vault(
         store,
-        Keyring(keys, time.time),
+        Keyring(keys, time.time, None if given is not None else read_keys),
         system=system,
         cluster=config.cluster,
         level=config.level,

@@ -17,6 +17,7 @@ from matriarch.archive.restorable import system_of
 from matriarch.backup import catalog
 from matriarch.backup.catalog import added_slots, slot_key
 from matriarch.backup.format import Header, canonical
+from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Dek, Kek, open_slots
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import Corrupt, Refused
@@ -37,7 +38,9 @@ class Holder:
 
 
 def holders(store: Store) -> Iterator[Holder]:
-    """Every data key in the store. Reads the beginning of each archived file; raises Corrupt at a damaged one."""
+    """Every data key in the store. Reads the beginning of each archived file; raises Corrupt at a damaged one, and
+    Refused (BackupNotFound) for a folder that is no cluster's."""
+    _require_cluster(store)
     yield from _broken(store)
     for what, dek_id, own, _ in _each(store):
         yield Holder(what, dek_id, _ids(store, dek_id, own))
@@ -51,11 +54,13 @@ def rotate(
     With `look` nothing is added.
 
     A backup or data key that could not be done carries its reason and stops nothing. Raises Refused (BadKey) when `new`
-    is an old one, Corrupt at an archived file whose header is damaged: move it away, and run it again.
+    is an old one, Refused (BackupNotFound) for a folder that is no cluster's, Corrupt at an archived file whose header
+    is damaged: move it away, and run it again.
     """
     old = tuple(old)
     if any(key.id == new.id for key in old):
         raise Refused(f"The new key {new.id} is one of the old ones; give another.", reason="BadKey")
+    _require_cluster(store)
     done = list(_broken(store))
     for what, dek_id, own, prove in _each(store):
         progress()
@@ -68,6 +73,17 @@ def rotate(
             error = str(failure)
         done.append(Holder(what, dek_id, _ids(store, dek_id, own), error))
     return done
+
+
+def _require_cluster(store: Store) -> None:
+    """The folder above has no data key, so that anything would be said to open all of it."""
+    if store.get(catalog.OWNER) is None:
+        below = ", ".join(catalog.folders(store)[:5])
+        raise Refused(
+            f"{store.address} is no cluster's folder: it has no {catalog.OWNER}."
+            + (f" Name one of those below it: {below}." if below else ""),
+            reason=Reason.BACKUP_NOT_FOUND,
+        )
 
 
 def _broken(store: Store) -> Iterator[Holder]:

@@ -80,13 +80,15 @@ def restore(
 
     def fill() -> Opened:
         keys, place = read_keys(key_files), open_store(parse_store(store, endpoint), stop)
-        timeline = None
+        timeline, wanted = None, backup_id
         if restore_command is not None:
-            timeline = _route(place, filling.find(place, backup_id, keys, allow_unencrypted), keys, target).timeline
+            chosen = filling.find(place, backup_id, keys, allow_unencrypted)
+            # By its own name from here on: meanwhile another one may have become the newest.
+            timeline, wanted = _route(place, chosen, keys, target).timeline, chosen.body.name
         request = filling.Request(
             store=place,
             keys=keys,
-            backup=backup_id,
+            backup=wanted,
             directory=directory,
             target=target,
             restore_command=restore_command,

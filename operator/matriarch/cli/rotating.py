@@ -22,9 +22,16 @@ def show_keys(store: str, *, endpoint: str | None, as_json: bool) -> None:
 
     found = terminal.run(work(), line=lambda: "reading headers")
     if as_json:
-        show_json([{"what": h.what, "dataKey": h.dek_id, "keys": list(h.keys)} for h in found])
+        show_json(
+            [{"what": h.what, "dataKey": h.dek_id, "keys": list(h.keys), "error": h.error or None} for h in found]
+        )
     else:
         show(terminal.table(("WHAT", "DATA KEY", "KEYS"), [(h.what, h.dek_id, ", ".join(h.keys)) for h in found]))
+    damaged = [h for h in found if h.error]
+    for holder in damaged:
+        note(f"damaged: {holder.what}: {holder.error}")
+    if damaged:
+        raise SystemExit(Exit.DEGRADED)
 
 
 def rotate(

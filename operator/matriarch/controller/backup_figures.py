@@ -7,11 +7,17 @@ from typing import Any
 
 from matriarch.controller.backup_status import parse_time
 
+_NOT_ASKED_FOR = ("", "NotConfigured", "NoBackup")  # reasons of BackupHealthy where nobody made a schedule or a Backup
+
 
 def figures(
-    status: Mapping[str, Any], summary: Mapping[str, Any], backups: Iterable[Mapping[str, Any]]
+    status: Mapping[str, Any],
+    summary: Mapping[str, Any],
+    backups: Iterable[Mapping[str, Any]],
+    healthy: tuple[str, str] = ("Unknown", ""),
 ) -> dict[str, float]:
-    """Gauges by full name. `status` is the cluster's, `summary` its `status.backup`, `backups` its Backups.
+    """Gauges by full name. `status` is the cluster's, `summary` its `status.backup`, `backups` its Backups,
+    `healthy` status and reason of its condition BackupHealthy.
 
     A figure that is not known is left out, so that an alert on its absence can be told from one on its value.
     """
@@ -19,10 +25,15 @@ def figures(
     found: dict[str, float] = {"matriarch_backup_failed": float(phases.count("Failed"))}
     if (success := parse_time(summary.get("lastSuccessAt"))) is not None:
         found["matriarch_backup_last_success_timestamp_seconds"] = success.timestamp()
+    if (failure := parse_time(summary.get("lastFailureAt"))) is not None:
+        found["matriarch_backup_last_failure_timestamp_seconds"] = failure.timestamp()
+    if healthy[1] not in _NOT_ASKED_FOR:
+        found["matriarch_backup_unhealthy"] = float(healthy[0] == "False")
     condition = next((c for c in status.get("conditions") or () if c.get("type") == "ArchivingWal"), None)
     archive = status.get("walArchive")
+    if condition is not None:  # Unknown, too: nobody says that it is stored
+        found["matriarch_wal_archive_failing"] = float(condition.get("status") != "True")
     if condition is not None and archive is not None:
-        found["matriarch_wal_archive_failing"] = float(condition.get("status") == "False")
         found["matriarch_wal_archive_pending_files"] = float(archive.get("pending") or 0)
         found["matriarch_wal_archive_oldest_pending_seconds"] = float(archive.get("oldestPendingSeconds") or 0)
         if (stored := parse_time(archive.get("lastStoredAt"))) is not None:

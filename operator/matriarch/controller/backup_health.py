@@ -51,10 +51,13 @@ async def report(env: Env, around: Around) -> None:
         await prepare(env, around, place)
         if place.key is not None:
             secret = await env.kube.get("Secret", around.namespace, place.key.name)
-    wanted = [_healthy(around), *_protection(around, secret), *_restoring(around)]
+    healthy = _healthy(around)
+    wanted = [healthy, *_protection(around, secret), *_restoring(around)]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
     there = cluster.get("status") or {}
-    METRICS.clusters[around.namespace, around.name] = figures(there, status["backup"], around.backups)
+    METRICS.clusters[around.namespace, around.name] = figures(
+        there, status["backup"], around.backups, (healthy.status, healthy.reason)
+    )
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]
     generation = cluster["metadata"].get("generation", 0)
     status["conditions"] = conditions(ours, wanted, generation, rfc3339(around.now))

@@ -20,8 +20,9 @@ async def choose_for(backup: Object, around: Around, env: Env) -> str | Verdict 
         claim = await env.kube.get("PersistentVolumeClaim", around.namespace, status.name)
         found.append(candidate(status, claim, delayed=status.name in defaults.delays))
     leadership = cluster.status.leadership
+    attempt = max(1, int((backup.get("status") or {}).get("attempt") or 1))
     number = (leadership.number if leadership is not None else None) or 0
-    return choose(found, number=number, primary=backup["spec"].get("target") == "primary")
+    return choose(found, number=number, primary=backup["spec"].get("target") == "primary", attempt=attempt)
 
 
 def candidate(status: InstanceStatus, claim: Object | None, *, delayed: bool) -> Candidate:

@@ -38,7 +38,7 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
         report=jobspec.Report(kind="Backup", namespace=around.namespace, name=metadata["name"], uid=metadata["uid"]),
         backup=jobspec.BackupTask(
             name=status["backupName"],
-            method="logical" if member is None else "physical",
+            method=backup["spec"].get("method") or "logical",
             pgdata=None if member is None else PGDATA,
             compression=status.get("compression") != "none",
             encryption=place.key is not None,

@@ -218,6 +218,8 @@ def _running(facts: BackupFacts) -> BackupPlan:
         return BackupPlan(
             phase=Phase.RUNNING, verdict=facts.cluster.no_member, jobs_made=made, requeue=LOOK_AGAIN
         )  # the member went away between the beginning and now
+    if job is None and not facts.job_seen and facts.physical and facts.cluster is None:
+        return _failed(facts, "ClusterDeleted", "The cluster was deleted before its files were read.")
     if job is None and not facts.job_seen:
         verdict = Verdict(Standing.WORKING, "Starting", "The backup's Job is being made.")
         return BackupPlan(

@@ -108,12 +108,9 @@ def _newest(made: Made, archive: Archive) -> int:
 
 
 def _stored(archive: Archive, timeline: int, line: tuple[Switch, ...], number: int) -> datetime | None:
-    """When that segment of the line was stored. Where one timeline follows another both may have the segment: the
-    newer one's begins with a copy of the older one's."""
-    for each in _covering(timeline, line, number):
-        if (stored := archive.segments.get((each, number))) is not None:
-            return stored
-    return None
+    """When that segment of the line was stored. Where one timeline follows another both may have the segment, and only
+    the newer one's counts: it begins with a copy of the older one's, which goes on past the switch."""
+    return archive.segments.get((next(_covering(timeline, line, number), timeline), number))
 
 
 def _covering(timeline: int, line: tuple[Switch, ...], number: int) -> Iterator[int]:
@@ -129,17 +126,20 @@ def _covering(timeline: int, line: tuple[Switch, ...], number: int) -> Iterator[
 
 
 def _refusal(made: Made, archive: Archive, target: Target, found: Route, line: tuple[Switch, ...]) -> Verdict | None:
-    beyond = [n for t, n in archive.segments if t == found.timeline and n * SEGMENT_SIZE >= found.end]
-    missing = next(_covering(found.timeline, line, found.end // SEGMENT_SIZE), found.timeline)
-    gap = (
-        f" {segment_name(missing, found.end)} is not in the archive, although later WAL is: what comes after it cannot "
-        "be replayed."
-        if beyond
-        else ""
-    )
+    number = found.end // SEGMENT_SIZE
+    covering = tuple(_covering(found.timeline, line, number))
+    missing = covering[0] if covering else found.timeline
+    # PostgreSQL would take the older timeline's segment in its place, and replay what was given up with it.
+    forks = any((t, number) in archive.segments for t in covering)
+    gap = ""
+    if forks:
+        gap = f" {segment_name(missing, found.end)} is not in the archive yet, which is where its timeline begins."
+    elif any(t == found.timeline and n >= number for t, n in archive.segments):
+        gap = f" {segment_name(missing, found.end)} is not in the archive, although later WAL is: what comes after it "
+        gap += "cannot be replayed."
     window = f"restorable is {_at(made.finished)} to {_at(found.until)}, {format_lsn(made.stop_lsn)} to "
     window += f"{format_lsn(found.end)} on timeline {found.timeline}"
-    if target.kind == "latest" and gap:
+    if gap and (target.kind == "latest" or (forks and target.kind in ("xid", "name"))):
         return _no("WalMissing", f"{gap.strip()} From this backup {window}: name a time or an LSN in it.")
     if target.kind == "time":
         moment = datetime.fromisoformat(target.value)

@@ -34,8 +34,11 @@ class Candidate:
     """A second Pod on its node may mount the volume."""
 
 
-def choose(candidates: Iterable[Candidate], *, number: int, primary: bool) -> str | Verdict:
+def choose(candidates: Iterable[Candidate], *, number: int, primary: bool, attempt: int = 1) -> str | Verdict:
     """The member to read, or why there is none now.
+
+    `attempt` counts from 1: each later one takes the next member, the primary last, for the one before had no room
+    for the Job's Pod or lost it.
 
     `number` replicas must have each commit: when no more voters than that are ready, a slow one slows every commit.
     `primary`: the Backup asks for the primary.
@@ -48,10 +51,10 @@ def choose(candidates: Iterable[Candidate], *, number: int, primary: bool) -> st
         for c in fit
         if c.role == "replica" and not c.delayed and (c.lag_seconds or 0.0) <= MAX_LAG
     )
-    if replicas and not primary:
-        return replicas[0][2]
-    if leader := next((c.name for c in fit if c.role == "primary"), None):
-        return leader
+    leaders = [c.name for c in fit if c.role == "primary"]
+    order = leaders if primary else [name for *_, name in replicas] + leaders
+    if order:
+        return order[(attempt - 1) % len(order)]
     return _why(there, primary=primary)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -78,6 +79,53 @@ def test_a_promotion_in_the_middle(
         started(short_folder / "r2").stop()
     finally:
         standby.stop()
+
+
+def test_a_replica_that_follows_a_new_primary(source: Postgres, short_folder: Path, tmp_path: Path) -> None:
+    """Its last checkpoint lies in the new timeline's first segment, which begins as a copy of the old one's."""
+    store = local(tmp_path / "store")
+    heir, replica = source.clone(short_folder / "heir"), source.clone(short_folder / "replica")
+    try:
+        source.sql("CREATE TABLE kept AS SELECT generate_series(1, 100) AS i")
+        source.stop()
+        heir.sql("SELECT pg_promote(true, 60)")
+        replica.sql(
+            f"ALTER SYSTEM SET primary_conninfo = 'host={heir.folder} user=postgres'", "SELECT pg_reload_conf()"
+        )
+        heir.sql("CHECKPOINT")
+        (end,) = heir.sql("SELECT pg_current_wal_flush_lsn()::text")[0]
+        while not replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'")[0][0]:
+            time.sleep(0.05)
+        opened = physical_backup(store, replica)
+        assert opened.body.physical is not None
+        assert (opened.body.origin.source, opened.body.physical.timeline) == ("standby", 2)
+        physical_restore(store, short_folder / "r3" / "data")
+        server = started(short_folder / "r3")
+        try:
+            assert server.sql("SELECT count(*) FROM kept") == [(100,)]
+        finally:
+            server.stop()
+    finally:
+        replica.stop()
+        heir.stop()
+        source.start()
+
+
+def test_what_ends_the_process_after_the_manifest_takes_nothing_away(
+    source: Postgres, short_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, complete = local(tmp_path / "store"), engine.complete
+
+    def ended(*given: Any) -> Any:
+        complete(*given)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(engine, "complete", ended)
+    with pytest.raises(asyncio.CancelledError):
+        physical_backup(store, source)
+    (manifest,) = catalog.read_catalog(store).manifests
+    assert catalog.is_complete(store, manifest)
+    physical_restore(store, short_folder / "r4" / "data")
 
 
 def test_our_page_check_says_what_pg_checksums_says(source: Postgres, short_folder: Path, tmp_path: Path) -> None:

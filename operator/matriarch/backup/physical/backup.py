@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +118,9 @@ def _finished(request: Request) -> Opened | None:
 
 
 def _discard(store: Store, name: BackupName) -> None:
+    # What ended us may have come after the manifest: then it is a backup, and whoever tries again finds it.
+    if any(entry.key.endswith(f"-{name.id}.json") for entry in store.list("manifests")):
+        return
     for entry in list(store.list(folder(name.id))):
         store.delete(entry.key)
 
@@ -139,7 +142,7 @@ async def _backup(request: Request, name: BackupName) -> Opened:
         async with Marker(request.store, name.id) as marker:
             tree = await in_thread(lambda: walk(request.pgdata, request.stop.check))
             request.tracker.step("Reading", bytes_total=tree.size)
-            crew = _Crew(request, sealing, begun)
+            crew = _Crew(request, sealing, begun, session.is_closed)
             data = await in_thread(lambda: crew.read(sorted(tree.files, key=order)))
             request.tracker.step("Completing")
             # A standby's pg_control says how far replay has to go: after all pages, before the end.
@@ -175,8 +178,8 @@ async def _backup(request: Request, name: BackupName) -> Opened:
 class _Crew:
     """The workers' side: numbers of packs go on from round to round."""
 
-    def __init__(self, request: Request, sealing: Sealing, begun: Begun) -> None:
-        self._request, self._sealing = request, sealing
+    def __init__(self, request: Request, sealing: Sealing, begun: Begun, gone: Callable[[], bool]) -> None:
+        self._request, self._sealing, self._gone = request, sealing, gone
         self._rule = PageRule(begun.start_lsn, begun.segment_blocks) if begun.checksums else None
         self._next = 0
         self._lock = threading.Lock()
@@ -240,6 +243,8 @@ class _Crew:
 
     def _progress(self, count: int) -> None:
         self._request.stop.check()
+        if self._gone():  # backup mode and the slot went with it, and its volume may be wanted on another node
+            raise Unavailable("The server ended the session while its files were read.", reason=Reason.SOURCE_CHANGED)
         with self._lock:
             self._request.tracker.bytes_done += count
 

@@ -31,7 +31,8 @@ def fault(head: bytes, name: str, size: int, system_identifier: str, segment_siz
     magic, info, timeline, address, _, system, length, _ = _HEADER.unpack_from(head)
     if magic >> 8 != 0xD1 or not info & _LONG:
         return "it does not begin as WAL does"
-    if timeline != int(name[:8], 16):
+    # A timeline's first segment begins as a copy of its parent's, under the parent's number.
+    if not 1 <= timeline <= int(name[:8], 16):
         return f"it is of timeline {timeline}"
     if address != segment_start(name, segment_size):
         return "it holds another stretch of WAL"
