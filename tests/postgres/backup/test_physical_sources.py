@@ -99,8 +99,8 @@ def test_a_replica_that_follows_a_new_primary(source: Postgres, short_folder: Pa
         opened = physical_backup(store, replica)
         assert opened.body.physical is not None
         assert (opened.body.origin.source, opened.body.physical.timeline) == ("standby", 2)
-        physical_restore(store, short_folder / "r3" / "data")
-        server = started(short_folder / "r3")
+        physical_restore(store, short_folder / "followed" / "data")
+        server = started(short_folder / "followed")
         try:
             assert server.sql("SELECT count(*) FROM kept") == [(100,)]
         finally:
@@ -109,6 +109,7 @@ def test_a_replica_that_follows_a_new_primary(source: Postgres, short_folder: Pa
         replica.stop()
         heir.stop()
         source.start()
+        source.sql("DROP TABLE IF EXISTS kept")
 
 
 def test_what_ends_the_process_after_the_manifest_takes_nothing_away(
@@ -125,7 +126,7 @@ def test_what_ends_the_process_after_the_manifest_takes_nothing_away(
         physical_backup(store, source)
     (manifest,) = catalog.read_catalog(store).manifests
     assert catalog.is_complete(store, manifest)
-    physical_restore(store, short_folder / "r4" / "data")
+    physical_restore(store, short_folder / "ended" / "data")
 
 
 def test_our_page_check_says_what_pg_checksums_says(source: Postgres, short_folder: Path, tmp_path: Path) -> None:
