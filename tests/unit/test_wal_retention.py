@@ -173,6 +173,9 @@ def test_no_backup_reaches_less_far_after_any_part_of_the_deletion(
 TWO_MISSING = "000000010000000000000006 to 000000010000000000000007 are missing (2 segments)."
 
 
+TWICE = (Switch(2, 1, 6 * SEGMENT_SIZE + 9), Switch(3, 2, 6 * SEGMENT_SIZE + 99))
+
+
 def stored(*pairs: tuple[int, int]) -> list[Segment]:
     return [Segment(timeline=t, start=n * SEGMENT_SIZE, stored=NOW + n * HOUR) for t, n in pairs]
 
@@ -195,6 +198,8 @@ def base(timeline: int, number: int) -> Base:
         pytest.param([(1, 5), (2, 5)], {2: (Switch(2, 1, 5 * SEGMENT_SIZE + 9),)}, [(1, 6, "")],
                      id="a line that left before the backup's end"),
         pytest.param([(1, 5), (2, 6)], {}, [(1, 6, "")], id="history missing"),
+        pytest.param([(1, 5), (3, 6), (3, 7)], {2: TWICE[:1], 3: TWICE}, [(1, 6, ""), (3, 8, "")],
+                     id="two failovers within one segment"),
     ],
 )  # fmt: skip
 def test_how_far_a_backup_reaches(

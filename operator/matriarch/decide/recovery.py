@@ -76,6 +76,8 @@ def recovery(
             if timeline != base.timeline and not _leads(base, line_of):
                 continue
             reached.add(timeline)
+            if timeline != base.timeline and _passed(timeline, line_of, histories, stored):
+                continue
             reaches.append(_reach(base, timeline, line_of, stored))
     lowest = min((b.timeline for b in bases), default=None)
     for timeline in timelines:
@@ -91,6 +93,20 @@ def recovery(
 def _leads(base: Base, line_of: Iterable[Switch]) -> bool:
     """Whether the line goes through the backup's timeline and leaves it after the backup's end."""
     return any(s.parent == base.timeline and s.lsn >= base.stop for s in line_of)
+
+
+def _passed(
+    timeline: int,
+    line_of: tuple[Switch, ...],
+    histories: Mapping[int, tuple[Switch, ...]],
+    stored: Mapping[tuple[int, int], datetime],
+) -> bool:
+    """It has no WAL of its own, and a later one left it within its first segment, with a copy of all it had: two
+    failovers while little was written. That segment will never be stored, and nobody misses it."""
+    first = line_of[-1].lsn // SEGMENT_SIZE
+    return not any(t == timeline for t, _ in stored) and any(
+        s.parent == timeline and s.lsn // SEGMENT_SIZE == first for line in histories.values() for s in line
+    )
 
 
 def _reach(base: Base, timeline: int, line_of: tuple[Switch, ...], stored: Mapping[tuple[int, int], datetime]) -> Reach:
