@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide.pitr import Archive, Kind, Made, Route, Target, route
+from matriarch.decide.pitr import Archive, Kind, Route, Target, route
+from matriarch.decide.recovery import Base
 from matriarch.decide.verdict import Verdict
 from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.timeline import Switch
@@ -22,7 +23,7 @@ def at(minutes: float) -> datetime:
     return NOON + timedelta(minutes=minutes)
 
 
-MADE = Made(timeline=1, stop_lsn=2 * SEG + 500, finished=NOON)
+MADE = Base(id="b", timeline=1, stop=2 * SEG + 500, finished=NOON)
 # 1 → 4 (numbers 2 and 3 were claimed and never used) → 6, in the middle of segments
 LINE_4 = (Switch(4, 1, 4 * SEG + 10),)
 LINE_6 = (*LINE_4, Switch(6, 4, 6 * SEG + 10))
@@ -40,7 +41,7 @@ FAILED_OVER = archive((1, range(1, 4)), (4, (4, 5)), (6, (6, 7)), histories={4: 
 @pytest.mark.parametrize(
     ("found", "made", "timeline", "end"),
     [
-        pytest.param(archive(), MADE, 1, MADE.stop_lsn, id="nothing is archived yet"),
+        pytest.param(archive(), MADE, 1, MADE.stop, id="nothing is archived yet"),
         pytest.param(ONE, MADE, 1, 5 * SEG, id="one timeline"),
         pytest.param(FAILED_OVER, MADE, 6, 8 * SEG, id="two failovers with a gap in their numbers"),
         pytest.param(
@@ -54,14 +55,18 @@ FAILED_OVER = archive((1, range(1, 4)), (4, (4, 5)), (6, (6, 7)), histories={4: 
             id="a timeline that left before the backup's end",
         ),
         pytest.param(
-            FAILED_OVER, Made(timeline=4, stop_lsn=5 * SEG, finished=at(5)), 6, 8 * SEG, id="a backup of a later one"
+            FAILED_OVER,
+            Base(id="b", timeline=4, stop=5 * SEG, finished=at(5)),
+            6,
+            8 * SEG,
+            id="a later backup",
         ),
         pytest.param(
             archive((1, range(1, 4)), histories={4: LINE_4}), MADE, 4, 4 * SEG, id="its WAL is not stored yet"
         ),
     ],
 )
-def test_the_newest_timeline_that_came_out_of_the_backup(found: Archive, made: Made, timeline: int, end: int) -> None:
+def test_the_newest_timeline_that_came_out_of_the_backup(found: Archive, made: Base, timeline: int, end: int) -> None:
     chosen = route(made, found, Target("latest"))
     assert isinstance(chosen, Route), chosen
     assert (chosen.timeline, chosen.end) == (timeline, end)
@@ -151,6 +156,6 @@ def test_a_hole_is_never_passed(lengths: list[int], data: st.DataObject) -> None
     lost = route(MADE, less, Target("latest"))
     if isinstance(lost, Route):
         assert not any(n > gone and t == len(lengths) for t, n in segments)
-        assert lost.end == max(MADE.stop_lsn, gone * SEG)
+        assert lost.end == max(MADE.stop, gone * SEG)
     else:
         assert lost.reason == "WalMissing"

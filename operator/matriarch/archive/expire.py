@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 
-from matriarch.archive.names import ENCRYPTED, PLAIN, WalName, parse
+from matriarch.archive.listing import Listing, Stored, read_listing
 from matriarch.backup import catalog, names
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.format import canonical
@@ -38,23 +38,6 @@ AT_ONCE = 20_000  # files in one run
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """An archived file as it lies in the store."""
-
-    name: WalName
-    key: str
-    size: int
-    modified: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    files: tuple[Stored, ...]
-    strange: tuple[str, ...]
-    """Keys below wal/ that are none of ours: shown, never deleted."""
-
-
-@dataclass(frozen=True, slots=True)
 class Looked:
     archive: Archive
     plan: WalPlan
@@ -69,18 +52,6 @@ class Looked:
         """Bytes in the store of the files with these names."""
         wanted = set(texts)
         return sum(s.size for s in self.listing.files if s.name.text in wanted)
-
-
-def read_listing(store: Store) -> Listing:
-    files, strange = [], []
-    for entry in store.list("wal"):
-        text = entry.key.rpartition("/")[2]
-        name = parse(text.removesuffix(ENCRYPTED) if text.endswith(ENCRYPTED) else text.removesuffix(PLAIN))
-        if name is not None and entry.key in (name.key(encrypted=True), name.key(encrypted=False)):
-            files.append(Stored(name, entry.key, entry.size, entry.modified))
-        else:
-            strange.append(entry.key)
-    return Listing(tuple(files), tuple(strange))
 
 
 def facts(store: Store, known: Catalog, keys: Iterable[Kek]) -> tuple[PhysicalFact, ...]:
@@ -117,10 +88,7 @@ def _fact(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> PhysicalFa
 def look(store: Store, keys: Iterable[Kek], window: timedelta | None) -> Looked:
     """Changes nothing. Raises MatriarchError when the store does not answer or is no cluster's."""
     store.check()
-    if store.get(catalog.OWNER) is None:
-        raise Refused(
-            f"{store.address} is no cluster's folder: it has no {catalog.OWNER}.", reason=Reason.BACKUP_NOT_FOUND
-        )
+    catalog.require_cluster(store)
     listing = read_listing(store)
     # Markers before manifests: a backup that ends in between is then in both, never in neither.
     now = store.now()

@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from matriarch.archive import expire, objects
+from matriarch.archive import objects
+from matriarch.archive.listing import read_listing, system_of
 from matriarch.archive.names import ENCRYPTED, WalName
-from matriarch.archive.restorable import system_of
 from matriarch.backup import catalog
 from matriarch.backup.catalog import added_slots, slot_key
 from matriarch.backup.format import Header, canonical
-from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Dek, Kek, open_slots
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import Corrupt, Refused
@@ -40,7 +39,7 @@ class Holder:
 def holders(store: Store) -> Iterator[Holder]:
     """Every data key in the store. Reads the beginning of each archived file; raises Corrupt at a damaged one, and
     Refused (BackupNotFound) for a folder that is no cluster's."""
-    _require_cluster(store)
+    catalog.require_cluster(store)
     yield from _broken(store)
     for what, dek_id, own, _ in _each(store):
         yield Holder(what, dek_id, _ids(store, dek_id, own))
@@ -60,7 +59,7 @@ def rotate(
     old = tuple(old)
     if any(key.id == new.id for key in old):
         raise Refused(f"The new key {new.id} is one of the old ones; give another.", reason="BadKey")
-    _require_cluster(store)
+    catalog.require_cluster(store)
     done = list(_broken(store))
     for what, dek_id, own, prove in _each(store):
         progress()
@@ -73,17 +72,6 @@ def rotate(
             error = str(failure)
         done.append(Holder(what, dek_id, _ids(store, dek_id, own), error))
     return done
-
-
-def _require_cluster(store: Store) -> None:
-    """The folder above has no data key, so that anything would be said to open all of it."""
-    if store.get(catalog.OWNER) is None:
-        below = ", ".join(catalog.folders(store)[:5])
-        raise Refused(
-            f"{store.address} is no cluster's folder: it has no {catalog.OWNER}."
-            + (f" Name one of those below it: {below}." if below else ""),
-            reason=Reason.BACKUP_NOT_FOUND,
-        )
 
 
 def _broken(store: Store) -> Iterator[Holder]:
@@ -109,7 +97,7 @@ def _each(store: Store) -> Iterator[Each]:
 
         yield manifest.body.name, encryption.dek, encryption.slots, prove
     seen: set[str] = set()
-    encrypted = [s for s in expire.read_listing(store).files if s.key.endswith(ENCRYPTED)]
+    encrypted = [s for s in read_listing(store).files if s.key.endswith(ENCRYPTED)]
     system = system_of(store) if encrypted else 0
     for stored in encrypted:
         peeked = objects.peek(stored.name, _beginning(store, stored.key))

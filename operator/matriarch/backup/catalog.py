@@ -127,6 +127,18 @@ def folders(store: Store) -> list[str]:
     return sorted(found)[:50]
 
 
+def require_cluster(store: Store) -> None:
+    """Raises Refused (BackupNotFound) for a folder that is no cluster's, with those below it: what is said of an empty
+    one is always true."""
+    if store.get(OWNER) is None:
+        below = ", ".join(folders(store)[:5])
+        raise Refused(
+            f"{store.address} is no cluster's folder: it has no {OWNER}."
+            + (f" Name one of those below it: {below}." if below else ""),
+            reason=Reason.BACKUP_NOT_FOUND,
+        )
+
+
 def _has_object(store: Store, backup_id: str) -> bool:
     return any(_backup_of(e.key) == backup_id for folder in DATA for e in store.list(folder))
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import time
-from datetime import datetime
 from pathlib import Path
 
 from matriarch.archive import main as archive
-from matriarch.archive import reach
 from matriarch.archive.config import ArchiveConfig
-from matriarch.archive.keyring import Keyring
-from matriarch.archive.vault import Vault
+from matriarch.archive.listing import histories, read_listing
+from matriarch.archive.restorable import base_of
 from matriarch.backup.jobspec import ClusterIdentity
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
@@ -24,10 +21,9 @@ from matriarch.backup.store import Store, open_store
 from matriarch.cli import terminal
 from matriarch.cli.bare import describe, line, parse_store, read_keys
 from matriarch.cli.terminal import Exit, note, show, show_json
-from matriarch.decide.pitr import Made, Route, Target, route
+from matriarch.decide.pitr import Archive, Route, Target, route
 from matriarch.decide.verdict import Verdict
 from matriarch.errors import Refused
-from matriarch.postgres.lsn import parse_lsn
 
 
 def backup(
@@ -116,7 +112,7 @@ def serve_wal(store: str, directory: Path, *, endpoint: str | None, key_files: l
     """Give the recovery of `directory` its WAL, until interrupted. Read ahead lies beside it and is removed."""
     directory = directory.absolute()
     config = ArchiveConfig(
-        cluster=_NOBODY,
+        cluster=ClusterIdentity(namespace="", name="", uid=""),  # nothing is stored
         store=parse_store(store, endpoint),
         pgdata=str(directory),
         socket=str(socket or wal_socket(directory)),
@@ -137,20 +133,13 @@ def wal_socket(directory: Path) -> Path:
     return directory.absolute().with_name(f"{directory.name}.wal")
 
 
-_NOBODY = ClusterIdentity(namespace="", name="", uid="")  # nothing is stored
-
-
 def _route(store: Store, opened: Opened, keys: tuple[Kek, ...], target: Target) -> Route:
     """Raises Refused before anything is changed when the archive does not lead to the target."""
-    body, physical = opened.body, opened.body.physical
-    assert physical is not None
-    vault = Vault(store, Keyring(keys, time.time), system=int(body.origin.system_identifier), cluster=_NOBODY)
-    made = Made(
-        timeline=physical.timeline,
-        stop_lsn=parse_lsn(physical.stop_lsn),
-        finished=datetime.fromisoformat(body.finished),
-    )
-    found = route(made, reach.read(store, vault), target)
+    listing = read_listing(store)
+    lines, unread = histories(store, listing, keys)
+    for error in unread.values():
+        raise error  # it may be the one that counts
+    found = route(base_of(opened.body), Archive(histories=lines, segments=listing.segments), target)
     if isinstance(found, Verdict):
         raise Refused(found.message, reason=found.reason)
     return found

@@ -9,11 +9,12 @@ LSNs in bytes, times with their zone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from matriarch.decide.recovery import Base, begin_of, leads, reach, timeline_at
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn, parse_lsn, segment_name
 from matriarch.postgres.timeline import Switch
@@ -59,15 +60,6 @@ LATEST = Target("latest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """The backup. `finished`: after its last WAL was written."""
-
-    timeline: int
-    stop_lsn: int
-    finished: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Archive:
     """`histories`: the whole line of each timeline; `segments`: (timeline, number) → when it was stored."""
 
@@ -84,60 +76,29 @@ class Route:
     until: datetime
 
 
-def route(made: Made, archive: Archive, target: Target) -> Route | Verdict:
+def route(made: Base, archive: Archive, target: Target) -> Route | Verdict:
     """The way to `target`, or why there is none: then nothing may be changed."""
-    timeline = _newest(made, archive)
+    timeline = max((t for t, line in archive.histories.items() if leads(made, line)), default=made.timeline)
     line = archive.histories.get(timeline, ()) if timeline != made.timeline else ()
-    end, until = made.stop_lsn, made.finished
-    number = made.stop_lsn // SEGMENT_SIZE
-    while (stored := _stored(archive, timeline, line, number)) is not None:
-        number += 1
-        end, until = number * SEGMENT_SIZE, max(until, stored)
-    found = Route(timeline=timeline, end=end, until=until)
-    return _refusal(made, archive, target, found, line) or found
+    far = reach(made, timeline, line, archive.segments)
+    found = Route(timeline=timeline, end=far.last, until=far.last_time)
+    return _refusal(made, archive, target, found, begin_of(made, line)) or found
 
 
-def _newest(made: Made, archive: Archive) -> int:
-    """A timeline came out of the backup when its line leaves the backup's timeline behind the backup's end."""
-    came = (
-        timeline
-        for timeline, line in archive.histories.items()
-        if any(s.parent == made.timeline and s.lsn >= made.stop_lsn for s in line)
-    )
-    return max(came, default=made.timeline)
-
-
-def _stored(archive: Archive, timeline: int, line: tuple[Switch, ...], number: int) -> datetime | None:
-    """When that segment of the line was stored. Where one timeline follows another both may have the segment, and only
-    the newer one's counts: it begins with a copy of the older one's, which goes on past the switch."""
-    return archive.segments.get((next(_covering(timeline, line, number), timeline), number))
-
-
-def _covering(timeline: int, line: tuple[Switch, ...], number: int) -> Iterator[int]:
-    """The timelines of a line that wrote into a segment, newest first."""
-    end: int | None = None
-    for switch in reversed(line):
-        begin = switch.lsn // SEGMENT_SIZE
-        if begin <= number and (end is None or number <= end):
-            yield switch.timeline
-        end = begin
-    if end is None or number <= end:
-        yield line[0].parent if line else timeline
-
-
-def _refusal(made: Made, archive: Archive, target: Target, found: Route, line: tuple[Switch, ...]) -> Verdict | None:
+def _refusal(
+    made: Base, archive: Archive, target: Target, found: Route, begins: list[tuple[int, int]]
+) -> Verdict | None:
     number = found.end // SEGMENT_SIZE
-    covering = tuple(_covering(found.timeline, line, number))
-    missing = covering[0] if covering else found.timeline
-    # PostgreSQL would take the older timeline's segment in its place, and replay what was given up with it.
-    forks = any((t, number) in archive.segments for t in covering)
+    before, missing = (timeline_at(begins, n) for n in (number - 1, number))
+    # PostgreSQL would take an older timeline's segment in its place, and replay what was given up with it.
+    forks = any(before <= t < missing and (t, number) in archive.segments for t, _ in begins)
     gap = ""
     if forks:
         gap = f" {segment_name(missing, found.end)} is not in the archive yet, which is where its timeline begins."
     elif any(t == found.timeline and n >= number for t, n in archive.segments):
         gap = f" {segment_name(missing, found.end)} is not in the archive, although later WAL is: what comes after it "
         gap += "cannot be replayed."
-    window = f"restorable is {_at(made.finished)} to {_at(found.until)}, {format_lsn(made.stop_lsn)} to "
+    window = f"restorable is {_at(made.finished)} to {_at(found.until)}, {format_lsn(made.stop)} to "
     window += f"{format_lsn(found.end)} on timeline {found.timeline}"
     if gap and (target.kind == "latest" or (forks and target.kind in ("xid", "name"))):
         return _no("WalMissing", f"{gap.strip()} From this backup {window}: name a time or an LSN in it.")
@@ -151,7 +112,7 @@ def _refusal(made: Made, archive: Archive, target: Target, found: Route, line: t
             return _no("TargetTooLate", f"{_at(moment)} is after the newest archived WAL: {window}.{gap}")
     if target.kind == "lsn":
         lsn = parse_lsn(target.value)
-        if lsn < made.stop_lsn:
+        if lsn < made.stop:
             return _no(
                 "TargetTooEarly",
                 f"{target.value} is before the backup's end: take an earlier one. From this {window}.",

@@ -7,7 +7,7 @@ reachable without any archive. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -73,12 +73,12 @@ def recovery(
     for base in bases:
         for timeline in sorted({base.timeline, *timelines}):
             line_of = histories.get(timeline, ())
-            if timeline != base.timeline and not _leads(base, line_of):
+            if timeline != base.timeline and not leads(base, line_of):
                 continue
             reached.add(timeline)
             if timeline != base.timeline and _passed(timeline, line_of, histories, stored):
                 continue
-            reaches.append(_reach(base, timeline, line_of, stored))
+            reaches.append(reach(base, timeline, line_of, stored))
     lowest = min((b.timeline for b in bases), default=None)
     for timeline in timelines:
         if lowest is None or timeline < lowest or timeline in histories or timeline in reached:
@@ -90,7 +90,7 @@ def recovery(
     return Recovery(tuple(reaches), tuple(gaps), lonely)
 
 
-def _leads(base: Base, line_of: Iterable[Switch]) -> bool:
+def leads(base: Base, line_of: Iterable[Switch]) -> bool:
     """Whether the line goes through the backup's timeline and leaves it after the backup's end."""
     return any(s.parent == base.timeline and s.lsn >= base.stop for s in line_of)
 
@@ -109,15 +109,25 @@ def _passed(
     )
 
 
-def _reach(base: Base, timeline: int, line_of: tuple[Switch, ...], stored: Mapping[tuple[int, int], datetime]) -> Reach:
-    begins = [(base.timeline, 0)] + [(s.timeline, s.lsn // SEGMENT_SIZE) for s in line_of if s.timeline > base.timeline]
+def begin_of(base: Base, line_of: Iterable[Switch]) -> list[tuple[int, int]]:
+    """The timelines from the backup's on, each with the number of the segment in which it begins."""
+    return [(base.timeline, 0)] + [(s.timeline, s.lsn // SEGMENT_SIZE) for s in line_of if s.timeline > base.timeline]
+
+
+def timeline_at(begins: Sequence[tuple[int, int]], number: int) -> int:
+    """Whose segment of that number counts: the newest timeline's that has begun by then."""
+    return next(timeline for timeline, begin in reversed(begins) if begin <= number)
+
+
+def reach(base: Base, timeline: int, line_of: tuple[Switch, ...], stored: Mapping[tuple[int, int], datetime]) -> Reach:
+    """How far the WAL reaches; `stored`: (timeline, number of the segment) → when."""
+    begins = begin_of(base, line_of)
     limit = max((n for t, n in stored if t == timeline), default=-1)
     if timeline != base.timeline:
         limit = max(limit, begins[-1][1])  # a line without WAL of its own is not reached: its first segment is missing
     number, last, last_time = base.stop // SEGMENT_SIZE, base.stop, base.finished
     while number <= limit:
-        of = next(t for t, begin in reversed(begins) if begin <= number)
-        found = stored.get((of, number))
+        found = stored.get((timeline_at(begins, number), number))
         if found is None:
             break
         last, last_time = max(last, (number + 1) * SEGMENT_SIZE), max(last_time, found)
@@ -138,7 +148,7 @@ def _gap(number: int, limit: int, begins: list[tuple[int, int]], stored: Mapping
         return ""
     missing = []
     for n in range(number, limit + 1):
-        of = next(t for t, begin in reversed(begins) if begin <= n)
+        of = timeline_at(begins, n)
         if (of, n) in stored:
             break
         missing.append(segment_name(of, n * SEGMENT_SIZE))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from matriarch.archive import expire
+from matriarch.archive.listing import read_listing
 from matriarch.archive.restorable import restorable
 from matriarch.backup import catalog
 from matriarch.backup.jobspec import StoreSpec
@@ -90,7 +91,7 @@ def test_old_wal_goes_and_the_backup_that_stays_replays_to_the_end(
     before = restorable(where, [KEY])
     assert [(r.backup, r.gap) for r in before.recovery.reaches] == [(first.body.id, ""), (second.body.id, "")]
     of_second = before.recovery.reaches[1]
-    names = [s.name.text for s in expire.read_listing(where).files]
+    names = [s.name.text for s in read_listing(where).files]
 
     # The mark is young; then a backup is running; then there is no doubt and time has passed.
     catalog.delete_backup(where, first.manifest)
@@ -100,12 +101,12 @@ def test_old_wal_goes_and_the_backup_that_stays_replays_to_the_end(
     assert run(where)[0] is Step.UNMARK
     assert "being made" in (expire.look(where, [KEY], None).plan.frozen or "")
     where.delete(catalog.marker_key("abc"))
-    assert [s.name.text for s in expire.read_listing(where).files] == names
+    assert [s.name.text for s in read_listing(where).files] == names
     assert run(where, timedelta(days=1))[0] is Step.NOTHING  # the window has all of it
     assert run(where)[0] is Step.MARK
     run(where)
     begin = segment_name(1, expire.look(where, [KEY], None).archive.backups[0].start)
-    left = [s.name.text for s in expire.read_listing(where).files]
+    left = [s.name.text for s in read_listing(where).files]
     assert left == [n for n in names if n[:24] >= begin]
     assert 3 <= len(left) < len(names)
     assert run(where)[0] in (Step.UNMARK, Step.NOTHING)
@@ -127,7 +128,7 @@ def test_old_wal_goes_and_the_backup_that_stays_replays_to_the_end(
         restored.stop()
         fetcher.stop()
     # A segment that is lost is named.
-    lost = next(s for s in expire.read_listing(where).files if s.name.text == segment_name(1, of_second.last - 1))
+    lost = next(s for s in read_listing(where).files if s.name.text == segment_name(1, of_second.last - 1))
     middle = segment_name(1, of_second.last - 1 - (1 << 24))
     where.delete(lost.key.replace(lost.name.text, middle))
     (gap,) = restorable(where, [KEY]).recovery.gaps
