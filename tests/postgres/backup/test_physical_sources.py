@@ -92,17 +92,19 @@ def test_a_replica_that_follows_a_new_primary(source: Postgres, short_folder: Pa
         replica.sql(
             f"ALTER SYSTEM SET primary_conninfo = 'host={heir.folder} user=postgres'", "SELECT pg_reload_conf()"
         )
-        heir.sql("CHECKPOINT")
-        (end,) = heir.sql("SELECT pg_current_wal_flush_lsn()::text")[0]
-        while not replica.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'")[0][0]:
-            time.sleep(0.05)
+        heir.sql("CREATE TABLE since AS SELECT generate_series(1, 50) AS i")
+        wait_for(replica, heir)
+        checkpoint = threading.Timer(3, heir.sql, ["CHECKPOINT"])  # its own comes within minutes
+        checkpoint.start()
         opened = physical_backup(store, replica)
+        checkpoint.join()
         assert opened.body.physical is not None
         assert (opened.body.origin.source, opened.body.physical.timeline) == ("standby", 2)
         physical_restore(store, short_folder / "followed" / "data")
         server = started(short_folder / "followed")
         try:
             assert server.sql("SELECT count(*) FROM kept") == [(100,)]
+            assert server.sql("SELECT count(*) FROM since") == [(50,)]
         finally:
             server.stop()
     finally:
@@ -110,6 +112,51 @@ def test_a_replica_that_follows_a_new_primary(source: Postgres, short_folder: Pa
         heir.stop()
         source.start()
         source.sql("DROP TABLE IF EXISTS kept")
+
+
+def test_nothing_is_missing_that_a_standby_had_shown(source: Postgres, short_folder: Path, tmp_path: Path) -> None:
+    """A primary that was killed and follows its heir, whose first checkpoint has not come yet: what came since is in it."""
+    store = local(tmp_path / "store")
+    old = source.clone(short_folder / "old")
+    old.sql("SELECT pg_promote(true, 60)", "CHECKPOINT")
+    heir = old.clone(short_folder / "next")
+    try:
+        # Pages that the heir has to write: its first checkpoint takes its time, as in a cluster at work.
+        old.sql("CREATE TABLE filler AS SELECT repeat('x', 2000) FROM generate_series(1, 8000)")
+        wait_for(heir, old)
+        old.stop(signal.SIGKILL)
+        heir.sql("SELECT pg_promote(true, 60)", "CREATE TABLE shown AS SELECT generate_series(1, 10) AS i")
+        (old.folder / "data" / "standby.signal").touch()
+        with (old.folder / "data" / "postgresql.auto.conf").open("a") as file:
+            file.write(f"primary_conninfo = 'host={heir.folder} user=postgres'\n")
+        (old.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+        old.start()
+        wait_for(old, heir)
+        assert old.sql("SELECT count(*) FROM shown") == [(10,)]
+        checkpoint = threading.Timer(3, heir.sql, ["CHECKPOINT"])
+        checkpoint.start()
+        opened = physical_backup(store, old)
+        checkpoint.join()
+        assert opened.body.physical is not None
+        assert opened.body.physical.timeline == 3
+        physical_restore(store, short_folder / "shown" / "data")
+        server = started(short_folder / "shown")
+        try:
+            assert server.sql("SELECT count(*) FROM shown") == [(10,)]
+        finally:
+            server.stop()
+    finally:
+        old.stop()
+        heir.stop()
+
+
+def wait_for(standby: Postgres, primary: Postgres) -> None:
+    """Until it has replayed what there is."""
+    (end,) = primary.sql("SELECT pg_current_wal_flush_lsn()::text")[0]
+    until = time.monotonic() + 60
+    while not standby.sql(f"SELECT pg_last_wal_replay_lsn() >= '{end}'")[0][0]:
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_what_ends_the_process_after_the_manifest_takes_nothing_away(

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import zstandard
@@ -135,7 +136,8 @@ async def _backup(request: Request, name: BackupName) -> Opened:
     await asyncio.to_thread(request.store.check)
     started = names.timestamp(name.started)
     async with connected(request.server) as session:
-        begun = await begin(session, request.pgdata, str(name))
+        waits = partial(request.tracker.step, "Waiting for a checkpoint of the new timeline")
+        begun = await begin(session, request.pgdata, str(name), waits)
         require_system(request.cluster, begun.facts)
         await asyncio.to_thread(catalog.claim, request.store, request.cluster, begun.facts.system_identifier, started)
         sealing = _sealing(request, name, begun.facts)

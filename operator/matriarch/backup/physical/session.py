@@ -19,6 +19,7 @@ from typing import TypeVar
 import asyncpg
 
 from matriarch.backup.jobspec import Reason
+from matriarch.backup.physical import wal
 from matriarch.backup.physical.control import SIZE, is_whole, system_identifier
 from matriarch.backup.physical.exclude import CONTROL
 from matriarch.backup.physical.pages import PAGE
@@ -30,6 +31,7 @@ T = TypeVar("T")
 
 _OLDEST = 150000  # pg_backup_start with this signature
 _PATIENCE = 60.0  # seconds in which a standby may cancel a query again and again
+_EVERY = 5.0  # seconds between looks for a checkpoint
 _KEPT = ("reserved", "extended", "unreserved")  # pg_replication_slots.wal_status
 
 
@@ -60,8 +62,10 @@ async def connected(server: Server) -> AsyncIterator[Session]:
             await session.close(timeout=5)
 
 
-async def begin(session: Session, pgdata: Path, label: str) -> Begun:
+async def begin(session: Session, pgdata: Path, label: str, waits: Callable[[], None] = lambda: None) -> Begun:
     """Look, then keep the WAL, then start: in this order no segment between slot and start can go.
+
+    `waits` is called while a standby that follows a new timeline has no checkpoint of it.
 
     Raises Refused (VersionUnsupported, BadSpec, PermissionDenied) and Unavailable (SourceChanged).
     """
@@ -90,11 +94,42 @@ async def begin(session: Session, pgdata: Path, label: str) -> Begun:
         )
         if facts.role == "standby":
             # The restartpoint may take long, and here it needs no snapshot for which replay would cancel it.
-            await _patient(lambda: session.execute("CHECKPOINT"))
+            await _of_its_timeline(session, pgdata, init["wal"], waits)
         start = await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_backup_start($1, true)::text", label))
         # Again: the checkpoint may have brought a standby onto another timeline.
         facts = await _patient(lambda: look(session))
     return Begun(facts, parse_lsn(start), init["checksums"] != 0, init["wal"], init["blocks"])
+
+
+async def _of_its_timeline(session: Session, pgdata: Path, segment_size: int, waits: Callable[[], None]) -> None:
+    """A restartpoint, on the timeline that is replayed.
+
+    Right after a promotion elsewhere a standby has the old timeline's checkpoint only. A backup from there would end at
+    the switch, without what was committed since. The new primary's first checkpoint takes up to checkpoint_timeout.
+    """
+    limit = await _patient(
+        lambda: session.fetchval("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'checkpoint_timeout'")
+    )
+    until = time.monotonic() + limit + _PATIENCE
+    while True:
+        await _patient(lambda: session.execute("CHECKPOINT"))
+        of = await _patient(lambda: session.fetchval("SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()"))
+        replayed = parse_lsn(await _replayed(session))
+        follows = await asyncio.to_thread(wal.timeline_of, pgdata, replayed, segment_size)
+        if follows is None or follows == of:
+            return
+        if time.monotonic() > until:
+            raise Unavailable(
+                f"The standby follows timeline {follows} and has a checkpoint of timeline {of} only: a backup would "
+                "lack what came since. Try again after the primary's next checkpoint.",
+                reason=Reason.SOURCE_CHANGED,
+            )
+        waits()
+        await asyncio.sleep(_EVERY)
+
+
+async def _replayed(session: Session) -> str:
+    return str(await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_last_wal_replay_lsn()::text")))
 
 
 async def end(session: Session, begun: Begun) -> Ended:
@@ -106,6 +141,11 @@ async def end(session: Session, begun: Begun) -> Ended:
                 "FROM pg_catalog.pg_backup_stop(wait_for_archive => false)"
             )
         )
+        stop_lsn = parse_lsn(row["lsn"])
+        if begun.facts.role == "standby":
+            # Its own answer is where the newest page on the disk ends, which may be long before what it has replayed:
+            # nothing that it had shown may be missing in the backup.
+            stop_lsn = max(stop_lsn, parse_lsn(await _replayed(session)))
         facts = await _patient(lambda: look(session))
         kept = await _patient(
             lambda: session.fetchval(
@@ -127,7 +167,7 @@ async def end(session: Session, begun: Begun) -> Ended:
         )
     if (row["spcmapfile"] or "").strip():
         raise Refused("A tablespace was made during the backup; they are not supported.", reason=Reason.BAD_SPEC)
-    return Ended(parse_lsn(row["lsn"]), row["labelfile"])
+    return Ended(stop_lsn, row["labelfile"])
 
 
 async def _patient(ask: Callable[[], Awaitable[T]]) -> T:

@@ -22,6 +22,13 @@ def segments(timeline: int, start_lsn: int, stop_lsn: int, segment_size: int) ->
     return tuple(segment_name(timeline, n * segment_size, segment_size) for n in range(first, last + 1))
 
 
+def timeline_of(pgdata: Path, lsn: int, segment_size: int) -> int | None:
+    """The newest timeline with a segment for `lsn`: the one that a standby replays there. None: no such file."""
+    of_first = segment_name(1, lsn // segment_size * segment_size, segment_size)
+    found = [p.name for p in (pgdata / "pg_wal").glob(f"????????{of_first[8:]}")]
+    return max((int(name[:8], 16) for name in found), default=None)
+
+
 def fault(head: bytes, name: str, size: int, system_identifier: str, segment_size: int) -> str | None:
     """What is wrong with a segment whose first bytes are `head`; None for a good one. Pure."""
     if size != segment_size:
