@@ -115,7 +115,7 @@ def test_a_replica_that_follows_a_new_primary(source: Postgres, short_folder: Pa
 
 
 def test_nothing_is_missing_that_a_standby_had_shown(source: Postgres, short_folder: Path, tmp_path: Path) -> None:
-    """A primary that was killed and follows its heir, whose first checkpoint has not come yet: what came since is in it."""
+    """A primary that was killed and follows its heir, who has made no checkpoint yet: what came since is in it."""
     store = local(tmp_path / "store")
     old = source.clone(short_folder / "old")
     old.sql("SELECT pg_promote(true, 60)", "CHECKPOINT")
