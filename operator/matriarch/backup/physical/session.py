@@ -105,12 +105,13 @@ async def _of_its_timeline(session: Session, pgdata: Path, segment_size: int, wa
     """A restartpoint, on the timeline that is replayed.
 
     Right after a promotion elsewhere a standby has the old timeline's checkpoint only. A backup from there would end at
-    the switch, without what was committed since. The new primary's first checkpoint takes up to checkpoint_timeout.
+    the switch, without what was committed since. The new primary ends its restartpoint before its first checkpoint, and
+    each of them takes up to checkpoint_timeout.
     """
     limit = await _patient(
         lambda: session.fetchval("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'checkpoint_timeout'")
     )
-    until = time.monotonic() + limit + _PATIENCE
+    until = time.monotonic() + 2 * limit + _PATIENCE
     while True:
         await _patient(lambda: session.execute("CHECKPOINT"))
         of = await _patient(lambda: session.fetchval("SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()"))
