@@ -32,6 +32,9 @@ MEMORY = 2500
 DEPTH = 3_000_000
 
 
+BUILD_LIMIT = 900  # s; seconds where nothing else runs
+
+
 class ModelError(Exception):
     """The model could not be built, or its checker said nothing that is understood."""
 
@@ -129,7 +132,11 @@ def check(run: Run) -> Result:
 
 def _built(words: Sequence[str], folder: Path) -> None:
     try:
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=BUILD_LIMIT, check=False)
+    except subprocess.TimeoutExpired as e:
+        raise ModelError(
+            f"{words[0]} was not done after {BUILD_LIMIT} s: something else keeps this machine busy"
+        ) from e
     except FileNotFoundError as e:
         raise ModelError(f"{words[0]} is not installed (Debian: apt-get install spin gcc libc6-dev)") from e
     if done.returncode:

@@ -28,6 +28,8 @@ READER = replace(TWO, name="orders-4", voter=False, lag_bytes=9000)
         pytest.param((LEADER, TWO, THREE, READER), 2, False, "orders-4", id="no commit waits for it"),
         pytest.param((LEADER, TWO, THREE, READER), 1, False, "orders-3", id="one voter can be spared"),
         pytest.param((LEADER, TWO), 1, False, "orders-2", id="the only one, rather than the primary"),
+        pytest.param((LEADER, TWO, replace(THREE, near=False)), 1, False, "orders-2", id="beside the store"),
+        pytest.param((LEADER, replace(TWO, near=False)), 1, False, "orders-2", id="the store's node has the primary"),
         pytest.param((LEADER, replace(TWO, delayed=True)), 1, False, "orders-1", id="not a delayed one"),
         pytest.param((LEADER, replace(TWO, lag_seconds=61.0)), 1, False, "orders-1", id="not one far behind"),
         pytest.param((LEADER, replace(TWO, lag_bytes=None)), 1, False, "orders-2", id="lag not known"),
@@ -97,3 +99,22 @@ def test_what_is_chosen_can_be_read(members: list[Candidate], number: int, prima
 def test_a_member_s_volume(claim: Any, expected: tuple[bool, bool]) -> None:
     found = candidate(InstanceStatus(name="orders-1", ready=True), claim, delayed=False)
     assert (found.claim, found.shared) == expected
+
+
+@pytest.mark.parametrize(
+    ("member", "store", "near"),
+    [
+        pytest.param("a", "a", True, id="the same node"),
+        pytest.param("a", "b", False, id="another node"),
+        pytest.param("a", None, True, id="the store's volume is bound to none yet, or is none"),
+        pytest.param(None, "b", True, id="the member's is bound to none"),
+    ],
+)
+def test_who_is_near_the_store(member: str | None, store: str | None, near: bool) -> None:
+    def claim(node: str | None) -> dict[str, Any]:
+        annotations = {"volume.kubernetes.io/selected-node": node} if node else {}
+        return {"metadata": {"name": "x", "annotations": annotations}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+
+    status = InstanceStatus.model_validate({"name": "orders-2", "role": "replica", "ready": True})
+    assert candidate(status, claim(member), delayed=False, store=claim(store)).near is near
+    assert candidate(status, claim(member), delayed=False).near

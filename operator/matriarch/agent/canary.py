@@ -9,13 +9,15 @@ import logging
 from matriarch.agent import stepdown
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
+from matriarch.agent.rhythm import TURN, next_turn
 from matriarch.decide import canary
 from matriarch.decide.canary import DEADLINE, EVERY, MOST_WAITING, STARVED, Seen
 from matriarch.errors import MatriarchError
 
 log = logging.getLogger(__name__)
 
-TURN = 0.1  # s
+ON_TIME = int(TURN * SECOND) // 2
+"""A turn comes a moment early or late; half of one more or less is still the one that was meant."""
 
 
 class Canary:
@@ -31,16 +33,16 @@ class Canary:
         instance = self._instance
         try:
             while True:
-                before = boottime()
-                await asyncio.sleep(TURN)
+                before, turns = boottime(), 1 if self._attempts else 5
+                await next_turn(turns)
                 now = boottime()
-                if now - before - int(TURN * SECOND) > STARVED:
+                if now - before - int(turns * TURN * SECOND) > STARVED:
                     self._starved = now
                 if instance.server_role != "primary" or not instance.is_holder or instance.door != "open":
                     await self._forget(now)
                     continue
                 self._collect(now)
-                if now - self._begun >= EVERY and len(self._attempts) < MOST_WAITING:
+                if now - self._begun >= EVERY - ON_TIME and len(self._attempts) < MOST_WAITING:
                     self._begun = now
                     self._attempts[asyncio.create_task(instance.server.canary(DEADLINE / SECOND))] = now
                 await self._act(now)

@@ -18,6 +18,7 @@ from matriarch.agent.ballots import Ballot, ballot_of, more_to_come, near_enough
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
+from matriarch.agent.rhythm import TURN
 from matriarch.decide import lease as transitions
 from matriarch.decide.election import (
     Answer,
@@ -72,6 +73,12 @@ def suspicion(instance: Instance, others_answering: int = 0) -> Answer:
     if voter.lease.heir is not None and left > 0:
         return Answer(yes=False, why=f"{voter.lease.heir.instance} is the heir", wait=left)
     return may_stand(Candidate(voter, others_answering))
+
+
+def next_look(answer: Answer, *, leads: bool) -> float:
+    """Seconds until the next look at the latest. Each view of the heartbeat brings one, so this is for a heartbeat that
+    hangs, and for reasons that pass with time. Who leads has nothing to look for."""
+    return 5 * TURN if leads else min(max((answer.wait or 0) / 1e9, TURN), 5 * TURN)
 
 
 def refusal(instance: Instance, answer: Answer) -> str:

@@ -6,20 +6,18 @@ The real-time clock, which the hypervisor or NTP sets right, gives it away. A cl
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
 from matriarch.agent.clock import boottime
 from matriarch.agent.instance import Instance
+from matriarch.agent.rhythm import next_turn
 from matriarch.agent.settings import apply_config
 from matriarch.decide.election import ASYNC_FENCE
 from matriarch.decide.voters import standby_names
 from matriarch.errors import MatriarchError
 
 log = logging.getLogger(__name__)
-
-EVERY = 0.1
 
 
 def jumped(before: int, now: int) -> bool:
@@ -31,7 +29,8 @@ async def watch_clock(instance: Instance) -> None:
     """For as long as the agent lives."""
     known = time.time_ns() - boottime()
     while True:
-        await asyncio.sleep(EVERY)
+        exposed = instance.lease is not None and instance.lease.mode == "async" and instance.is_holder
+        await next_turn(1 if exposed else 5)
         now = time.time_ns() - boottime()
         if jumped(known, now) and instance.lease is not None and instance.lease.mode == "async":
             instance.clock_jumped = True

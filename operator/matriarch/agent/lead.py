@@ -31,7 +31,9 @@ from matriarch.postgres.standbynames import NOBODY, render_names
 
 log = logging.getLogger(__name__)
 
-TICK = 0.2
+TICK, CALM = 0.2, 0.5
+"""Seconds between two rounds; the second while all voters stream and nothing changed since the last one. What is heard
+from the API server starts one at once."""
 MOST_SEGMENTS = 8
 """So many are passed for voters that ask for WAL behind the end of a segment: one record may reach over several."""
 
@@ -61,6 +63,7 @@ class Leadership:
         self.epoch = self.instance.lease.epoch if self.instance.lease else 0
         self._consumers = Consumers(self.instance, self.instance.lease) if self.instance.lease else None
         self._streaming: set[Member] = set()
+        self._seen: frozenset[tuple[int, str]] | None = None  # the streams of the last round, with their states
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
@@ -108,7 +111,19 @@ class Leadership:
             instance.routing.forget_labels()
         if not self.bootstrapped:
             await self._attempt("bootstrap", self._bootstrap())
-        return TICK
+        return CALM if self._is_calm(lease, senders) else TICK
+
+    def _is_calm(self, lease: LeaseState, senders: list[WalSender] | None) -> bool:
+        before = self._seen
+        self._seen = frozenset((s.pid, s.state) for s in senders) if senders is not None else None
+        return (
+            before is not None
+            and before == self._seen
+            and self.instance.door == "open"
+            and self.bootstrapped
+            and not self.instance.warnings
+            and self._streaming.issuperset(lease.voters)
+        )
 
     async def _attempt(self, duty: str, work: Awaitable[None]) -> None:
         try:

@@ -14,6 +14,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.lead import Leadership
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.postgres.facts import Promotion
+from matriarch.agent.rhythm import TURN, until_turn
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
 from matriarch.agent.sites import Demotion
@@ -37,6 +38,11 @@ log = logging.getLogger(__name__)
 START_WAIT = 60.0
 ORPHAN_WAIT = 10.0
 MAX_PAUSE = 10.0
+
+
+def _in_step(pause: float) -> float:
+    """A pause of several turns ends with the others'; what is asked for sooner is not put off."""
+    return until_turn(asyncio.get_running_loop().time(), round(pause / TURN)) if pause >= 2 * TURN else pause
 
 
 class Loop:
@@ -69,7 +75,7 @@ class Loop:
                 log.exception("unexpected")
                 pause = self._pause_after(repr(e))
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(_in_step(pause)):
                     await instance.wake.wait()
             except TimeoutError:
                 pass

@@ -30,6 +30,7 @@ from matriarch.agent.postgres.facts import Identity, Paths
 from matriarch.agent.postgres.server import Server
 from matriarch.agent.renewals import keep_renewing
 from matriarch.agent.reserve import Reserve
+from matriarch.agent.rhythm import TURN
 from matriarch.agent.routing import Routing
 from matriarch.agent.space import Volume
 from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
@@ -149,12 +150,13 @@ class Agent:
             instance.nudge()
 
     async def _candidacy(self) -> None:
-        """Look for a lost holder at every beat."""
-        instance, failures = self.instance, 0
+        """Look for a lost holder at every beat, and when one is overdue."""
+        instance, failures, wait = self.instance, 0, TURN
         while True:
-            await instance.heartbeat.next_view(0.1)
+            await instance.heartbeat.next_view(wait)
             self.elect_now.clear()
             answer = candidate.suspicion(instance, others_answering=1)
+            wait = candidate.next_look(answer, leads=instance.is_holder)
             if instance.terminating or not answer.yes:
                 instance.refusal = candidate.refusal(instance, answer)
                 failures = 0

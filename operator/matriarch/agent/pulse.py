@@ -26,6 +26,8 @@ _REPEATS = (0, 20 * MILLISECOND, 60 * MILLISECOND)
 """News that ends a reign is sent three times at once: a lost packet would cost a beat."""
 _MISSED = (BEAT + 100 * MILLISECOND, SUSPECT)
 """Ages of the last packet at which the agent is told: one beat missed, five beats missed."""
+_SILENT = (SUSPECT,)
+"""The same for a peer that only probes: each of its pauses would be a missed beat."""
 _NONE = bytes(SESSION_BYTES)
 _REMEMBERED = 64  # beats per peer whose answer is still known; 12 s, far beyond T_fence
 _CHALLENGE = 20 * MILLISECOND  # at most so often is an unknown session answered
@@ -47,7 +49,7 @@ class Peer:
     fenced: int = 0
     epoch: int = 0
     probed: int = 0
-    missed: int = 0  # how many of _MISSED were told
+    missed: int = 0  # how many of its ages were told
     sent: OrderedDict[int, tuple[int, int]] = field(default_factory=OrderedDict)  # number → (sent, epoch)
 
 
@@ -107,14 +109,19 @@ class Pulse:
     def due(self) -> int:
         """When `tick` has something to do."""
         waits = [self._next_beat, *self._repeats]
-        waits += [
-            p.heard + _MISSED[p.missed] for p in self._peers.values() if p.heard is not None and p.missed < len(_MISSED)
-        ]
+        waits += [age for p in self._peers.values() if (age := self._told_at(p)) is not None]
         return min(waits)
+
+    def _told_at(self, peer: Peer) -> int | None:
+        """When the agent is told next that nothing more was heard from `peer`; None when it knows all of that."""
+        state = self._state
+        beats = state is None or self._leads(state) or (state.holder and state.holder.instance) == peer.instance
+        ages = _MISSED if beats else _SILENT
+        return peer.heard + ages[peer.missed] if peer.heard is not None and peer.missed < len(ages) else None
 
     def tick(self, now: int) -> list[Outgoing]:
         for peer in self._peers.values():
-            while peer.heard is not None and peer.missed < len(_MISSED) and now >= peer.heard + _MISSED[peer.missed]:
+            while (at := self._told_at(peer)) is not None and now >= at:
                 peer.missed += 1
                 self.changed = True
         repeat = any(now >= at for at in self._repeats)

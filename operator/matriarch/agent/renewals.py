@@ -6,12 +6,12 @@ starts again after it did: what cannot start must leave the lead to others in th
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.rhythm import next_turn
 from matriarch.decide.guard import gives_way, guard_of
 from matriarch.decide.lease import LeaseState
 from matriarch.errors import MatriarchError
@@ -34,7 +34,7 @@ async def keep_renewing(instance: Instance) -> None:
     """For as long as the agent lives. Does nothing while this instance does not lead."""
     last = 0
     while True:
-        await asyncio.sleep(0.1)
+        await next_turn(2 if instance.is_holder else 5)
         if instance.server_role == "primary" or not instance.is_holder:
             instance.served = boottime()
         lease = instance.lease

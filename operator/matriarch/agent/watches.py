@@ -10,6 +10,7 @@ from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.config import ClusterConfig
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
+from matriarch.agent.rhythm import TURN, next_turn
 from matriarch.errors import MatriarchError
 
 log = logging.getLogger(__name__)
@@ -81,8 +82,8 @@ async def read_lease_sometimes(instance: Instance, *, every: float = 5.0) -> Non
     """A watch may stall; and a peer that beats at a higher epoch says that the Lease moved."""
     told = 0
     while True:
-        for _ in range(int(every / 0.1)):
-            await asyncio.sleep(0.1)
+        for _ in range(round(every / TURN / 2)):
+            await next_turn(2)
             known = instance.lease.epoch if instance.lease else 0
             if any(p.epoch > max(known, told) for p in instance.view.peers):
                 break

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from matriarch.api.database_cluster_status import InstanceStatus
-from matriarch.controller.backup_around import Around
+from matriarch.controller import backup_store
+from matriarch.controller.backup_around import Around, cluster_place
 from matriarch.controller.env import Env
 from matriarch.decide.readfrom import Candidate, choose
 from matriarch.decide.verdict import Verdict
 from matriarch.kube.client import Object
+
+_NODE = "volume.kubernetes.io/selected-node"
+"""On a claim: the node that its volume was made for (Kubernetes, well-known annotations)."""
 
 
 async def choose_for(backup: Object, around: Around, env: Env) -> str | Verdict | None:
@@ -15,18 +19,29 @@ async def choose_for(backup: Object, around: Around, env: Env) -> str | Verdict 
     cluster, defaults = around.cluster, around.defaults
     if cluster is None or defaults is None:
         return None
-    found = []
+    found, store = [], await _store_claim(backup, around, env)
     for status in cluster.status.instance_statuses:
         claim = await env.kube.get("PersistentVolumeClaim", around.namespace, status.name)
-        found.append(candidate(status, claim, delayed=status.name in defaults.delays))
+        found.append(candidate(status, claim, delayed=status.name in defaults.delays, store=store))
     leadership = cluster.status.leadership
     attempt = max(1, int((backup.get("status") or {}).get("attempt") or 1))
     number = (leadership.number if leadership is not None else None) or 0
     return choose(found, number=number, primary=backup["spec"].get("target") == "primary", attempt=attempt)
 
 
-def candidate(status: InstanceStatus, claim: Object | None, *, delayed: bool) -> Candidate:
-    """Pure."""
+async def _store_claim(backup: Object, around: Around, env: Env) -> Object | None:
+    place = cluster_place(around, backup["spec"].get("store"))
+    name = backup_store.claim(place) if place is not None else None
+    return await env.kube.get("PersistentVolumeClaim", around.namespace, name) if name is not None else None
+
+
+def _node(claim: Object | None) -> str | None:
+    node: str | None = ((claim or {}).get("metadata", {}).get("annotations") or {}).get(_NODE)
+    return node
+
+
+def candidate(status: InstanceStatus, claim: Object | None, *, delayed: bool, store: Object | None = None) -> Candidate:
+    """Pure. `store`: the claim of a store that is a volume."""
     modes = ((claim or {}).get("spec") or {}).get("accessModes") or ()
     return Candidate(
         name=status.name,
@@ -38,4 +53,5 @@ def candidate(status: InstanceStatus, claim: Object | None, *, delayed: bool) ->
         lag_seconds=status.lag_seconds,
         claim=claim is not None and "deletionTimestamp" not in claim["metadata"],
         shared=list(modes) != ["ReadWriteOncePod"],
+        near=None in (_node(store), _node(claim)) or _node(store) == _node(claim),
     )

@@ -1,8 +1,9 @@
 """Which member a physical backup reads: its files are in one member's volume, so one has to be chosen.
 
-A replica, so that clients meet none of it: first one whose acknowledgement no commit needs, of those the one with the
-least to replay. The primary when no replica is fit. The engine looks again for itself: what is chosen here may have
-changed by the time that it connects.
+A replica, so that clients meet none of it: first one beside the store, where the store is a volume too, for one Pod
+mounts both and volumes may be bound to their nodes; of those one whose acknowledgement no commit needs, then the one
+with the least to replay. The primary when no replica is fit. The engine looks again for itself: what is chosen here
+may have changed by the time that it connects.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Candidate:
     """Its volume is there and stays."""
     shared: bool = True
     """A second Pod on its node may mount the volume."""
+    near: bool = True
+    """The store's volume is on its node, or none is."""
 
 
 def choose(candidates: Iterable[Candidate], *, number: int, primary: bool, attempt: int = 1) -> str | Verdict:
@@ -47,7 +50,7 @@ def choose(candidates: Iterable[Candidate], *, number: int, primary: bool, attem
     fit = [c for c in there if c.ready and c.claim and c.shared]
     spare = sum(1 for c in there if c.ready and c.voter and c.role == "replica") > number
     replicas = sorted(
-        (c.voter and not spare, c.lag_bytes if c.lag_bytes is not None else 1 << 62, c.name)
+        (not c.near, c.voter and not spare, c.lag_bytes if c.lag_bytes is not None else 1 << 62, c.name)
         for c in fit
         if c.role == "replica" and not c.delayed and (c.lag_seconds or 0.0) <= MAX_LAG
     )

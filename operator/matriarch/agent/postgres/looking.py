@@ -44,6 +44,11 @@ SELECT a.pid, a.usename AS role, a.application_name, host(a.client_addr) AS addr
  ORDER BY a.application_name, a.backend_start
 """
 
+# A standby cannot commit: there the connection alone is what is tried.
+_CANARY = """
+SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'matriarch', 'canary') END
+"""
+
 
 class Looking(Promoting):
     async def status(self, *, timeout: float = 1.0) -> ServerStatus | None:
@@ -86,8 +91,7 @@ class Looking(Promoting):
         try:
             async with asyncio.timeout(deadline):
                 connection = await self._sessions.open()
-                if not await connection.fetchval("SELECT pg_is_in_recovery()"):
-                    await connection.fetch("SELECT pg_logical_emit_message(true, 'matriarch', 'canary')")
+                await connection.execute(_CANARY)  # one round, and nothing prepared: it comes twice a second
                 return True
         except asyncpg.TooManyConnectionsError:
             return True

@@ -7,7 +7,7 @@ questions of every round; whatever may wait gets a session of its own.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,10 @@ _SETTINGS = {
     "pg_stat_statements.track": "none",
 }
 
+_PREPARED = 20
+"""The kept session asks the same few questions several times a second: planning them anew each time is most of what
+they cost both sides. They read system views alone, whose columns stay as they are."""
+
 _ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -50,13 +54,18 @@ class Sessions:
 
     async def open(self, *, database: str = "postgres", **settings: str) -> asyncpg.Connection[asyncpg.Record]:
         """A new session; the caller sets the time limit, translates errors and closes it."""
+        return await self._connect(database, settings, prepared=0)
+
+    async def _connect(
+        self, database: str, settings: Mapping[str, str], *, prepared: int
+    ) -> asyncpg.Connection[asyncpg.Record]:
         return await asyncpg.connect(
             host=str(self._socket_dir),
             port=self.port,
             user="postgres",
             database=database,
-            statement_cache_size=0,
-            server_settings=_SETTINGS | settings,
+            statement_cache_size=prepared,
+            server_settings={**_SETTINGS, **settings},
         )
 
     @asynccontextmanager
@@ -82,7 +91,7 @@ class Sessions:
             async with asyncio.timeout(timeout), self._turn:
                 connection = self._kept
                 if connection is None or connection.is_closed():
-                    connection = self._kept = await self.open()
+                    connection = self._kept = await self._connect("postgres", {}, prepared=_PREPARED)
                 try:
                     return await connection.fetch(query, *args)
                 except BaseException:
