@@ -1,10 +1,10 @@
 """Fills the volume of a new cluster's first instance.
 
-    lock ▸ pgdata.new emptied ▸ backup laid down ▸ WAL replayed, promoted, stopped ▸ new identifier ▸ mark ▸ rename to pgdata
+    lock ▸ pgdata.new emptied ▸ backup laid down ▸ WAL replayed, promoted, stopped ▸ new identifier ▸ mark ▸ renamed
 
-`pgdata.new` is what an agent throws away when it starts, and `pgdata` appears whole, by one rename, with the mark inside
-that names the Restore. So a run that is killed anywhere leaves nothing that could pass as data, the next one begins with
-an empty folder, and one that finds the mark of its own Restore tells what the finished run did.
+`pgdata.new` is what an agent throws away when it starts, and `pgdata` appears whole, by one rename, with the mark
+inside that names the Restore. So a run that is killed anywhere leaves nothing that could pass as data, the next one
+begins with an empty folder, and one that finds the mark of its own Restore tells what the finished run did.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC
 from pathlib import Path
 
 from matriarch.archive.config import ArchiveConfig
@@ -110,12 +109,11 @@ def _done(request: Request) -> RecoverResult | None:
         text = ""
     if restored_by(text) == request.task.restore_id:
         return decode(RecoverResult, json.loads(text)["result"])
-    found = [
-        p for p in (request.pgdata, *(request.pgdata.with_name(f"pgdata.{s}") for s in ("ready", "old"))) if p.exists()
-    ]
+    other = (request.pgdata, *(request.pgdata.with_name(f"pgdata.{word}") for word in ("ready", "old")))
+    found = [path for path in other if path.exists()]
     if found:
         raise Refused(
-            f"The volume holds data already ({found[0].name}), which is not of this restore; nothing of it was changed.",
+            f"The volume holds data already ({found[0].name}) that is not of this restore; it was not changed.",
             reason=Reason.TARGET_NOT_EMPTY,
         )
     return None
@@ -218,15 +216,14 @@ def _finish(request: Request, way: Way, new: Path, replayed: Replayed) -> Recove
         raise Unavailable(f"The copy is {control.state!r} and was to be stopped.", reason=Reason.TARGET_UNAVAILABLE)
     system = identity.renew(new, identity.new_identifier())
     (new / "recovery.signal").unlink(missing_ok=True)
+    until = timestamp(way.route.until) if way.route is not None else way.opened.body.finished
     result = RecoverResult(
         backup_name=way.opened.body.file,
         system_identifier=system,
         timeline=replayed.timeline,
         lsn=format_lsn(replayed.lsn),
-        last_commit=timestamp(replayed.last_commit.astimezone(UTC)) if replayed.last_commit is not None else None,
-        archived_until=timestamp(way.route.until.astimezone(UTC))
-        if way.route is not None
-        else way.opened.body.finished,
+        last_commit=timestamp(replayed.last_commit) if replayed.last_commit is not None else None,
+        archived_until=until,
         size=way.opened.body.size,
         wal=max(0, replayed.lsn - parse_lsn(physical.start_lsn)),
     )

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from matriarch.archive import expire
 from matriarch.archive.restorable import base_of, look_for
-from matriarch.backup import catalog, expire
+from matriarch.backup import catalog
 from matriarch.backup.children import tool_version
 from matriarch.backup.jobspec import Moment, Reason
 from matriarch.backup.keys import Kek
@@ -94,7 +95,8 @@ def _newest(store: Store, keys: tuple[Kek, ...], target: Target) -> str:
         raise Refused("The store holds no complete physical backup.", reason=Reason.BACKUP_NOT_FOUND)
     first = min(base_of(body).finished for body in bodies.values())
     raise Refused(
-        f"No good physical backup ended before {target.value or 'now'}; the first one ended at {first:%Y-%m-%dT%H:%M:%SZ}.",
+        f"No good physical backup ended before {target.value or 'now'}; the first one ended at "
+        f"{first:%Y-%m-%dT%H:%M:%SZ}.",
         reason=Reason.TARGET_TOO_EARLY if bodies.keys() & good else Reason.BACKUP_NOT_FOUND,
     )
 

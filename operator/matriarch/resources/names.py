@@ -17,7 +17,7 @@ DELETION_POLICY = "matriarch.dev/deletion-policy"
 RESTART = "matriarch.dev/restart"
 SWITCHOVER = "matriarch.dev/switchover"
 FILLED_BY = "matriarch.dev/filled-by"
-"""On a DatabaseCluster whose first data a Restore brings: `<name>/<uid>` of that Restore. Read until its Lease exists."""
+"""On a DatabaseCluster whose first data a Restore brings: `<name>/<uid>` of it. It counts when the Lease is made."""
 
 
 _ORDINAL = re.compile(r"-([1-9])$")
