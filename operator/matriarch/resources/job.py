@@ -73,6 +73,12 @@ class JobWish:
     """Secret whose `password` the server wants besides the certificate."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
+    fills: str | None = None
+    """Instance whose volume is mounted to be written; none of its Pods runs."""
+    command: tuple[str, ...] = COMMAND
+    requests: Mapping[str, str] = field(default_factory=lambda: {"cpu": "100m", "memory": "128Mi"})
+    memory: str = MEMORY
+    """Limit of memory."""
     suspended: bool = False
     keep: bool = False
     """Stays until its owner goes; else it is removed an hour after its end."""
@@ -217,13 +223,15 @@ def _container(wish: JobWish) -> Object:
     if wish.member is not None:
         # All of the volume: where a subPath is missing the kubelet makes it, in a volume that is not ours to change.
         mounts.append({"name": "member", "mountPath": MEMBER_PATH, "readOnly": True})
+    if wish.fills is not None:
+        mounts.append({"name": "data", "mountPath": MEMBER_PATH})
     return {
         "name": "backup",
         "image": wish.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": list(COMMAND),
+        "command": list(wish.command),
         "env": env,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": MEMORY}},
+        "resources": {"requests": dict(wish.requests), "limits": {"memory": wish.memory}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -247,6 +255,8 @@ def _volumes(wish: JobWish) -> list[Object]:
         volumes.append({"name": "backups", "persistentVolumeClaim": {"claimName": wish.claim}})
     if wish.member is not None:
         volumes.append({"name": "member", "persistentVolumeClaim": {"claimName": wish.member, "readOnly": True}})
+    if wish.fills is not None:
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": wish.fills}})
     return volumes
 
 
