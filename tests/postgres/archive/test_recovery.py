@@ -52,7 +52,7 @@ class World:
     commits: dict[int, datetime]
 
     def spec(self, moment: Moment, volume: Path | None, **more: Any) -> JobSpec:
-        task: dict[str, Any] = {"task": "verify", "verify": VerifyTask(method="physical", moment=moment, **more)}
+        task: dict[str, Any] = {"task": "verify", "verify": VerifyTask(method="physical", moment=moment)}
         if volume is not None:
             told = {"backup": self.opened.body.file, "restore_id": UID, **more}
             task = {"task": "recover", "recover": RecoverTask(volume=str(volume), moment=moment, **told)}
