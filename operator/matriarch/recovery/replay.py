@@ -149,6 +149,8 @@ def _settings(run: Path, floors: Mapping[str, int]) -> list[str]:
         "unix_socket_permissions": "0700",
         "port": "5432",
         "shared_preload_libraries": "",
+        "session_preload_libraries": "",
+        "ssl": "off",
         "archive_mode": "off",
         # Nobody reads meanwhile, so the source's limits need not be reached, and no query holds up the replay.
         "hot_standby": "off",

@@ -16,8 +16,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Request:
 
 async def recover(request: Request) -> RecoverResult:
     """Fill the volume, or tell what an earlier run of the same Restore put there. Raises MatriarchError."""
-    with _locked(request):
+    async with _locked(request):
         if (done := _done(request)) is not None:
             return done
         request.tracker.step("Checking")
@@ -81,8 +81,8 @@ async def recover(request: Request) -> RecoverResult:
         return await in_thread(lambda: _finish(request, way, new, replayed))
 
 
-@contextmanager
-def _locked(request: Request) -> Iterator[None]:
+@asynccontextmanager
+async def _locked(request: Request) -> AsyncIterator[None]:
     """The lock that an agent's supervisor takes as well: never two at one volume."""
     try:
         lock = VolumeLock(str(request.volume / "lock"))
@@ -94,7 +94,7 @@ def _locked(request: Request) -> Iterator[None]:
     while not lock.take():
         if time.monotonic() > end:
             raise Unavailable("Another Pod works on this volume.", reason=Reason.TARGET_UNAVAILABLE)
-        request.stop.sleep(1.0)
+        await asyncio.sleep(1.0)
     try:
         yield
     finally:
@@ -144,6 +144,8 @@ def _begin_anew(new: Path) -> None:
 
 
 def _lay_down(request: Request, way: Way, new: Path) -> None:
+    command = restore_command(_socket(request)) if way.route is not None else None
+    timeline = way.route.timeline if way.route is not None else None
     filling.restore(
         filling.Request(
             store=request.store,
@@ -151,13 +153,15 @@ def _lay_down(request: Request, way: Way, new: Path) -> None:
             backup=way.opened.body.file,
             directory=new,
             target=way.target,
-            restore_command=restore_command(_socket(request)) if way.route is not None else None,
-            timeline=way.route.timeline if way.route is not None else None,
+            restore_command=command,
+            timeline=timeline,
             allow_unencrypted=request.task.allow_unencrypted,
             tracker=request.tracker,
             stop=request.stop,
         )
     )
+    # What the source's ALTER SYSTEM said is not for this server, nor for the agent's, which writes the file anew.
+    (new / _AUTO_CONF).write_text(settings(way.target, command, timeline), encoding="utf-8")
 
 
 def _socket(request: Request) -> Path:
@@ -190,8 +194,7 @@ async def _or_at_once(moment: Moment, new: Path, run: Callable[[], Awaitable[Rep
     except NotReached:
         if moment.kind != "immediate":
             raise
-    with (new / _AUTO_CONF).open("a", encoding="utf-8") as conf:
-        conf.write(settings(LATEST, None))
+    await asyncio.to_thread((new / _AUTO_CONF).write_text, settings(LATEST, None), encoding="utf-8")
     return await run()
 
 
