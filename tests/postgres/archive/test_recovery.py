@@ -127,7 +127,7 @@ def looked_at(volume: Path) -> tuple[list[int], dict[str, Any]]:
             "SELECT s.system_identifier::text, c.timeline_id, pg_is_in_recovery() FROM pg_control_system() s, "
             "pg_control_checkpoint() c"
         )
-        server.sql("CREATE TABLE more AS SELECT g FROM generate_series(1, 1000) g")
+        server.sql("CREATE TABLE IF NOT EXISTS more AS SELECT g FROM generate_series(1, 1000) g")
         stamps = server.sql("SELECT count(pg_xact_commit_timestamp(xmin)) FROM marks")[0][0]
         amcheck(server)
     finally:
