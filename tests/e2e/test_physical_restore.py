@@ -155,7 +155,7 @@ def test_exactly_what_was_committed_before_a_random_moment(ledger: Ledger) -> No
 def test_the_end_of_the_archive_under_the_name_of_the_lost_cluster(ledger: Ledger) -> None:
     ledger.kubectl.delete("databasecluster", "ledger", ledger.namespace)
     for kind, name in (("pvc", "ledger-1"), ("pvc", "ledger-2"), ("lease", "ledger")):
-        wait(f"{kind} {name} gone", lambda k=kind, n=name: not ledger.kubectl.get(k, n, ledger.namespace), timeout=180)
+        wait(f"{kind} {name} gone", lambda k=kind, n=name: not ledger.kubectl.get(k, n, ledger.namespace), timeout=480)
     before = ledger.objects(ledger.backup["status"]["folder"])
     restore = ledger.restore("to-the-end", "ledger", {"to": "latest"}, backup=ledger.settings())
     assert marks(ledger.cluster.database()) == list(range(MARKS))

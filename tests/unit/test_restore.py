@@ -206,7 +206,7 @@ def test_the_steps_of_a_recovery() -> None:
         pytest.param(
             facts(Mode.RECOVER, Step.RESTORE, hold=HELD, work=work(JobState.FAILED, result=WRONG_KEY)),
             "WrongKey",
-            "its volume goes with it",
+            "its volume goes with them",
             id="the Job failed",
         ),
         pytest.param(

@@ -80,7 +80,7 @@ def _held(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
     if facts.restore_problem:
         message = (
             f"{facts.restore_problem} So no instance of this cluster is started, and none ever had data: delete this "
-            "resource (its volume goes with it), and make a new Restore."
+            "resource and that Restore, the volume goes with them, and make a new Restore."
         )
         verdict = Verdict(Standing.STALLED, "RestoreFailed", message)
     else:

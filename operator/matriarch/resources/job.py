@@ -34,6 +34,9 @@ DEADLINE = 24 * 3600
 """Seconds that all attempts of one Job may take together."""
 FINISHED_KEPT = 3600
 """Seconds that a finished Job and its log stay; its result is in a status long before."""
+VOLUME_KEPT = 300
+"""The same for a Job that mounts an instance's volume: a claim is not deleted while any Pod names it, even an ended one,
+and a deleted cluster would wait for it. A result that nobody read in time is told again by the same task."""
 NODE_GONE = 30
 """Seconds that a pod waits for a node that is not heard of, in place of Kubernetes' 300."""
 GRACE = 60
@@ -112,7 +115,7 @@ def job(wish: JobWish) -> Object:
         },
     }
     if not wish.keep:
-        spec["ttlSecondsAfterFinished"] = FINISHED_KEPT
+        spec["ttlSecondsAfterFinished"] = VOLUME_KEPT if wish.member or wish.fills else FINISHED_KEPT
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
