@@ -394,8 +394,8 @@ def _start(facts: RestoreFacts) -> RestorePlan:
 
 def _held(facts: RestoreFacts) -> str:
     return (
-        f"No instance of {facts.target_name} was started: delete that DatabaseCluster and this Restore, its volume goes "
-        "with them, and make a new Restore."
+        f"No instance of {facts.target_name} was started: delete that DatabaseCluster and this Restore, its volume "
+        "goes with them, and make a new Restore."
     )
 
 
