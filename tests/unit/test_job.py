@@ -109,9 +109,8 @@ def test_only_a_kept_job_outlives_its_end() -> None:
 
 
 def test_a_volume_that_is_filled_is_written_and_not_held_for_long() -> None:
-    wish = replace(
-        WISH, fills="copy-1", command=("python", "-m", "x"), requests={"cpu": "1", "memory": "2Gi"}, memory="3Gi"
-    )
+    wish = replace(WISH, fills="copy-1", command=("python", "-m", "x"), memory="3Gi")
+    wish = replace(wish, requests={"cpu": "1", "memory": "2Gi"})
     spec = pod(wish)
     assert {"name": "data", "persistentVolumeClaim": {"claimName": "copy-1"}} in spec["volumes"]
     container = spec["containers"][0]

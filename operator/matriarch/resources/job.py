@@ -35,7 +35,7 @@ DEADLINE = 24 * 3600
 FINISHED_KEPT = 3600
 """Seconds that a finished Job and its log stay; its result is in a status long before."""
 VOLUME_KEPT = 300
-"""The same for a Job that mounts an instance's volume: no claim is deleted while any Pod names it, even an ended one, and
+"""The same for a Job that mounts an instance's volume: no claim is deleted while a Pod names it, even an ended one, and
 a deleted cluster would wait for it. A result that nobody read in time is told again by the same task."""
 NODE_GONE = 30
 """Seconds that a pod waits for a node that is not heard of, in place of Kubernetes' 300."""
