@@ -518,6 +518,13 @@ BAD: tuple[Bad, ...] = (
         "a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
     ),
     Bad(
+        "a physical backup of a store in place",
+        "Restore",
+        {"inPlace": {"confirm": "copy"}, "source": {"backup": None, "store": {"s3": S3, "method": "physical"}}},
+        "spec.inPlace",
+        "a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
+    ),
+    Bad(
         "a schedule's backup before a transaction",
         "Restore",
         {"source": {"backup": None, "schedule": {"name": "nightly"}}, "recoveryTarget": {"xid": "800"}},

@@ -201,10 +201,17 @@ class RestoreSpec(OneShot):
             broken=lambda s: s.in_place is not None and s.target.overrides is not None,
         ),
         Rule(
-            cel="!has(self.inPlace) || (!has(self.recoveryTarget) && !has(self.source.schedule))",
+            cel="!has(self.inPlace) || (!has(self.recoveryTarget) && !has(self.source.schedule) &&"
+            " (!has(self.source.store) || !has(self.source.store.method) || self.source.store.method == 'logical'))",
             message="a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
             field=".inPlace",
-            broken=lambda s: s.in_place is not None and (s.recovery_target or s.source.schedule) is not None,
+            broken=lambda s: (
+                s.in_place is not None
+                and (
+                    (s.recovery_target or s.source.schedule) is not None
+                    or (s.source.store is not None and s.source.store.method == "physical")
+                )
+            ),
         ),
         Rule(
             cel="!has(self.source.schedule) || !has(self.recoveryTarget) || (!has(self.recoveryTarget.xid) &&"
