@@ -440,14 +440,16 @@ BAD: tuple[Bad, ...] = (
         "Restore",
         {"source": {"backup": None}},
         "spec.source",
-        "set exactly one of backup (a Backup in this namespace) and store (a backup in a store)",
+        "set exactly one of backup (a Backup in this namespace), schedule (the newest good one of a BackupSchedule) and"
+        " store (a backup in a store)",
     ),
     Bad(
         "restore of two things",
         "Restore",
         {"source": {"store": {"s3": S3}}},
         "spec.source",
-        "set exactly one of backup (a Backup in this namespace) and store (a backup in a store)",
+        "set exactly one of backup (a Backup in this namespace), schedule (the newest good one of a BackupSchedule) and"
+        " store (a backup in a store)",
     ),
     Bad(
         "restore from a store of no kind",
@@ -500,6 +502,41 @@ BAD: tuple[Bad, ...] = (
         {"inPlace": {"confirm": "copy"}, "target": {"overrides": {"instances": 1}}},
         "spec.target",
         "overrides are for a new cluster: with inPlace change the DatabaseCluster itself",
+    ),
+    Bad(
+        "a recovery to two targets",
+        "Restore",
+        {"recoveryTarget": {"to": "latest", "lsn": "0/3000148"}},
+        "spec.recoveryTarget",
+        "set exactly one of to (latest or immediate), time, lsn, xid and name",
+    ),
+    Bad(
+        "a recovery in place",
+        "Restore",
+        {"inPlace": {"confirm": "copy"}, "recoveryTarget": {"to": "latest"}},
+        "spec.inPlace",
+        "a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
+    ),
+    Bad(
+        "a physical backup of a store in place",
+        "Restore",
+        {"inPlace": {"confirm": "copy"}, "source": {"backup": None, "store": {"s3": S3, "method": "physical"}}},
+        "spec.inPlace",
+        "a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
+    ),
+    Bad(
+        "a schedule's backup before a transaction",
+        "Restore",
+        {"source": {"backup": None, "schedule": {"name": "nightly"}}, "recoveryTarget": {"xid": "800"}},
+        "spec.source.schedule",
+        "no schedule knows which backup is before a transaction or a restore point: name a Backup",
+    ),
+    Bad(
+        "WAL onto a logical backup",
+        "Restore",
+        {"source": {"backup": None, "store": {"s3": S3, "method": "logical"}}, "recoveryTarget": {"to": "latest"}},
+        "spec.source.store.method",
+        "WAL is replayed onto physical backups only: set source.store.method to physical, or leave recoveryTarget out",
     ),
     Bad(
         "a restore run again",
@@ -630,6 +667,21 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ),
     ("restore", "Restore", {}),
     ("restore in place", "Restore", {"inPlace": {"confirm": "copy"}}),
+    ("restore to a second", "Restore", {"recoveryTarget": {"time": "2026-03-01T14:05:00.123456+01:00"}}),
+    (
+        "restore of a schedule's newest backup",
+        "Restore",
+        {"source": {"backup": None, "schedule": {"name": "nightly"}}, "recoveryTarget": {"to": "latest"}},
+    ),
+    ("restore to a transaction", "Restore", {"recoveryTarget": {"xid": "800"}}),
+    (
+        "restore of a physical backup in a store",
+        "Restore",
+        {
+            "source": {"backup": None, "store": {"s3": S3, "method": "physical"}},
+            "recoveryTarget": {"lsn": "0/3000148"},
+        },
+    ),
     (
         "restore from a store, all fields",
         "Restore",

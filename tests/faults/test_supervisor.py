@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from matriarch.agent.clock import boottime
-from matriarch.agent.volumelock import VolumeLock
+from matriarch.postgres.volumelock import VolumeLock
 from tests.faults.namespaces import AS_USER, ENVIRONMENT, USER, Pod, alive, children, command_line, wait_for
 
 # a postmaster with a backend in a session of its own, as PostgreSQL's backends are

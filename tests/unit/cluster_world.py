@@ -131,10 +131,10 @@ class World:
 
     def carry_out(self, action: Action) -> None:
         match action:
-            case CreateLease(bootstrap):
+            case CreateLease(bootstrap, _, restore):
                 assert not self.claims, "initialised beside data"
                 assert self.lease is None
-                self.lease = leases.initial(bootstrap)
+                self.lease = leases.initial(bootstrap, restore)
             case RestoreLease(state):
                 self.lease = state
             case MoveBootstrap(name):

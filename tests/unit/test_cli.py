@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 
+from matriarch.api.model import refusals
+from matriarch.api.restore import RecoveryTarget
 from matriarch.backup.jobspec import Reason
 from matriarch.cli import bare, terminal
-from matriarch.cli.cluster import render_status
+from matriarch.cli.cluster import recovery_target, render_status
 from matriarch.cli.terminal import Exit
+from matriarch.decide.pitr import Target
 from matriarch.errors import Corrupt, Refused, Unavailable
 
 NOW = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -41,6 +44,15 @@ def matriarch(*arguments: str, **environment: str) -> subprocess.CompletedProces
         pytest.param(("backups", "a", "--store", "b"), Exit.USAGE, "either NAME", id="both"),
         pytest.param(("restore", "--store", "b"), Exit.USAGE, "--to", id="no target"),
         pytest.param(("restore", "a"), Exit.USAGE, "--from", id="no source"),
+        pytest.param(
+            ("restore", "a", "--from", "b", "--as", "c", "--target-xid", "7"),
+            Exit.USAGE,
+            "--wal-archive",
+            id="a moment and no archive",
+        ),
+        pytest.param(
+            ("restore", "a", "--from", "b", "--in-place", "--wal-archive"), Exit.USAGE, "--as NEW", id="WAL in place"
+        ),
         pytest.param(("backups", "--store", "s3://"), Exit.USAGE, "names no bucket", id="no bucket"),
         pytest.param(("backups", "--store", "ftp://x/y"), Exit.USAGE, "is no store", id="no store of ours"),
         pytest.param(("backups", "--store", "gs://x"), Exit.USAGE, "not supported yet", id="not yet"),
@@ -204,3 +216,20 @@ def test_help_starts_without_the_engine() -> None:
         check=True,
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        Target("latest"),
+        Target("immediate"),
+        Target("time", "2026-03-01T14:05:00Z"),
+        Target("lsn", "0/3000148"),
+        Target("xid", "800"),
+        Target("name", "before"),
+    ],
+)
+def test_a_moment_is_one_that_the_resource_knows(moment: Target) -> None:
+    given = recovery_target(moment)
+    assert list(given) == ["to" if moment.kind in ("latest", "immediate") else moment.kind]
+    assert refusals(RecoveryTarget.model_validate(given)) == []

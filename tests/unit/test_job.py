@@ -106,3 +106,17 @@ def test_only_a_kept_job_outlives_its_end() -> None:
     assert job(WISH)["spec"]["ttlSecondsAfterFinished"] > 0
     assert "ttlSecondsAfterFinished" not in job(replace(WISH, keep=True))["spec"]
     assert job(replace(WISH, suspended=True))["spec"]["suspend"] is True
+
+
+def test_a_volume_that_is_filled_is_written_and_not_held_for_long() -> None:
+    wish = replace(WISH, fills="copy-1", command=("python", "-m", "x"), memory="3Gi")
+    wish = replace(wish, requests={"cpu": "1", "memory": "2Gi"})
+    spec = pod(wish)
+    assert {"name": "data", "persistentVolumeClaim": {"claimName": "copy-1"}} in spec["volumes"]
+    container = spec["containers"][0]
+    assert {"name": "data", "mountPath": module.MEMBER_PATH} in container["volumeMounts"]
+    assert container["command"] == ["python", "-m", "x"]
+    assert container["resources"] == {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "3Gi"}}
+    for mounts in (wish, replace(WISH, member="orders-2")):
+        kept = job(mounts)["spec"]["ttlSecondsAfterFinished"]
+        assert kept <= 600, "a claim is not deleted while an ended Pod names it"

@@ -162,3 +162,25 @@ def test_the_object_keeps_the_holder_and_the_epoch_visible() -> None:
     assert made["spec"]["leaseTransitions"] == 5
     assert made["metadata"]["resourceVersion"] == "17"
     assert lease.from_manifest(made).state == QUORUM
+
+
+def test_a_restore_fills_the_first_volume_before_the_first_epoch() -> None:
+    held = lease.initial("orders-1", "r1")
+    assert held.held
+    assert lease.decode(lease.encode(held)) == held
+    with pytest.raises(ValueError, match="has not filled"):
+        lease.bootstrapped(held, A, "8", "n")
+    with pytest.raises(ValueError, match="another restore"):
+        lease.filled(held, "r2")
+    with pytest.raises(ValueError, match="another restore"):
+        lease.filled(lease.initial("orders-1"), "r1")
+    filled = lease.filled(held, "r1")
+    assert not filled.held
+    assert lease.decode(lease.encode(filled)) == filled
+    line = (Switch(2, 1, 100), Switch(5, 2, 300))
+    begun = lease.bootstrapped(filled, A, "8", "n", line)
+    assert (begun.epoch, begun.timeline, begun.claimed, begun.lineage) == (1, 5, 5, line)
+    assert begun.filling is None
+    assert "filling" not in lease.encode(begun), "what no older agent knows is gone as soon as it is over"
+    with pytest.raises(ValueError, match="began already"):
+        lease.filled(begun, "r1")

@@ -144,6 +144,12 @@ def test_pg_control_whole_or_torn() -> None:
     assert control.is_whole(whole)
     assert not control.is_whole(whole[:100] + b"\xff" + whole[101:])
     assert not control.is_whole(whole[:-1])
+    other = control.with_identifier(whole, 7412345678901234567)
+    assert control.is_whole(other)
+    assert control.system_identifier(other) == "7412345678901234567"
+    assert control.with_identifier(other, int(control.system_identifier(whole))) == whole, "nothing else was changed"
+    with pytest.raises(ValueError, match="damaged"):
+        control.with_identifier(whole[:100] + b"\xff" + whole[101:], 7)
 
 
 def contents() -> Contents:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide.pitr import Archive, Kind, Route, Target, route
+from matriarch.decide.pitr import Archive, Kind, Route, Target, expected_end, newest_before, route
 from matriarch.decide.recovery import Base
 from matriarch.decide.verdict import Verdict
 from matriarch.postgres.lsn import SEGMENT_SIZE
@@ -159,3 +159,44 @@ def test_a_hole_is_never_passed(lengths: list[int], data: st.DataObject) -> None
         assert lost.end == max(MADE.stop, gone * SEG)
     else:
         assert lost.reason == "WalMissing"
+
+
+EARLY = Base(id="a", timeline=1, stop=SEG, finished=at(-60))
+LATER = Base(id="c", timeline=1, stop=8 * SEG, finished=at(60))
+
+
+@pytest.mark.parametrize(
+    ("target", "chosen"),
+    [
+        (Target("latest"), LATER),
+        (Target("immediate"), LATER),
+        (Target("xid", "800"), LATER),
+        (Target("time", at(60).isoformat()), LATER),
+        (Target("time", at(59).isoformat()), MADE),
+        (Target("time", at(-1).isoformat()), EARLY),
+        (Target("time", at(-61).isoformat()), None),
+        (Target("lsn", "0/8000000"), LATER),
+        (Target("lsn", "0/7FFFFFF"), MADE),
+        (Target("lsn", "0/1"), None),
+    ],
+)
+def test_the_newest_backup_that_ended_before_the_target(target: Target, chosen: Base | None) -> None:
+    assert newest_before([MADE, LATER, EARLY], target) == chosen
+    assert newest_before([], target) is None
+
+
+@pytest.mark.parametrize(
+    ("target", "end"),
+    [
+        (Target("latest"), 5 * SEG),
+        (Target("immediate"), MADE.stop),
+        (Target("lsn", "0/3000148"), 3 * SEG + 0x148),
+        (Target("time", at(2.5).isoformat()), 4 * SEG),
+        (Target("time", at(4).isoformat()), 5 * SEG),
+        (Target("xid", "800"), 5 * SEG),
+    ],
+)
+def test_how_much_there_is_to_replay(target: Target, end: int) -> None:
+    found = route(MADE, ONE, target)
+    assert isinstance(found, Route)
+    assert expected_end(MADE, ONE, found, target) == end

@@ -15,6 +15,7 @@ from matriarch.decide.restore import (
     NO_JOB,
     READY_WITHIN,
     STEPS,
+    HoldFacts,
     Mode,
     RestoreFacts,
     SafetyFacts,
@@ -30,7 +31,13 @@ NOW = datetime(2026, 3, 1, 2, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 TARGET = TargetFacts(uid="t1", deleting=False, ready=True, made_by=None)
 MADE = TargetFacts(uid="t1", deleting=False, ready=True, made_by="r1")
+HELD = HoldFacts(restore="r1", lifted=False, volume=True)
+LIFTED = replace(HELD, lifted=True)
+BEGAN = HoldFacts(restore=None, lifted=False, volume=True)
 KEY = Need(kind="Secret", name="key", holds="the key of the backup", keys=("key",), found=frozenset({"key"}))
+
+
+WITH_TARGET = (Step.READY, Step.RESTORE, Step.PREPARE, Step.START)
 
 
 def before(mode: Mode, step: Step) -> dict[Step, StepState]:
@@ -53,7 +60,7 @@ def facts(mode: Mode = Mode.NEW, step: Step | None = None, **given: Any) -> Rest
         "step_started": NOW if step else None,
         "source": None,
         "needs": (KEY,),
-        "target": TARGET if mode is Mode.IN_PLACE else MADE if step in (Step.READY, Step.RESTORE) else None,
+        "target": TARGET if mode is Mode.IN_PLACE else MADE if step in WITH_TARGET else None,
         "target_uid": "t1" if step not in (None, Step.CHECK) else None,
         "leftover": None,
         "rival": None,
@@ -75,7 +82,7 @@ WRONG_KEY = Result(ok=False, reason="WrongKey", message="The backup is encrypted
 
 
 def acts(plan: Any) -> bool:
-    return bool(plan.create_cluster or plan.create_safety or plan.make_job or plan.resume_job)
+    return bool(plan.create_cluster or plan.create_safety or plan.make_job or plan.resume_job or plan.lift)
 
 
 @pytest.mark.parametrize(
@@ -153,6 +160,91 @@ def test_the_steps_of_a_restore_in_place() -> None:
     assert waiting.step is Step.SAFETY
     safe = plan_restore(facts(Mode.IN_PLACE, Step.SAFETY, safety=SafetyFacts(phase=Phase.COMPLETE)))
     assert safe.step is Step.RESTORE
+
+
+def test_the_steps_of_a_recovery() -> None:
+    def at(step: Step | None, **given: Any) -> Any:
+        return plan_restore(facts(Mode.RECOVER, step, **given))
+
+    assert at(None).step is Step.VERIFY
+    assert at(Step.VERIFY).make_job is Step.VERIFY
+    assert at(Step.CREATE).create_cluster
+    assert at(Step.CREATE, target=MADE, target_uid=None).step is Step.PREPARE
+    assert not acts(at(Step.PREPARE, hold=None))
+    assert not acts(at(Step.PREPARE, hold=replace(HELD, volume=False)))
+    assert at(Step.PREPARE, hold=HELD).step is Step.RESTORE
+    assert at(Step.RESTORE, hold=HELD).make_job is Step.RESTORE
+    filled = at(Step.RESTORE, hold=HELD, work=work(JobState.SUCCEEDED, result=OK))
+    assert (filled.step, filled.lift) == (Step.START, False), "the result is written before anything starts on it"
+    unready = replace(MADE, ready=False)
+    assert at(Step.START, hold=HELD, target=unready).lift
+    assert not acts(at(Step.START, hold=LIFTED, target=unready))
+    served = replace(MADE, system="8")
+    assert at(Step.START, hold=BEGAN, target=served, system="8").phase is Phase.COMPLETE
+    other = at(Step.START, hold=BEGAN, target=served, system="9")
+    assert (other.phase, other.verdict.reason) == (Phase.FAILED, "AnotherDatabase")
+
+
+@pytest.mark.parametrize(
+    ("given", "reason", "says"),
+    [
+        pytest.param(
+            facts(Mode.RECOVER, Step.PREPARE, hold=replace(HELD, restore="other")),
+            "TargetHasData",
+            "somebody else",
+            id="a Lease of somebody else",
+        ),
+        pytest.param(
+            facts(Mode.RECOVER, Step.PREPARE, hold=BEGAN), "TargetHasData", "Nothing was written", id="it began already"
+        ),
+        pytest.param(
+            facts(Mode.RECOVER, Step.PREPARE, step_started=NOW - READY_WITHIN - MINUTE),
+            "ClusterNotReady",
+            "No instance of orders was started",
+            id="no Lease, no volume",
+        ),
+        pytest.param(
+            facts(Mode.RECOVER, Step.RESTORE, hold=HELD, work=work(JobState.FAILED, result=WRONG_KEY)),
+            "WrongKey",
+            "its volume goes with them",
+            id="the Job failed",
+        ),
+        pytest.param(
+            facts(Mode.RECOVER, Step.RESTORE, hold=HELD, work=work(None, made=3)),
+            "JobVanished",
+            "No instance of orders was started",
+            id="the Job vanished three times",
+        ),
+        pytest.param(
+            facts(Mode.RECOVER, Step.RESTORE, hold=HELD, target=replace(TARGET, uid="t2"), work=work(JobState.ACTIVE)),
+            "TargetDeleted",
+            "Nothing of the backup was restored",
+            id="the cluster was deleted and made again",
+        ),
+        pytest.param(
+            facts(
+                Mode.RECOVER,
+                Step.START,
+                hold=LIFTED,
+                target=replace(MADE, ready=False),
+                step_started=NOW - READY_WITHIN - MINUTE,
+            ),
+            "ClusterNotReady",
+            "The data is restored",
+            id="it never takes writes",
+        ),
+    ],
+)
+def test_a_recovery_that_fails_starts_nothing(given: RestoreFacts, reason: str, says: str) -> None:
+    plan = plan_restore(given)
+    assert (plan.phase, plan.verdict.reason) == (Phase.FAILED, reason)
+    assert says in plan.verdict.message
+    assert not acts(plan)
+
+
+def test_a_recovery_s_job_that_vanished_is_made_again() -> None:
+    again = plan_restore(facts(Mode.RECOVER, Step.RESTORE, hold=HELD, work=work(None)))
+    assert (again.phase, again.jobs_made) == (Phase.RUNNING, 2)
 
 
 def test_a_job_that_changes_data_is_noted_before_it_is_let_go() -> None:
@@ -272,6 +364,10 @@ class World:
     """How often the data of the target was replaced."""
     safety_at_load: bool = True
     verified_at_load: bool = True
+    hold: HoldFacts | None = None
+    filled_at_lift: bool = True
+    loads_after_lift: int = 0
+    system: str | None = None
 
     def current(self) -> Step | None:
         return next((s for s in STEPS[self.mode] if self.steps.get(s) is not StepState.DONE), None)
@@ -287,6 +383,8 @@ class World:
             target=self.target,
             target_uid=self.target_uid,
             safety=self.safety,
+            hold=self.hold,
+            system=self.system,
             work=StepJob(
                 made=self.made,
                 noted=self.noted,
@@ -307,9 +405,12 @@ class World:
             return
         if plan.make_job and (self.job is None or self.job_step is not plan.make_job):
             self.job, self.job_step, self.result = JobState.ACTIVE, plan.make_job, None
-            self.suspended = plan.make_job is Step.RESTORE
+            self.suspended = plan.make_job is Step.RESTORE and self.mode is not Mode.RECOVER
         if plan.resume_job:
             self.suspended = False
+        if plan.lift and self.hold is not None:
+            self.filled_at_lift &= self.loads > 0 and self.steps.get(Step.RESTORE) is StepState.DONE
+            self.hold = replace(self.hold, lifted=True)
         if plan.create_cluster and self.target is None:
             self.target = replace(MADE, ready=False)
         if plan.create_safety and self.safety is None:
@@ -319,6 +420,8 @@ class World:
         if event == "job ends" and self.job is JobState.ACTIVE and not self.suspended:
             if self.job_step is Step.RESTORE:
                 self.loads += 1
+                self.loads_after_lift += self.hold is not None and self.hold.lifted
+                self.system = "8"
                 self.verified_at_load &= self.steps.get(Step.VERIFY) is StepState.DONE
                 if self.mode is Mode.IN_PLACE:
                     self.safety_at_load &= self.safety == SafetyFacts(phase=Phase.COMPLETE)
@@ -327,6 +430,11 @@ class World:
             self.job, self.result = JobState.FAILED, WRONG_KEY
         elif event == "job deleted":
             self.job, self.result = None, None
+        elif event == "cluster ready" and self.target is not None and self.mode is Mode.RECOVER:
+            if self.hold is None:
+                self.hold = HELD
+            elif self.hold.lifted:
+                self.target = replace(self.target, ready=True, system="8")
         elif event == "cluster ready" and self.target is not None:
             self.target = replace(self.target, ready=True)
         elif event == "safety done" and self.safety is not None and self.safety.phase is Phase.RUNNING:
@@ -360,17 +468,19 @@ def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
         world.happens(event)
         for dies in looks:
             world.controller(dies_after_status=dies)
-        assert world.loads <= 1, "the data was replaced twice"
+        assert world.loads <= 1 or mode is Mode.RECOVER, "the data was replaced twice"
     for _ in range(40):
         world.controller(dies_after_status=False)
         for event in ("job ends", "cluster ready", "safety done"):
             world.happens(event)
-        assert world.loads <= 1, "the data was replaced twice"
+        assert world.loads <= 1 or mode is Mode.RECOVER, "the data was replaced twice"
+    assert world.loads_after_lift == 0, "written below a server that runs"
+    assert world.filled_at_lift, "started on nothing"
     assert world.phase is not None
     assert world.phase.over, "it never ended"
     assert world.verified_at_load, "loaded before the backup was checked"
     assert world.safety_at_load, "replaced without a safety backup"
     if world.phase is Phase.COMPLETE:
-        assert world.loads == 1
+        assert world.loads == 1 or (mode is Mode.RECOVER and world.loads)
     if not {event for event, _ in events} & set(BAD):
         assert world.phase is Phase.COMPLETE, "nothing went wrong, and it did not get through"

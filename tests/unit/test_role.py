@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide.lease import CleanStop, LeaseState, Promotion, initial
+from matriarch.decide.lease import CleanStop, LeaseState, Promotion, filled, initial
 from matriarch.decide.member import Member
 from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, LISTEN, PROMOTION_FIRST, Facts, next_step
 
@@ -28,6 +28,8 @@ def facts(**given_: object) -> Facts:
 
 
 NEW = initial("orders-1")
+HELD_BACK = initial("orders-1", "r1")
+FILLED = filled(HELD_BACK, "r1")
 ELECTED = replace(HELD, promoting=Promotion(2, 1, 100))
 ASYNC = replace(HELD, mode="async", k=0)
 TAKEN = replace(ELECTED, holder=B, voters=(A, C))
@@ -44,6 +46,27 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
         ),
         pytest.param(
             facts(lease=NEW, instance="orders-2", me=None, data="none", server="stopped"), "wait", id="another begins"
+        ),
+        pytest.param(
+            facts(lease=HELD_BACK, me=None, data="none", server="stopped"), "wait", id="a restore is to fill it"
+        ),
+        pytest.param(
+            facts(lease=HELD_BACK, server="stopped", filled_by="r1"), "wait", id="it did, and nobody said so yet"
+        ),
+        pytest.param(
+            facts(lease=FILLED, me=None, data="none", server="stopped"), "wait", id="said to be filled, and empty"
+        ),
+        pytest.param(
+            facts(lease=FILLED, server="stopped", filled_by="r0"), "wait", id="filled by another restore, long ago"
+        ),
+        pytest.param(facts(lease=FILLED, server="stopped"), "wait", id="data that no restore made"),
+        pytest.param(
+            facts(lease=FILLED, data="standby", server="stopped", filled_by="r1"), "wait", id="a copy not at its end"
+        ),
+        pytest.param(
+            facts(lease=FILLED, server="stopped", system_identifier="8", filled_by="r1"),
+            "record-bootstrap",
+            id="filled by the restore that the Lease names",
         ),
         pytest.param(
             facts(lease=NEW, data="standby", server="stopped"), "wait", id="a standby's data, and a new Lease"

@@ -26,7 +26,7 @@ from matriarch.decide.actions import (
     SetLeaving,
 )
 from matriarch.decide.facts import Claim, Memory
-from matriarch.decide.lease import initial
+from matriarch.decide.lease import filled, initial
 from matriarch.decide.topology import decide
 from matriarch.decide.verdict import Standing
 
@@ -49,6 +49,24 @@ def test_everything_is_made_in_one_round_and_the_lease_before_any_volume() -> No
     assert actions[0] == CreateLease("orders-1")
     assert actions[1:4] == [CreateClaim(n) for n in names(3)]
     assert actions[4:] == [CreatePod(n) for n in names(3)]
+
+
+def test_while_a_restore_brings_the_data_there_is_a_volume_and_no_instance() -> None:
+    w = world(3, restore="r1", restore_name="back")
+    plan = w.reconcile()
+    assert [a for a in plan.actions if isinstance(a, CreateLease | CreateClaim | CreatePod)] == [
+        CreateLease("orders-1", restore="r1"),
+        CreateClaim("orders-1"),
+    ]
+    assert (plan.verdict.standing, plan.verdict.reason) == (Standing.WORKING, "Restoring")
+    assert w.reconcile().actions == ()
+    gone = decide(replace(w.facts(), restore_problem="Restore back, which was to bring the data, failed."), START)
+    assert (gone.verdict.standing, gone.verdict.reason, gone.actions) == (Standing.STALLED, "RestoreFailed", ())
+    w.wish = replace(w.wish, restore="", restore_name="")  # the annotation counts for the Lease's making only
+    assert w.reconcile().actions == ()
+    assert w.lease is not None
+    w.lease = filled(w.lease, "r1")
+    assert [a for a in w.reconcile().actions if isinstance(a, CreatePod)] == [CreatePod(n) for n in names(3)]
 
 
 def test_a_delayed_replica_neither_initialises_nor_stays_primary() -> None:

@@ -159,8 +159,15 @@ class Loop:
             claiming=instance.leases.claiming,
             epoch_seen=instance.leases.epoch_seen,
             quiet_since=instance.quiet_since,
+            filled_by=await self._filled_by(),
             gives_way=instance.lease is not None and gives_way(instance.lease, boottime() - instance.served),
         )
+
+    async def _filled_by(self) -> str:
+        lease = self._instance.lease
+        if lease is None or lease.epoch > 0 or lease.filling is None:
+            return ""
+        return await self._instance.server.filled_by()
 
     async def _data(self) -> role.Data:
         instance = self._instance
@@ -193,7 +200,8 @@ class Loop:
         instance = self._instance
         me, identifier = instance.me, instance.system_identifier
         assert me is not None
-        await instance.leases.change(lambda s: transitions.bootstrapped(s, me, identifier, new_nonce()))
+        line = await instance.server.history()
+        await instance.leases.change(lambda s: transitions.bootstrapped(s, me, identifier, new_nonce(), line))
         return 0.0
 
     async def _clone(self) -> float:

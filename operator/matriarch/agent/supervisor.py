@@ -30,7 +30,7 @@ from matriarch.agent.console import Console, refuse
 from matriarch.agent.control import Connection, Control
 from matriarch.agent.presence_port import PORT, PresencePort
 from matriarch.agent.turn import on_signals, turn
-from matriarch.agent.volumelock import VolumeLock
+from matriarch.postgres.volumelock import VolumeLock
 
 _FARTHEST = 60 * SECOND  # a deadline beyond this is no deadline but a fault
 _LOCK_LIMIT = 60 * SECOND  # the former Pod's grace and kill

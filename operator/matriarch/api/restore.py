@@ -6,7 +6,7 @@ back when a pruned cluster is made again from Git.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,13 @@ class BackupRef(Model):
     """The Backup's name; it must be complete."""
 
 
+class ScheduleRef(Model):
+    """A BackupSchedule in the same namespace."""
+
+    name: ObjectName
+    """Its newest good physical Backup that ended before the recovery target is taken."""
+
+
 class RestoreStore(Model):
     """A backup in a store that no Backup object speaks of, such as one of a lost Kubernetes cluster."""
 
@@ -45,7 +52,10 @@ class RestoreStore(Model):
     cluster: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[-_.a-zA-Z0-9/]+$")] | None = None
     """The folder of the backed-up cluster below the store's prefix; needed when the store holds several clusters."""
     backup_id: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[-_.:%a-zA-Z0-9]+$")] | None = None
-    """File name with or without endings, or its id; the newest complete backup if absent."""
+    """File name with or without endings, or its id; if absent the newest complete backup, for a recovery target the
+    newest good one that ended before it."""
+    method: Literal["logical", "physical"] | None = None
+    """Which backups are looked at; `physical` if `recoveryTarget` is set, else `logical`."""
     key_secret: EncryptionKeyRef | None = None
     """The key it was encrypted with; absent only for a backup that is not encrypted."""
 
@@ -60,16 +70,53 @@ class RestoreStore(Model):
 
 
 class RestoreSource(Model):
-    """What to restore. Exactly one of `backup` and `store` is set."""
+    """What to restore. Exactly one of `backup`, `schedule` and `store` is set."""
 
     backup: BackupRef | None = None
+    schedule: ScheduleRef | None = None
     store: RestoreStore | None = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="has(self.backup) != has(self.store)",
-            message="set exactly one of backup (a Backup in this namespace) and store (a backup in a store)",
-            broken=lambda s: (s.backup is None) == (s.store is None),
+            cel="[has(self.backup), has(self.schedule), has(self.store)].filter(x, x).size() == 1",
+            message="set exactly one of backup (a Backup in this namespace), schedule (the newest good one of a "
+            "BackupSchedule) and store (a backup in a store)",
+            broken=lambda s: sum(x is not None for x in (s.backup, s.schedule, s.store)) != 1,
+        ),
+    )
+
+
+_TARGETS = ("to", "time", "lsn", "xid", "name")
+
+
+class RecoveryTarget(Model):
+    """How far the WAL archive is replayed onto a physical backup. Exactly one field is set."""
+
+    to: Literal["latest", "immediate"] | None = None
+    """`latest`: the end of all archived WAL; `immediate`: as soon as the backup is consistent."""
+    time: (
+        Annotated[
+            str,
+            Field(
+                max_length=40,
+                pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d([.]\d{1,6})?(Z|[+-]\d\d:\d\d)$",
+            ),
+        ]
+        | None
+    ) = None
+    """All that was committed up to and with this moment, such as `2026-03-01T14:05:00Z`; the zone is needed."""
+    lsn: Annotated[str, Field(max_length=17, pattern=r"^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$")] | None = None
+    """A position in the write-ahead log, such as `0/3000148`; what was committed up to it."""
+    xid: Annotated[str, Field(max_length=20, pattern=r"^[0-9]{1,20}$")] | None = None
+    """A transaction's number, the last one that counts."""
+    name: Annotated[str, Field(min_length=1, max_length=63)] | None = None
+    """A restore point, made by `pg_create_restore_point`."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="[" + ", ".join(f"has(self.{f})" for f in _TARGETS) + "].filter(x, x).size() == 1",
+            message="set exactly one of to (latest or immediate), time, lsn, xid and name",
+            broken=lambda s: sum(getattr(s, f) is not None for f in _TARGETS) != 1,
         ),
     )
 
@@ -129,6 +176,9 @@ class RestoreSpec(OneShot):
 
     source: RestoreSource
     target: RestoreTarget
+    recovery_target: RecoveryTarget | None = None
+    """For physical backups, whose WAL archive is replayed. If absent, a backup is restored as it ended, without the
+    archive."""
     in_place: InPlace | None = None
 
     rules: ClassVar[tuple[Rule, ...]] = (
@@ -149,6 +199,40 @@ class RestoreSpec(OneShot):
             message="overrides are for a new cluster: with inPlace change the DatabaseCluster itself",
             field=".target",
             broken=lambda s: s.in_place is not None and s.target.overrides is not None,
+        ),
+        Rule(
+            cel="!has(self.inPlace) || (!has(self.recoveryTarget) && !has(self.source.schedule) &&"
+            " (!has(self.source.store) || !has(self.source.store.method) || self.source.store.method == 'logical'))",
+            message="a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
+            field=".inPlace",
+            broken=lambda s: (
+                s.in_place is not None
+                and (
+                    (s.recovery_target or s.source.schedule) is not None
+                    or (s.source.store is not None and s.source.store.method == "physical")
+                )
+            ),
+        ),
+        Rule(
+            cel="!has(self.source.schedule) || !has(self.recoveryTarget) || (!has(self.recoveryTarget.xid) &&"
+            " !has(self.recoveryTarget.name))",
+            message="no schedule knows which backup is before a transaction or a restore point: name a Backup",
+            field=".source.schedule",
+            broken=lambda s: (
+                s.source.schedule is not None
+                and s.recovery_target is not None
+                and (s.recovery_target.xid or s.recovery_target.name) is not None
+            ),
+        ),
+        Rule(
+            cel="!has(self.recoveryTarget) || !has(self.source.store) || !has(self.source.store.method) ||"
+            " self.source.store.method == 'physical'",
+            message="WAL is replayed onto physical backups only: set source.store.method to physical, or leave"
+            " recoveryTarget out",
+            field=".source.store.method",
+            broken=lambda s: (
+                s.recovery_target is not None and s.source.store is not None and s.source.store.method == "logical"
+            ),
         ),
     )
 
@@ -177,6 +261,24 @@ class CheckedBackup(Model):
     owner: str | None = None
 
 
+class Recovered(Model):
+    """What a recovery reached. The copy has a system identifier of its own: no store mixes it with its source."""
+
+    lsn: str | None = None
+    """Replayed up to here."""
+    timeline: int | None = None
+    """That the copy began there."""
+    last_commit: Time | None = None
+    """When the last transaction in the copy was committed; absent if none was replayed."""
+    archived_until: Time | None = None
+    """When the store received the newest WAL that leads on from the backup."""
+    system_identifier: str | None = None
+    size_bytes: Int64 | None = None
+    """Of the backup's files."""
+    wal_bytes: Int64 | None = None
+    """Replayed."""
+
+
 class RestoreStatus(Status):
     """The restore as it was last seen."""
 
@@ -195,6 +297,13 @@ class RestoreStatus(Status):
     steps: Annotated[list[Step], Field(max_length=24, json_schema_extra=list_map("name"))] = Field(default_factory=list)
     progress: Progress | None = None
     verification: Verification | None = None
+    recovered: Recovered | None = None
+    """For a physical backup."""
+    rto_seconds: Int64 | None = None
+    """From the making of this Restore until the new cluster took writes."""
+    rpo_seconds: Int64 | None = None
+    """How much older than what was asked for the data can be: 0 for a time, which was reached exactly; for `latest` the
+    time from the last commit in the copy to the making of this Restore."""
     job: str | None = None
     attempt: int | None = None
     error: Failure | None = None

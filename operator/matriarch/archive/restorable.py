@@ -14,7 +14,10 @@ from matriarch.backup import catalog, names
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Body
 from matriarch.backup.store import Store
+from matriarch.decide.pitr import Archive, Route, Target, route
 from matriarch.decide.recovery import Base, Recovery, Segment, recovery
+from matriarch.decide.verdict import Verdict
+from matriarch.errors import Refused
 from matriarch.postgres.lsn import SEGMENT_SIZE, parse_lsn
 
 
@@ -37,6 +40,23 @@ def base_of(body: Body) -> Base:
         stop=parse_lsn(body.physical.stop_lsn),
         finished=names.parse_timestamp(body.finished),
     )
+
+
+def look_for(store: Store, body: Body, keys: tuple[Kek, ...], target: Target) -> tuple[Archive, Route]:
+    """The way from a physical backup to `target`.
+
+    Raises Refused before anything is changed when the archive does not lead there, and what kept a history from being
+    read: it may be the one that counts.
+    """
+    listing = read_listing(store)
+    lines, unread = histories(store, listing, keys)
+    for error in unread.values():
+        raise error
+    archive = Archive(histories=lines, segments=listing.segments)
+    found = route(base_of(body), archive, target)
+    if isinstance(found, Verdict):
+        raise Refused(found.message, reason=found.reason)
+    return archive, found
 
 
 def restorable(store: Store, keys: Iterable[Kek]) -> Restorable:

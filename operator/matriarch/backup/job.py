@@ -90,6 +90,8 @@ class Job:
                 return await asyncio.to_thread(self._retain, store, keys)
             case "list":
                 return await asyncio.to_thread(self._list, store)
+            case "recover":
+                raise Refused("Recoveries have a process of their own.", reason=Reason.BAD_SPEC)
 
     def _keys(self) -> tuple[Kek, ...]:
         return tuple(Kek.read(Path(self.folder) / name) for name in self.spec.keys)
@@ -347,8 +349,8 @@ _CORRUPT = {
 }
 
 
-async def _run(spec: JobSpec) -> NoReturn:
-    result = await Job(spec, os.environ.get("MATRIARCH_KEY_FOLDER", jobspec.KEY_FOLDER)).run()
+async def _run(spec: JobSpec, make: type[Job]) -> NoReturn:
+    result = await make(spec, os.environ.get("MATRIARCH_KEY_FOLDER", jobspec.KEY_FOLDER)).run()
     _leave(result)
 
 
@@ -362,14 +364,14 @@ def _leave(result: Result) -> NoReturn:
     os._exit(exit_code(result))
 
 
-def main() -> NoReturn:
+def main(make: type[Job] = Job) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         spec = JobSpec.from_json(os.environ[jobspec.ENVIRONMENT])
     except (KeyError, ValueError) as error:
         message = f"The task in {jobspec.ENVIRONMENT} is not usable: {error}"
         _leave(Result(ok=False, task="list", reason=Reason.BAD_SPEC, message=message))
-    asyncio.run(_run(spec))
+    asyncio.run(_run(spec, make))
     raise AssertionError("unreachable: _run ends the process")
 
 

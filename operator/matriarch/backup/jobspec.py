@@ -11,6 +11,7 @@ Mounts the Job expects:
                               (no access-key file: the usual AWS chain of environment, web identity and instance role)
   store.local.path            the volume of a local store
   backup.pgdata               a physical backup: in the volume of the member that is read, read-only
+  recover.volume              the volume of the instance that is to start on what is recovered
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ TLS_FOLDER = "/etc/matriarch/tls"
 KEY_FOLDER = "/etc/matriarch/key"
 STORE_FOLDER = "/etc/matriarch/store"
 
-Task = Literal["backup", "restore", "verify", "delete", "retain", "list"]
+Task = Literal["backup", "restore", "recover", "verify", "delete", "retain", "list"]
 
 
 class Reason(enum.StrEnum):
@@ -68,6 +69,10 @@ class Reason(enum.StrEnum):
     TARGET_IS_REPLICA = "TargetIsReplica"
     SUSPECT = "Suspect"  # a physical backup whose pages were bad when it was made
     LAST_GOOD_BACKUP = "LastGoodBackup"  # refused to delete it
+    TARGET_TOO_EARLY = "TargetTooEarly"  # a recovery's moment is before the backup's end
+    TARGET_TOO_LATE = "TargetTooLate"  # it is after the newest archived WAL
+    WAL_MISSING = "WalMissing"
+    TARGET_NOT_REACHED = "TargetNotReached"  # all archived WAL was replayed, and the moment did not come
     # Data is not what it should be: exit code 30, a person has to look.
     OBJECT_CORRUPT = "ObjectCorrupt"
     OBJECT_MISSING = "ObjectMissing"
@@ -182,10 +187,32 @@ class RestoreTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """How far a physical backup is replayed: as decide.pitr.Target, and `backup` for its own WAL and nothing else."""
+
+    kind: Literal["backup", "latest", "immediate", "time", "lsn", "xid", "name"] = "backup"
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverTask:
+    """A physical backup becomes the data of a new cluster's first instance, on a volume where nothing runs."""
+
+    backup: str
+    restore_id: str  # the Restore's uid, written into the data: an instance starts on no other
+    volume: str  # where the instance's volume is mounted
+    moment: Moment = Moment()
+    manifest_sha256: str | None = None
+    allow_unencrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VerifyTask:
     backup: str = "latest"
     method: Literal["logical", "physical"] | None = None  # refuses one of the other; `latest` is the newest of it
     allow_unencrypted: bool = False
+    moment: Moment | None = None  # physical: does not read every byte, but says whether this can be reached
+    manifest_sha256: str | None = None  # with `moment`: refuses another manifest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +243,7 @@ class JobSpec:
     report: Report | None = None
     backup: BackupTask | None = None
     restore: RestoreTask | None = None
+    recover: RecoverTask | None = None
     verify: VerifyTask | None = None
     delete: DeleteTask | None = None
     retain: Retention | None = None
@@ -303,6 +331,20 @@ class RestoreResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecoverResult:
+    """What lies on the volume now. LSNs as PostgreSQL writes them, times RFC 3339 UTC."""
+
+    backup_name: str
+    system_identifier: str  # a new one: a copy is a database system of its own
+    timeline: int
+    lsn: str  # replayed up to here
+    last_commit: str | None  # of the last transaction that was replayed; None: there was none
+    archived_until: str  # when the store received the newest WAL that leads on from the backup
+    size: int  # bytes of the backup's files
+    wal: int  # bytes replayed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the Job leaves in its termination log; `to_json` never exceeds RESULT_LIMIT bytes."""
 
@@ -313,6 +355,7 @@ class Result:
     retryable: bool = False
     backup: BackupResult | None = None
     restore: RestoreResult | None = None
+    recover: RecoverResult | None = None
     deleted: tuple[str, ...] = ()  # backup ids, at most 100 a run
     backups: int | None = None  # list: complete backups in the store
     warnings: tuple[str, ...] = ()
@@ -344,13 +387,14 @@ class Result:
 
 BACKUP_STEPS = ("Connecting", "Dumping", "Reading", "Completing", "Retaining")
 RESTORE_STEPS = ("Checking", "Roles", "Loading", "Comparing", "Amcheck", "Switching", "Finishing")
+RECOVER_STEPS = ("Checking", "Restoring", "Replaying", "Finishing")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
     """Where the Job is. Bytes are of SQL text; `bytes_total` is an estimate for a backup and exact for a restore."""
 
-    step: str  # of BACKUP_STEPS or RESTORE_STEPS
+    step: str  # of BACKUP_STEPS, RESTORE_STEPS or RECOVER_STEPS
     message: str = ""  # rate, tables, time left, as a sentence
     bytes_done: int = 0
     bytes_total: int | None = None

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from matriarch.backup.progress import size
 from matriarch.cli import terminal
 from matriarch.cli.terminal import Exit, ago, note, show, show_json, table
+from matriarch.decide.pitr import Target
 from matriarch.errors import Refused, Unavailable
 from matriarch.kube.client import Kube, Object
 from matriarch.kube.errors import Conflict, Forbidden, NotFound
@@ -190,10 +191,16 @@ def make_backup(
     _conclude(call(work, namespace), wait=wait)
 
 
+def recovery_target(moment: Target) -> Object:
+    """As a Restore has it: the kinds that take no value are said in `to`."""
+    return {moment.kind: moment.value} if moment.value else {"to": moment.kind}
+
+
 def make_restore(
-    backup_name: str, namespace: str | None, *, to: str, in_place: bool, wait: bool, timeout: float
+    backup_name: str, namespace: str | None, *, to: str, in_place: bool, moment: Target | None, wait: bool,
+    timeout: float,
 ) -> None:  # fmt: skip
-    """From a Backup, into the new cluster `to`, or over the running one of that name."""
+    """From a Backup, into the new cluster `to`, or over the running one of that name. `moment`: of the WAL archive."""
     obj: Object = {
         "apiVersion": API,
         "kind": "Restore",
@@ -202,6 +209,7 @@ def make_restore(
             "source": {"backup": {"name": backup_name}},
             "target": {"cluster": to},
             **({"inPlace": {"confirm": to}} if in_place else {}),
+            **({"recoveryTarget": recovery_target(moment)} if moment is not None else {}),
         },
     }
 

@@ -238,6 +238,7 @@ def restore(
 ) -> None:
     """Restore a Backup into a new cluster or in place; or from a store (--store) into any server (--to)."""
     as_json = wants_json(output)
+    points = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
     if in_place and not yes and sys.stdin.isatty():
         typer.confirm(f"Replace the data of {to or name}?", abort=True)
     if store is not None:
@@ -245,8 +246,6 @@ def restore(
             usage("From a store, say where to: --store S and --to URL, or --to-directory DIR for a physical backup.")
         if to_directory is not None:
             from matriarch.cli import physical
-
-            points = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
 
             physical.restore(
                 store,
@@ -288,9 +287,20 @@ def restore(
         usage("Say NAME and --from BACKUP for Kubernetes, or --store S and --to URL.")
     if in_place == (new is not None):
         usage("Say either --as NEW, for a new cluster, or --in-place.")
+    moment = _target(target, points, wal_archive=wal_archive)
+    if in_place and (wal_archive or target != "latest"):
+        usage("A physical backup becomes a new cluster: say --as NEW.")
     from matriarch.cli import cluster
 
-    cluster.make_restore(source, namespace, to=new or name, in_place=in_place, wait=wait, timeout=timeout)
+    cluster.make_restore(
+        source,
+        namespace,
+        to=new or name,
+        in_place=in_place,
+        moment=moment if wal_archive or target != "latest" else None,
+        wait=wait,
+        timeout=timeout,
+    )
 
 
 @app.command()

@@ -7,23 +7,19 @@ from pathlib import Path
 
 from matriarch.archive import main as archive
 from matriarch.archive.config import ArchiveConfig
-from matriarch.archive.listing import histories, read_listing
-from matriarch.archive.restorable import base_of
+from matriarch.archive.restorable import look_for
 from matriarch.backup.jobspec import ClusterIdentity
-from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
 from matriarch.backup.physical import backup as engine
 from matriarch.backup.physical import restore as filling
 from matriarch.backup.progress import Tracker, size
 from matriarch.backup.server import Server
 from matriarch.backup.stop import Stop, in_thread
-from matriarch.backup.store import Store, open_store
+from matriarch.backup.store import open_store
 from matriarch.cli import terminal
 from matriarch.cli.bare import describe, line, parse_store, read_keys
 from matriarch.cli.terminal import Exit, note, show, show_json
-from matriarch.decide.pitr import Archive, Route, Target, route
-from matriarch.decide.verdict import Verdict
-from matriarch.errors import Refused
+from matriarch.decide.pitr import Target
 
 
 def backup(
@@ -80,7 +76,7 @@ def restore(
         if restore_command is not None:
             chosen = filling.find(place, backup_id, keys, allow_unencrypted)
             # By its own name from here on: meanwhile another one may have become the newest.
-            timeline, wanted = _route(place, chosen, keys, target).timeline, chosen.body.name
+            timeline, wanted = look_for(place, chosen.body, keys, target)[1].timeline, chosen.body.name
         request = filling.Request(
             store=place,
             keys=keys,
@@ -131,15 +127,3 @@ def serve_wal(store: str, directory: Path, *, endpoint: str | None, key_files: l
 def wal_socket(directory: Path) -> Path:
     """Where `serve_wal` listens unless told otherwise."""
     return directory.absolute().with_name(f"{directory.name}.wal")
-
-
-def _route(store: Store, opened: Opened, keys: tuple[Kek, ...], target: Target) -> Route:
-    """Raises Refused before anything is changed when the archive does not lead to the target."""
-    listing = read_listing(store)
-    lines, unread = histories(store, listing, keys)
-    for error in unread.values():
-        raise error  # it may be the one that counts
-    found = route(base_of(opened.body), Archive(histories=lines, segments=listing.segments), target)
-    if isinstance(found, Verdict):
-        raise Refused(found.message, reason=found.reason)
-    return found

@@ -105,8 +105,8 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
         case MakePassword(secret):
             made = credentials(view, secret, new_password())
             view.existing[Ref("Secret", secret)] = await env.kube.apply(made, manager=MANAGER)
-        case CreateLease(bootstrap, follow):
-            begun = (following.initial if follow else lease_codec.initial)(bootstrap)
+        case CreateLease(bootstrap, follow, restore):
+            begun = following.initial(bootstrap) if follow else lease_codec.initial(bootstrap, restore)
             await _create_lease(begun, view, env)
         case RestoreLease(state):
             await _restore_lease(state, view, env)

@@ -148,6 +148,8 @@ async def gather(resource: Object, env: Env) -> View:
     facts = Facts(wish=_wish(blueprint), instances=(), memory=facts_of.memory(resource.get("status") or {}))
     view = View(resource, now, blueprint, facts, {}, existing)
     problem = _take_in(lease, view)
+    restore_problem = await _hold(view, env)
+    blueprint = view.blueprint
     view.answers = await _ask(view, env)
     instances = _instances(view)
     if is_behind(view.lease.state if view.lease is not None else None, instances):
@@ -174,9 +176,29 @@ async def gather(resource: Object, env: Env) -> View:
         certificates=plan_certificates(authority, leaves, now),
         poolers=tuple(facts_of.pooler(obj) for ref, obj in existing.items() if ref.kind == "Deployment"),
         config_generation=generation_of(wanted[Ref("ConfigMap", names.config(key.name))]),
+        restore_problem=restore_problem,
         passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
     )
     return view
+
+
+async def _hold(view: View, env: Env) -> str:
+    """While a Restore is to fill the first volume, what is made goes with the resource: it was never anybody's data.
+
+    Why that Restore will not do it any more, as a sentence; empty while it may.
+    """
+    wish, lease = view.facts.wish, view.lease
+    if not (lease.state.held if lease is not None else bool(wish.restore)):
+        return ""
+    b = view.blueprint
+    view.blueprint = replace(b, defaults=replace(b.defaults, deletion_policy="Delete"))
+    found = await env.kube.get("Restore", b.namespace, wish.restore_name) if wish.restore_name else None
+    uid = lease.state.filling.restore if lease is not None and lease.state.filling is not None else wish.restore
+    if found is None or found["metadata"]["uid"] != uid:
+        return f"Restore {wish.restore_name or uid}, which was to bring the data, is gone."
+    if (found.get("status") or {}).get("phase") == "Failed":
+        return f"Restore {wish.restore_name}, which was to bring the data, failed."
+    return ""
 
 
 def _take_in(lease: Object | None, view: View) -> str:
@@ -212,6 +234,7 @@ def _findings(defaults: ClusterDefaults) -> list[parameters.Finding]:
 
 def _wish(b: Blueprint) -> Wish:
     d, spec, annotations = b.defaults, b.cluster.spec, b.cluster.metadata.annotations
+    restore_name, _, restore = annotations.get(names.FILLED_BY, "").partition("/")
     return Wish(
         cluster=b.name,
         instances=b.instances,
@@ -231,6 +254,8 @@ def _wish(b: Blueprint) -> Wish:
         replica=d.replica is not None and d.replica.enabled,
         source=d.replica.host if d.replica is not None else "",
         archives=d.wal_archive is not None,
+        restore_name=restore_name,
+        restore=restore,
     )
 
 

@@ -6,9 +6,11 @@ from typing import Any
 
 from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.restore import CheckedBackup, Overrides, Restore
+from matriarch.api.rules import quantity
 from matriarch.controller.restore_source import major
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
+from matriarch.resources import names
 
 RESTORED_BY = "matriarch.dev/restored-by"
 """Annotation on a cluster that a Restore made: the Restore's uid. A cluster without it is never restored into."""
@@ -19,31 +21,47 @@ _OWN = ("primary", "replica")
 """Fields that belong to the backed-up cluster's life and not to its shape."""
 
 
-def wanted_cluster(restore: Restore, source: DatabaseCluster | None, checked: CheckedBackup) -> Object:
+def wanted_cluster(
+    restore: Restore, source: DatabaseCluster | None, checked: CheckedBackup, *, physical: bool = False
+) -> Object:
     """The resource to create.
 
     Without the backed-up cluster's own spec (it is gone) it has one instance, room for three times the data, and the
-    database and owner of the backup, wherever `overrides` says nothing else.
+    database and owner of the backup, wherever `overrides` says nothing else. `physical`: it waits for this Restore to
+    fill its first volume, and is of the backup's version of PostgreSQL.
 
     Raises:
-        Refused: it is not known which version of PostgreSQL the backup is of.
+        Refused: it is not known which version of PostgreSQL the backup is of, or its files would not fit.
     """
     spec = _base(source, checked)
+    if physical:
+        spec["version"] = major(checked.postgres_version) or spec["version"]
     if restore.spec.target.overrides is not None:
         _override(spec, restore.spec.target.overrides)
     _fit(spec, restore.spec.target.cluster)
+    notes = {RESTORED_BY: restore.metadata.uid, RESTORED_FROM: restore.status.backup_name or ""}
+    if physical:
+        _has_room(spec, checked)
+        notes[names.FILLED_BY] = f"{restore.metadata.name}/{restore.metadata.uid}"
     return {
         "kind": "DatabaseCluster",
         "metadata": {
             "name": restore.spec.target.cluster,
             "namespace": restore.metadata.namespace,
-            "annotations": {
-                RESTORED_BY: restore.metadata.uid,
-                RESTORED_FROM: restore.status.backup_name or "",
-            },
+            "annotations": notes,
         },
         "spec": spec,
     }
+
+
+def _has_room(spec: dict[str, Any], checked: CheckedBackup) -> None:
+    size, files = str(spec["storage"]["size"]), checked.size_bytes or 0
+    if quantity(size) < files:
+        raise Refused(
+            f"The backup's files take {-(-files // 1024**2)} MiB and the volumes of {spec['storage']['size']} are "
+            "smaller: set target.overrides.storage.size to at least that, with room for WAL.",
+            reason="TargetTooSmall",
+        )
 
 
 def _base(source: DatabaseCluster | None, checked: CheckedBackup) -> dict[str, Any]:

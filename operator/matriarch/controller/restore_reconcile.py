@@ -8,7 +8,7 @@ from typing import Any
 
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.backup import jobspec
-from matriarch.controller import backup_jobs, backup_store, restore_access
+from matriarch.controller import backup_jobs, backup_store, restore_access, restore_recovery
 from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather, order, over
 from matriarch.controller.backup_status import parse_time
 from matriarch.controller.backup_task import RESTORE, job_wish
@@ -18,7 +18,7 @@ from matriarch.controller.reconcile import reconciles
 from matriarch.controller.restore_cluster import RESTORED_BY, wanted_cluster
 from matriarch.controller.restore_source import Source, source_of
 from matriarch.controller.restore_status import restore_status
-from matriarch.decide.backups import Need, Phase
+from matriarch.decide.backups import JobState, Need, Phase
 from matriarch.decide.restore import (
     NO_JOB,
     STEPS,
@@ -53,9 +53,9 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
         await restore_access.revoke(env, found, target)
         return None
     restore = Restore.model_validate(found)
-    mode = Mode.IN_PLACE if restore.spec.in_place is not None else Mode.NEW
     around = await gather(key.namespace, target, env)
     source = await source_of(restore, env)
+    mode = _mode(restore, source)
     step = _current(restore, mode)
     name = job_name(target, str(step), restore.metadata.uid, restore.status.attempt or 1)
     looked = backup_jobs.ABSENT
@@ -75,10 +75,21 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
         await _tell(env, found, plan, step)
     if plan.finished:
         await restore_access.revoke(env, found, target)
+        if plan.phase is Phase.FAILED and looked.job is not None and looked.job.state is JobState.ACTIVE:
+            await env.kube.delete("Job", key.namespace, name)  # its cluster is gone: nobody wants what it would make
     if plan.step is not step or plan.finished:
         env.enqueue(OF_CLUSTER, key.namespace, target)
         env.enqueue("DatabaseCluster", key.namespace, target)
     return plan.requeue.total_seconds() if plan.requeue is not None else None
+
+
+def _mode(restore: Restore, source: Source) -> Mode:
+    """What was begun goes on, also when the Backup that said so is gone by now."""
+    if restore.spec.in_place is not None:
+        return Mode.IN_PLACE
+    begun = any(step.name == Step.CHECK and step.state == "done" for step in restore.status.steps)
+    recovers = any(step.name == Step.PREPARE for step in restore.status.steps) if begun else source.physical
+    return Mode.RECOVER if recovers else Mode.NEW
 
 
 def _current(restore: Restore, mode: Mode) -> Step | None:
@@ -105,6 +116,12 @@ async def _facts(
     started = next((s.started_at for s in status.steps if s.state == "running"), None)
     made = parse_time(restore.metadata.creation_timestamp)
     assert made is not None
+    verdict = source.verdict
+    if checking and mode is Mode.RECOVER:
+        verdict = restore_recovery.wrong_moment(restore) or verdict
+    elif checking and mode is Mode.IN_PLACE:
+        verdict = verdict or _not_in_place(around)
+    hold = await restore_recovery.look_hold(env, namespace, around.name) if mode is Mode.RECOVER else None
     work = NO_JOB
     if job_of_step is not None:
         work = StepJob(
@@ -125,16 +142,18 @@ async def _facts(
         phase=Phase(status.phase) if status.phase else None,
         steps={Step(s.name): StepState(s.state) for s in status.steps},
         step_started=parse_time(started),
-        source=source.verdict or (_not_in_place(around) if checking and mode is Mode.IN_PLACE else None),
+        source=verdict,
         needs=needs,
         target=_target(around),
         target_uid=status.target_uid,
-        leftover=await _leftover(around, env) if checking and mode is Mode.NEW else None,
+        leftover=await _leftover(around, env) if checking and mode is not Mode.IN_PLACE else None,
         rival=_rival(restore, around),
         busy=_busy(around, safety_name),
         safety_name=safety_name,
         safety=_safety(safety),
         work=work,
+        hold=hold,
+        system=status.recovered.system_identifier if status.recovered is not None else None,
     )
 
 
@@ -167,6 +186,7 @@ def _target(around: Around) -> TargetFacts | None:
         deleting=metadata.deletion_timestamp is not None,
         ready=available and status.system_identifier is not None,
         made_by=metadata.annotations.get(RESTORED_BY),
+        system=status.system_identifier,
     )
 
 
@@ -226,11 +246,15 @@ async def _act(
     namespace = around.namespace
     if plan.create_cluster:
         checked = restore.status.checked or CheckedBackup()
-        await _create(env, wanted_cluster(restore, source.cluster, checked))
+        await _create(env, wanted_cluster(restore, source.cluster, checked, physical=mode is Mode.RECOVER))
     elif plan.create_safety:
         await _create(env, _safety_backup(restore, around))
     elif plan.make_job is not None and source.place is not None:
-        if plan.make_job is Step.VERIFY:
+        if mode is Mode.RECOVER and plan.make_job is Step.VERIFY:
+            wish = restore_recovery.check_job(env, found, restore, around, source, name)
+        elif mode is Mode.RECOVER:
+            wish = await restore_recovery.recover_job(env, found, restore, around, source, name)
+        elif plan.make_job is Step.VERIFY:
             wish = _verify_job(env, found, restore, around, source, name)
         else:
             await restore_access.grant(env, found, around.name, around.now)
@@ -238,6 +262,8 @@ async def _act(
         await _create(env, job(wish))
     elif plan.resume_job:
         await env.kube.patch("Job", namespace, name, {"spec": {"suspend": False}})
+    elif plan.lift:
+        await restore_recovery.lift(env, around, restore)
 
 
 async def _create(env: Env, obj: Object) -> None:
@@ -310,7 +336,7 @@ def _restore_job(
         report=_report(restore),
         restore=jobspec.RestoreTask(
             backup=status.backup_name or source.backup,
-            mode=mode.value,
+            mode="in-place" if mode is Mode.IN_PLACE else "new",
             restore_id=restore.metadata.uid,
             manifest_sha256=checked.manifest_sha256 or source.manifest_sha256,
             allow_unencrypted=source.place.key is None,

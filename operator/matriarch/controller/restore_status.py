@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from matriarch.api.restore import Restore
 from matriarch.backup import jobspec
+from matriarch.controller.backup_around import created
 from matriarch.controller.backup_status import JOBS_OWN, one_shot_conditions, rfc3339
+from matriarch.controller.restore_recovery import reached
 from matriarch.decide.backups import Phase
 from matriarch.decide.restore import STEPS, Mode, RestorePlan, Step, StepState
 from matriarch.kube.client import Object
@@ -42,9 +45,11 @@ def restore_status(
     if safety is not None and plan.steps.get(Step.SAFETY) is not None:
         status["safetyBackup"] = safety
     if report is not None and report.ok:
-        status |= _reported(report)
+        status |= _reported(restore, report)
     if plan.finished:
         status["finishedAt"] = rfc3339(now)
+    if plan.phase is Phase.COMPLETE and mode is Mode.RECOVER:
+        status["rtoSeconds"] = round((now - created(restore)).total_seconds())
     if plan.phase is Phase.FAILED:
         status["error"] = {"reason": plan.verdict.reason, "message": plan.verdict.message[:4096]}
     return status
@@ -80,7 +85,9 @@ def _steps(previous: Any, plan: RestorePlan, mode: Mode, now: str) -> list[dict[
     return made
 
 
-def _reported(report: jobspec.Result) -> Mapping[str, Any]:
+def _reported(restore: Object, report: jobspec.Result) -> Mapping[str, Any]:
+    if report.task == "recover" and report.recover is not None:
+        return reached(Restore.model_validate(restore), report.recover)
     if report.task == "verify" and report.backup is not None:
         backup = report.backup
         largest = max(backup.databases, key=lambda d: d.size, default=None)

@@ -40,10 +40,12 @@ class MakePassword:
 
 @dataclass(frozen=True, slots=True)
 class CreateLease:
-    """Epoch 0. Never while anything shows that data existed. `follow`: the first data is a copy of the source."""
+    """Epoch 0. Never while anything shows that data existed. `follow`: the first data is a copy of the source;
+    `restore`: it is brought by the Restore of this uid."""
 
     bootstrap: str
     follow: bool = False
+    restore: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,8 @@ class Wish:
     replica: bool = False  # it should follow `source`, the host of another site
     source: str = ""
     archives: bool = False  # finished WAL goes to a store
+    restore: str = ""  # uid of the Restore that fills the first volume of this cluster, said when it was made
+    restore_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +213,12 @@ class Facts:
     passwords: tuple[str, ...] = ()  # credentials Secrets without a password
     memory: Memory = field(default_factory=Memory)
     poolers: tuple[Pooler, ...] = ()
+    restore_problem: str = ""  # held: why the Restore will not fill the first volume any more, as a sentence
+
+    @property
+    def held(self) -> bool:
+        """A Restore is to bring the first data, and has not: there is a Lease and a volume, and no instance."""
+        return self.lease.held if self.lease is not None else bool(self.wish.restore)
 
     def get(self, name: str) -> Instance | None:
         """The instance of that name."""

@@ -66,6 +66,14 @@ class Loss:
 
 
 @dataclass(frozen=True, slots=True)
+class Filling:
+    """Epoch 0: the first data comes from the Restore of this uid and never from initdb. Nobody starts before `done`."""
+
+    restore: str
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class LeaseState:
     """What the Lease says. LSNs are byte positions."""
 
@@ -89,6 +97,7 @@ class LeaseState:
     wal: WalPosition | None = None  # mode async: where the holder's WAL ended at its last renewal
     loss: Loss | None = None  # the newest takeover that may have lost writes
     revision: int = 0  # counts what is written, renewals apart; 0: an agent wrote it that knows no such count
+    filling: Filling | None = None  # epoch 0 of a cluster that a Restore fills
 
     @property
     def election_quorum(self) -> int:
@@ -105,6 +114,11 @@ class LeaseState:
         """The newest timeline that is known to be real."""
         return self.lineage[-1].timeline if self.lineage else 1
 
+    @property
+    def held(self) -> bool:
+        """A Restore has not filled the first volume yet: no instance may start."""
+        return self.epoch == 0 and self.filling is not None and not self.filling.done
+
     def names(self, member: Member) -> bool:
         """Whether `member` may hold something that only it holds: nothing of it may be deleted (I8)."""
         return member == self.holder or member in self.voters or member == self.heir
@@ -115,16 +129,39 @@ class LeaseState:
         return any(m.instance == instance for m in members)
 
 
-def initial(bootstrap: str) -> LeaseState:
-    """Epoch 0: nobody leads, `bootstrap` may initialise."""
-    return LeaseState(epoch=0, holder=None, bootstrap=bootstrap)
+def initial(bootstrap: str, restore: str = "") -> LeaseState:
+    """Epoch 0: nobody leads, `bootstrap` may initialise; with `restore`, the Restore of that uid fills its volume."""
+    return LeaseState(epoch=0, holder=None, bootstrap=bootstrap, filling=Filling(restore) if restore else None)
 
 
-def bootstrapped(state: LeaseState, me: Member, system_identifier: str, nonce: str) -> LeaseState:
-    """Epoch 1 after initdb. Nobody else can be elected (`alone`) until a first voter holds everything."""
+def filled(state: LeaseState, restore: str) -> LeaseState:
+    """The volume of the bootstrap instance holds what the Restore brought back: it may start."""
+    _require(state.epoch == 0, "the cluster began already")
+    _require(state.filling is not None and state.filling.restore == restore, "another restore fills this cluster")
+    return replace(state, filling=Filling(restore, done=True))
+
+
+def bootstrapped(
+    state: LeaseState, me: Member, system_identifier: str, nonce: str, line: Sequence[Switch] = ()
+) -> LeaseState:
+    """Epoch 1 after initdb, or on data that a Restore brought, which is on the timeline that `line` leads to.
+
+    Nobody else can be elected (`alone`) until a first voter holds everything.
+    """
     _require(state.epoch == 0, "only epoch 0 may be bootstrapped")
     _require(me.instance == state.bootstrap, f"{me.instance} is not the bootstrap instance {state.bootstrap}")
-    return replace(state, epoch=1, holder=me, nonce=nonce, system_identifier=system_identifier)
+    _require(state.filling is None or state.filling.done, "a restore has not filled the volume")
+    known = tuple(sorted(line, key=lambda s: s.timeline))
+    return replace(
+        state,
+        epoch=1,
+        holder=me,
+        nonce=nonce,
+        system_identifier=system_identifier,
+        lineage=known,
+        claimed=max(state.claimed, known[-1].timeline if known else 1),
+        filling=None,
+    )
 
 
 def taken_over(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
@@ -311,6 +348,8 @@ def encode(state: LeaseState) -> str:
         doc["loss"] = [loss.epoch, loss.holder.instance, loss.holder.incarnation, *ends]
     if state.revision:
         doc["revision"] = state.revision
+    if state.filling is not None:
+        doc["filling"] = [state.filling.restore, state.filling.done]
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
 
 
@@ -339,8 +378,9 @@ def decode(text: str) -> LeaseState:
             wal=WalPosition(*map(int, doc["wal"])) if doc.get("wal") else None,
             loss=_parse_loss(doc.get("loss")),
             revision=int(doc.get("revision") or 0),
+            filling=Filling(str(doc["filling"][0]), bool(doc["filling"][1])) if doc.get("filling") else None,
         )
-    except (KeyError, TypeError, ValueError) as e:
+    except (KeyError, IndexError, TypeError, ValueError) as e:
         raise ValueError(f"the Lease's state can't be read: {e}") from e
 
 

@@ -9,7 +9,7 @@ LSNs in bytes, times with their zone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -83,6 +83,35 @@ def route(made: Base, archive: Archive, target: Target) -> Route | Verdict:
     far = reach(made, timeline, line, archive.segments)
     found = Route(timeline=timeline, end=far.last, until=far.last_time)
     return _refusal(made, archive, target, found, begin_of(made, line)) or found
+
+
+def newest_before(bases: Iterable[Base], target: Target) -> Base | None:
+    """The backup to take for `target`: the newest that ended before it. For a transaction or a name nobody can say
+    which that is, so it is simply the newest."""
+    able = [
+        b
+        for b in bases
+        if not (target.kind == "time" and datetime.fromisoformat(target.value) < b.finished)
+        and not (target.kind == "lsn" and parse_lsn(target.value) < b.stop)
+    ]
+    return max(able, key=lambda b: (b.finished, b.id), default=None)
+
+
+def expected_end(made: Base, archive: Archive, found: Route, target: Target) -> int:
+    """About where replay to `target` ends, for a progress in bytes."""
+    if target.kind == "lsn":
+        return min(max(parse_lsn(target.value), made.stop), found.end)
+    if target.kind == "immediate":
+        return made.stop
+    if target.kind == "time":
+        moment = datetime.fromisoformat(target.value)
+        line = archive.histories.get(found.timeline, ()) if found.timeline != made.timeline else ()
+        begins = begin_of(made, line)
+        for number in range(made.stop // SEGMENT_SIZE, found.end // SEGMENT_SIZE):
+            stored = archive.segments.get((timeline_at(begins, number), number))
+            if stored is not None and stored >= moment:
+                return min((number + 1) * SEGMENT_SIZE, found.end)
+    return found.end
 
 
 def _refusal(

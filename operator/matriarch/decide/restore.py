@@ -1,9 +1,11 @@
 """How one Restore goes from wished to done, step by step, once and never again.
 
-Two ways. Into a new cluster: the backup is checked, a DatabaseCluster is made, it becomes ready, the backup is loaded
+Three ways. Into a new cluster: the backup is checked, a DatabaseCluster is made, it becomes ready, the backup is loaded
 and compared. In place: the backup is checked, the running cluster is backed up, then its data is replaced in one step.
 Whatever fails before the last step has changed nothing; the last step is one Job that leaves the old data serving
-unless everything was loaded and compared.
+unless everything was loaded and compared. By recovery, for physical backups: a DatabaseCluster is made of which no
+instance starts (the hold in its Lease), a Job fills the first volume, and only then the hold is lifted; the Job may be
+run again, for nobody has written meanwhile.
 
 Every step's end is in the status before the next step begins. The Job that changes data is made suspended, noted in
 the status, and only then let go: if a noted Job is gone, it may have run, and nobody runs it a second time over what
@@ -42,6 +44,8 @@ class Mode(StrEnum):
 
     NEW = "new"
     IN_PLACE = "in-place"
+    RECOVER = "recover"
+    """A physical backup into a new cluster."""
 
 
 class Step(StrEnum):
@@ -55,12 +59,17 @@ class Step(StrEnum):
     READY = "wait-ready"
     SAFETY = "safety-backup"
     RESTORE = "restore"
-    """A Job loads, compares and switches."""
+    """A Job loads, compares and switches; or fills the first volume."""
+    PREPARE = "prepare-volume"
+    """The held cluster has its Lease and its first volume."""
+    START = "start"
+    """The hold is lifted, and the cluster takes writes."""
 
 
 STEPS: Mapping[Mode, tuple[Step, ...]] = {
     Mode.NEW: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.READY, Step.RESTORE),
     Mode.IN_PLACE: (Step.CHECK, Step.VERIFY, Step.SAFETY, Step.RESTORE),
+    Mode.RECOVER: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.PREPARE, Step.RESTORE, Step.START),
 }
 
 
@@ -83,6 +92,19 @@ class TargetFacts:
     """Its primary takes writes."""
     made_by: str | None
     """uid of the Restore that made it."""
+    system: str | None = None
+    """Its database system identifier, once it is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldFacts:
+    """The Lease of a cluster that a Restore fills, as far as that needs it."""
+
+    restore: str | None
+    """uid of the Restore that it waits for; None: for none, or it began already."""
+    lifted: bool
+    volume: bool
+    """The claim of the instance that begins is there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +162,10 @@ class RestoreFacts:
     safety_name: str
     safety: SafetyFacts | None
     work: StepJob = NO_JOB
+    hold: HoldFacts | None = None
+    """None: there is no Lease."""
+    system: str | None = None
+    """The identifier of the database system that the Job made, as the status has it."""
     refused: str | None = None
     """Why the API server does not take what this step would create, as a sentence."""
 
@@ -162,6 +188,8 @@ class RestorePlan:
     create_safety: bool = False
     make_job: Step | None = None
     resume_job: bool = False
+    lift: bool = False
+    """Let the instances start on what the Job made."""
     finished: bool = False
     requeue: timedelta | None = None
 
@@ -188,6 +216,10 @@ def plan_restore(facts: RestoreFacts) -> RestorePlan:
             return _safety(facts)
         case Step.RESTORE:
             return _restore(facts)
+        case Step.PREPARE:
+            return _prepare(facts)
+        case Step.START:
+            return _start(facts)
 
 
 def _check(facts: RestoreFacts) -> RestorePlan:
@@ -219,11 +251,8 @@ def _refusal(facts: RestoreFacts) -> Verdict | None:
             return _no("TargetDeleted", f"DatabaseCluster {name} is being deleted.")
         return None
     if facts.target is not None:
-        return _no(
-            "TargetExists",
-            f"DatabaseCluster {name} exists already. Restore into a new name, or set inPlace.confirm: {name} to "
-            "replace the data of the existing one.",
-        )
+        also = "" if facts.mode is Mode.RECOVER else f", or set inPlace.confirm: {name} to replace its data"
+        return _no("TargetExists", f"DatabaseCluster {name} exists already. Restore into a new name{also}.")
     if facts.leftover is not None:
         return _no(
             "TargetHasData",
@@ -314,7 +343,67 @@ def _safety(facts: RestoreFacts) -> RestorePlan:
     return _at_work(facts, Step.SAFETY, verdict)
 
 
+def _prepare(facts: RestoreFacts) -> RestorePlan:
+    if (lost := _target_lost(facts, Step.PREPARE)) is not None:
+        return lost
+    hold, name = facts.hold, facts.target_name
+    if hold is not None and hold.restore != facts.uid:
+        message = (
+            f"The Lease {name} is not one that waits for this restore, so there may be data of somebody else. Nothing "
+            f"was written; delete DatabaseCluster {name} if that is not wanted, and restore into another name."
+        )
+        return _failed(facts, Step.PREPARE, "TargetHasData", message)
+    if hold is not None and hold.volume:
+        return _done(facts, Step.PREPARE)
+    if facts.step_started is not None and facts.now - facts.step_started > READY_WITHIN:
+        return _failed(
+            facts,
+            Step.PREPARE,
+            "ClusterNotReady",
+            f"DatabaseCluster {name} was made and got no volume within {READY_WITHIN // timedelta(minutes=1)} minutes; "
+            f"see `kubectl describe dbc {name}`. {_held(facts)}",
+        )
+    verdict = Verdict(Standing.WORKING, "WaitingForVolume", f"The first volume of {name} is being made.")
+    return _at_work(facts, Step.PREPARE, verdict, again=timedelta(seconds=2))
+
+
+def _start(facts: RestoreFacts) -> RestorePlan:
+    if (lost := _target_lost(facts, Step.START)) is not None:
+        return lost
+    hold, name, target = facts.hold, facts.target_name, facts.target
+    assert target is not None
+    verdict = Verdict(Standing.WORKING, "WaitingForCluster", f"DatabaseCluster {name} starts on what was restored.")
+    if hold is not None and hold.restore == facts.uid and not hold.lifted:
+        return _at_work(facts, Step.START, verdict, lift=True, again=timedelta(seconds=2))
+    if target.ready and target.system == facts.system:
+        return _done(facts, Step.START)
+    if target.ready:
+        message = (
+            f"DatabaseCluster {name} serves database system {target.system}, and this restore made {facts.system}: it "
+            "is another database. Do not use it before you know whose it is."
+        )
+        return _failed(facts, Step.START, "AnotherDatabase", message)
+    if facts.step_started is not None and facts.now - facts.step_started > READY_WITHIN:
+        message = (
+            f"The data is restored, but DatabaseCluster {name} did not become ready within "
+            f"{READY_WITHIN // timedelta(minutes=1)} minutes; see `kubectl describe dbc {name}`. It goes on trying."
+        )
+        return _failed(facts, Step.START, "ClusterNotReady", message)
+    return _at_work(facts, Step.START, verdict, again=timedelta(seconds=5))
+
+
+def _held(facts: RestoreFacts) -> str:
+    return (
+        f"No instance of {facts.target_name} was started: delete that DatabaseCluster and this Restore, its volume "
+        "goes with them, and make a new Restore."
+    )
+
+
 def _restore(facts: RestoreFacts) -> RestorePlan:
+    if facts.mode is Mode.RECOVER:
+        if (lost := _target_lost(facts, Step.RESTORE)) is not None:
+            return lost
+        return _through_job(facts, Step.RESTORE, "recovery", after=_held(facts), repeatable=True)
     if not facts.work.noted and (lost := _target_lost(facts, Step.RESTORE)) is not None:
         return lost
     if facts.mode is Mode.NEW:
@@ -349,7 +438,7 @@ def _through_job(facts: RestoreFacts, step: Step, what: str, *, after: str, repe
         f"Data is switched in one step at the end, so {facts.target_name} holds either all of the backup or none of "
         "it: look at it. The restore is not repeated."
     )
-    reason = "Verifying" if repeatable else "Restoring"
+    reason = "Verifying" if step is Step.VERIFY else "Restoring"
     working = Verdict(Standing.WORKING, reason, f"The {what}'s Job is at work.")
     if work.result is not None and work.result.ok and work.noted:
         return _done(facts, step)
@@ -388,12 +477,15 @@ def _through_job(facts: RestoreFacts, step: Step, what: str, *, after: str, repe
 
 
 def _complete(facts: RestoreFacts) -> RestorePlan:
+    message = f"Restored into {facts.target_name} and compared: counts and hashes of all tables are the backup's."
+    if facts.mode is Mode.RECOVER:
+        message = f"Restored into {facts.target_name}, which takes writes; status.recovered says what was reached."
     return RestorePlan(
         phase=Phase.COMPLETE,
         verdict=Verdict(
             Standing.READY,
             "Complete",
-            f"Restored into {facts.target_name} and compared: counts and hashes of all tables are the backup's.",
+            message,
         ),
         steps=facts.steps,
         finished=True,
@@ -427,6 +519,7 @@ def _at_work(
     create_safety: bool = False,
     make_job: Step | None = None,
     resume_job: bool = False,
+    lift: bool = False,
     jobs_made: int = 0,
     job_noted: bool = False,
     again: timedelta = LOOK_AGAIN,
@@ -444,6 +537,7 @@ def _at_work(
         create_safety=create_safety,
         make_job=make_job,
         resume_job=resume_job,
+        lift=lift,
         requeue=again,
     )
 

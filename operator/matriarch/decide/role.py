@@ -61,6 +61,7 @@ class Facts:
     claiming: bool = False  # an own swap to a higher epoch is under way
     epoch_seen: int = 0  # when the Lease's epoch was first seen
     quiet_since: int = 0  # when this agent started, or said "fenced"
+    filled_by: str = ""  # uid of the Restore that made the data, by the mark in it; asked for at epoch 0 only
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Step:
     kind: Literal[
         "wait",
         "initialize",  # initdb
-        "record-bootstrap",  # swap to epoch 1
+        "record-bootstrap",  # swap to epoch 1, on what initdb or a Restore made
         "clone",  # a new incarnation by base backup
         "reclaim",  # swap the epoch up for itself
         "start-primary",
@@ -128,10 +129,13 @@ def _without_lease(f: Facts) -> Step:
 def _bootstrap(f: Facts, lease: LeaseState) -> Step:
     if lease.bootstrap != f.instance:
         return Step("wait", f"{lease.bootstrap} initialises the cluster")
+    if lease.filling is not None and (not lease.filling.done or f.filled_by != lease.filling.restore):
+        # Whatever else is here, or nothing: an empty database in place of the wanted one would look like a success.
+        return Step("wait", f"Restore {lease.filling.restore} is to fill this volume, and has not")
     if f.data == "none":
         return Step("initialize", "the cluster is new")
     if f.data == "primary":
-        return Step("record-bootstrap", "initdb is done and not recorded")
+        return Step("record-bootstrap", "the first data is here and not recorded")
     return Step("wait", "the volume holds a standby of a cluster that the Lease does not know")
 
 

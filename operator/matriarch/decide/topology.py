@@ -54,9 +54,11 @@ def decide(facts: Facts, now: datetime) -> Plan:
         return _after_erasure(facts, memory)
     actions: list[Action] = [*news, *_children(facts)]
     if facts.lease is None:
-        actions.append(CreateLease(bootstrap(facts.wish), facts.wish.replica))
+        actions.append(CreateLease(bootstrap(facts.wish), facts.wish.replica, facts.wish.restore))
     elif facts.lease.epoch == 0 and facts.lease.bootstrap not in facts.wish.instances:
         actions.append(MoveBootstrap(bootstrap(facts.wish)))
+    if facts.held:
+        return _held(facts, memory, actions)
     actions += _volumes_and_pods(facts)
     leaving = _leaving(facts)
     actions += leaving
@@ -66,6 +68,25 @@ def decide(facts: Facts, now: datetime) -> Plan:
     if verdict.standing is Standing.READY and not actions:
         return Plan((), verdict, memory, facts.wish.health_interval)
     return Plan(tuple(actions), verdict, memory, SOON if verdict.standing is Standing.WORKING else SOON * 2)
+
+
+def _held(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
+    """Only the volume that the Restore fills is made, and nothing is started on it."""
+    first = facts.lease.bootstrap if facts.lease is not None else bootstrap(facts.wish)
+    found = facts.get(first)
+    if found is None or found.claim is None:
+        actions.append(CreateClaim(first))
+    name = facts.wish.restore_name
+    if facts.restore_problem:
+        message = (
+            f"{facts.restore_problem} So no instance of this cluster is started, and none ever had data: delete this "
+            "resource and that Restore, the volume goes with them, and make a new Restore."
+        )
+        verdict = Verdict(Standing.STALLED, "RestoreFailed", message)
+    else:
+        message = f"Restore {name} brings the data to the volume of {first}; instances start when it is there."
+        verdict = Verdict(Standing.WORKING, "Restoring", message)
+    return Plan(tuple(actions), verdict, memory, SOON if actions else facts.wish.health_interval)
 
 
 def _blocked(facts: Facts) -> Verdict | None:

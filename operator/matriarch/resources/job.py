@@ -34,6 +34,9 @@ DEADLINE = 24 * 3600
 """Seconds that all attempts of one Job may take together."""
 FINISHED_KEPT = 3600
 """Seconds that a finished Job and its log stay; its result is in a status long before."""
+VOLUME_KEPT = 300
+"""The same for a Job that mounts an instance's volume: no claim is deleted while a Pod names it, even an ended one, and
+a deleted cluster would wait for it. A result that nobody read in time is told again by the same task."""
 NODE_GONE = 30
 """Seconds that a pod waits for a node that is not heard of, in place of Kubernetes' 300."""
 GRACE = 60
@@ -73,6 +76,12 @@ class JobWish:
     """Secret whose `password` the server wants besides the certificate."""
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
+    fills: str | None = None
+    """Instance whose volume is mounted to be written; none of its Pods runs."""
+    command: tuple[str, ...] = COMMAND
+    requests: Mapping[str, str] = field(default_factory=lambda: {"cpu": "100m", "memory": "128Mi"})
+    memory: str = MEMORY
+    """Limit of memory."""
     suspended: bool = False
     keep: bool = False
     """Stays until its owner goes; else it is removed an hour after its end."""
@@ -106,7 +115,7 @@ def job(wish: JobWish) -> Object:
         },
     }
     if not wish.keep:
-        spec["ttlSecondsAfterFinished"] = FINISHED_KEPT
+        spec["ttlSecondsAfterFinished"] = VOLUME_KEPT if wish.member or wish.fills else FINISHED_KEPT
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -217,13 +226,15 @@ def _container(wish: JobWish) -> Object:
     if wish.member is not None:
         # All of the volume: where a subPath is missing the kubelet makes it, in a volume that is not ours to change.
         mounts.append({"name": "member", "mountPath": MEMBER_PATH, "readOnly": True})
+    if wish.fills is not None:
+        mounts.append({"name": "data", "mountPath": MEMBER_PATH})
     return {
         "name": "backup",
         "image": wish.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": list(COMMAND),
+        "command": list(wish.command),
         "env": env,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": MEMORY}},
+        "resources": {"requests": dict(wish.requests), "limits": {"memory": wish.memory}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
@@ -247,6 +258,8 @@ def _volumes(wish: JobWish) -> list[Object]:
         volumes.append({"name": "backups", "persistentVolumeClaim": {"claimName": wish.claim}})
     if wish.member is not None:
         volumes.append({"name": "member", "persistentVolumeClaim": {"claimName": wish.member, "readOnly": True}})
+    if wish.fills is not None:
+        volumes.append({"name": "data", "persistentVolumeClaim": {"claimName": wish.fills}})
     return volumes
 
 

@@ -16,6 +16,8 @@ POD_HASH = "matriarch.dev/pod-hash"
 DELETION_POLICY = "matriarch.dev/deletion-policy"
 RESTART = "matriarch.dev/restart"
 SWITCHOVER = "matriarch.dev/switchover"
+FILLED_BY = "matriarch.dev/filled-by"
+"""On a DatabaseCluster whose first data a Restore brings: `<name>/<uid>` of it. It counts when the Lease is made."""
 
 
 _ORDINAL = re.compile(r"-([1-9])$")

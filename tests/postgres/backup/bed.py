@@ -33,7 +33,10 @@ from tests.postgres.pgbox import _ENTER
 
 T = TypeVar("T")
 
-TOOLS = ("initdb", "postgres", "pg_dump", "psql", "pg_amcheck", "pg_basebackup", "pg_checksums", "pg_ctl")
+TOOLS = (
+    "initdb", "postgres", "pg_dump", "psql", "pg_amcheck", "pg_basebackup", "pg_checksums", "pg_ctl", "pg_controldata",
+    "pg_resetwal",
+)  # fmt: skip
 KEY = Kek.of(bytes(range(32)))
 CLUSTER = ClusterIdentity(namespace="prod", name="orders", uid="0000-1111")
 

@@ -27,14 +27,30 @@ _CRC = _table()
 
 def is_whole(data: bytes) -> bool:
     """Whether `data` is a complete pg_control."""
+    return _sum_at(data) is not None
+
+
+def with_identifier(data: bytes, identifier: int) -> bytes:
+    """The same with another system identifier, and its sum made right. Raises ValueError for what is not whole."""
+    at = _sum_at(data)
+    if at is None:
+        raise ValueError("pg_control is damaged")
+    body = struct.pack("<Q", identifier) + data[8:at]
+    crc = 0xFFFFFFFF
+    for byte in body:
+        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+    return body + struct.pack("<I", crc ^ 0xFFFFFFFF) + data[at + 4 :]
+
+
+def _sum_at(data: bytes) -> int | None:
     if len(data) != SIZE:
-        return False
+        return None
     crc = 0xFFFFFFFF
     for position, byte in enumerate(data[:_LAST]):
         if position >= _FIRST and position % 4 == 0 and crc ^ 0xFFFFFFFF == _word(data, position):
-            return True
+            return position
         crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
-    return False
+    return None
 
 
 def _word(data: bytes, position: int) -> int:

@@ -1,0 +1,203 @@
+"""What is particular to Restores of physical backups: the held cluster, the Jobs, the moment that is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from matriarch.api.restore import CheckedBackup, Restore
+from matriarch.api.rules import quantity
+from matriarch.backup import jobspec
+from matriarch.controller import backup_store
+from matriarch.controller.backup_around import Around
+from matriarch.controller.backup_task import job_wish
+from matriarch.controller.env import Env
+from matriarch.controller.restore_source import Source
+from matriarch.decide import lease as lease_codec
+from matriarch.decide.pitr import Target
+from matriarch.decide.restore import HoldFacts
+from matriarch.decide.verdict import Standing, Verdict
+from matriarch.errors import Refused
+from matriarch.kube.client import Object
+from matriarch.resources import names
+from matriarch.resources.job import MEMBER_PATH, JobWish
+
+COMMAND = ("python", "-m", "matriarch.recovery.job")
+MEMORY = "1Gi"
+"""At least: the engine's 256 MiB, the archive's reader with four segments in memory, and PostgreSQL's replay."""
+
+
+def moment(restore: Restore) -> jobspec.Moment:
+    """How far the backup is to be replayed."""
+    wanted = restore.spec.recovery_target
+    if wanted is None:
+        return jobspec.Moment()
+    if wanted.to is not None:
+        return jobspec.Moment(kind=wanted.to)
+    if wanted.time is not None:
+        return jobspec.Moment(kind="time", value=wanted.time)
+    if wanted.lsn is not None:
+        return jobspec.Moment(kind="lsn", value=wanted.lsn)
+    if wanted.xid is not None:
+        return jobspec.Moment(kind="xid", value=wanted.xid)
+    return jobspec.Moment(kind="name", value=wanted.name or "")
+
+
+def wrong_moment(restore: Restore) -> Verdict | None:
+    """What the schema cannot see, such as a 31st of June."""
+    wanted = moment(restore)
+    try:
+        if wanted.kind != "backup":
+            Target(wanted.kind, wanted.value)
+    except ValueError as error:
+        return Verdict(Standing.STALLED, "InvalidTarget", f"recoveryTarget: {error}. Make a new Restore with another.")
+    return None
+
+
+async def look_hold(env: Env, namespace: str, cluster: str) -> HoldFacts | None:
+    """The Lease of the cluster, and whether the volume of the instance that begins is there."""
+    found = await env.kube.get("Lease", namespace, cluster)
+    if found is None:
+        return None
+    try:
+        state = lease_codec.from_manifest(found).state
+    except ValueError:
+        return HoldFacts(restore=None, lifted=False, volume=False)
+    claim = await env.kube.get("PersistentVolumeClaim", namespace, state.bootstrap)
+    return HoldFacts(
+        restore=state.filling.restore if state.filling is not None else None,
+        lifted=state.filling is not None and state.filling.done,
+        volume=claim is not None and "deletionTimestamp" not in claim["metadata"],
+    )
+
+
+async def lift(env: Env, around: Around, restore: Restore) -> None:
+    """Let the instances start: one swap of the Lease, which also says from now on what becomes of the data when the
+    resource is deleted. Raises Conflict when the Lease is another one by now."""
+    found = await env.kube.get("Lease", around.namespace, around.name)
+    if found is None or around.defaults is None:
+        return  # the next look says what there is
+    read = lease_codec.from_manifest(found)
+    filling = read.state.filling
+    if filling is None or filling.done or filling.restore != restore.metadata.uid:
+        return
+    state = lease_codec.revised(read.state, lease_codec.filled(read.state, restore.metadata.uid))
+    metadata = found["metadata"]
+    notes = {
+        **(metadata.get("annotations") or {}),
+        lease_codec.ANNOTATION: lease_codec.encode(state),
+        names.DELETION_POLICY: around.defaults.deletion_policy,
+    }
+    await env.kube.replace({**found, "metadata": {**metadata, "annotations": notes}})
+
+
+def check_job(env: Env, found: Object, restore: Restore, around: Around, source: Source, name: str) -> JobWish:
+    """Says whether the backup is there and leads to the moment."""
+    assert source.place is not None
+    assert source.identity is not None
+    task = jobspec.JobSpec(
+        task="verify",
+        cluster=source.identity,
+        store=backup_store.spec(source.place),
+        keys=backup_store.key_names(source.place),
+        report=_report(restore),
+        verify=jobspec.VerifyTask(
+            backup=source.backup,
+            method="physical",
+            allow_unencrypted=source.place.key is None,
+            moment=moment(restore),
+            manifest_sha256=source.manifest_sha256,
+        ),
+    )
+    wish = job_wish(
+        env,
+        around,
+        source.place,
+        name=name,
+        owner=found,
+        purpose="verify",
+        task=task,
+        tls=None,
+        version=source.version,
+        account=names.backup_account(source.cluster.metadata.name) if source.cluster is not None else None,
+    )
+    return replace(wish, command=COMMAND, image=_image(restore, source) or wish.image)
+
+
+async def recover_job(env: Env, found: Object, restore: Restore, around: Around, source: Source, name: str) -> JobWish:
+    """Fills the volume of the instance that begins. It asks for what that instance will ask for, so that the volume is
+    made where there is room for both."""
+    assert source.place is not None
+    assert source.identity is not None
+    status, cluster = restore.status, around.cluster
+    if cluster is None:
+        raise Refused(f"DatabaseCluster {around.name} is gone.", reason="TargetDeleted")
+    lease = await env.kube.get("Lease", around.namespace, around.name)
+    if lease is None:
+        raise Refused(f"The Lease {around.name} is gone.", reason="TargetDeleted")
+    checked = status.checked or CheckedBackup()
+    task = jobspec.JobSpec(
+        task="recover",
+        cluster=source.identity,
+        store=backup_store.spec(source.place),
+        keys=backup_store.key_names(source.place),
+        report=_report(restore),
+        recover=jobspec.RecoverTask(
+            backup=status.backup_name or source.backup,
+            restore_id=restore.metadata.uid,
+            volume=MEMBER_PATH,
+            moment=moment(restore),
+            manifest_sha256=checked.manifest_sha256 or source.manifest_sha256,
+            allow_unencrypted=source.place.key is None,
+        ),
+    )
+    wish = job_wish(env, around, source.place, name=name, owner=found, purpose="restore", task=task, tls=None)
+    asked = cluster.spec.resources
+    limit = (asked.limits or {}).get("memory") if asked is not None else None
+    memory = str(limit) if limit is not None and quantity(str(limit)) > quantity(MEMORY) else MEMORY
+    wanted = (asked.requests if asked is not None else None) or {}
+    requests = {key: str(wanted.get(key, least)) for key, least in (("cpu", "100m"), ("memory", "256Mi"))}
+    if quantity(requests["memory"]) > quantity(memory):
+        memory = requests["memory"]
+    return replace(
+        wish,
+        command=COMMAND,
+        fills=lease_codec.from_manifest(lease).state.bootstrap,
+        requests=requests,
+        memory=memory,
+    )
+
+
+def _report(restore: Restore) -> jobspec.Report:
+    metadata = restore.metadata
+    return jobspec.Report(kind="Restore", namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
+
+
+def _image(restore: Restore, source: Source) -> str | None:
+    """That of the cluster to be made, where it has one of its own: the check is about what will read the data."""
+    overrides = restore.spec.target.overrides
+    if overrides is not None and overrides.image:
+        return overrides.image
+    return source.cluster.spec.image if source.cluster is not None else None
+
+
+def reached(restore: Restore, report: jobspec.RecoverResult) -> dict[str, object]:
+    """What the Job did, in the words of the resource."""
+    found = {
+        "lsn": report.lsn,
+        "timeline": report.timeline,
+        "lastCommit": report.last_commit,
+        "archivedUntil": report.archived_until,
+        "systemIdentifier": report.system_identifier,
+        "sizeBytes": report.size,
+        "walBytes": report.wal,
+    }
+    status: dict[str, object] = {"recovered": {k: v for k, v in found.items() if v is not None}}
+    created = datetime.fromisoformat(restore.metadata.creation_timestamp or "")
+    kind = moment(restore).kind
+    if kind == "time":
+        status["rpoSeconds"] = 0
+    elif kind == "latest":
+        newest = datetime.fromisoformat(report.last_commit or report.archived_until)
+        status["rpoSeconds"] = max(0, round((created - newest).total_seconds()))
+    return status
