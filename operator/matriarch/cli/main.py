@@ -294,6 +294,20 @@ def restore(
 
 
 @app.command()
+def drill(
+    schedule: Annotated[str, typer.Argument(help="a BackupSchedule")],
+    namespace: Namespace = None,
+    wait: Wait = True,
+    timeout: Timeout = 86400.0,
+    output: Json = "text",
+) -> None:
+    """Restore a schedule's newest good backup into a throwaway instance, check and time it. Exit code 1: it failed."""
+    from matriarch.cli import drill as drills
+
+    drills.drill(schedule, namespace, wait=wait, timeout=timeout, as_json=wants_json(output))
+
+
+@app.command()
 def wal(
     store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
     directory: Annotated[Path, typer.Option("--directory", help="what `restore --wal-archive` filled")],

@@ -33,7 +33,9 @@ from tests.postgres.pgbox import _ENTER
 
 T = TypeVar("T")
 
-TOOLS = ("initdb", "postgres", "pg_dump", "psql", "pg_amcheck", "pg_basebackup", "pg_checksums", "pg_ctl")
+TOOLS = (
+    "initdb", "postgres", "pg_dump", "psql", "pg_amcheck", "pg_basebackup", "pg_checksums", "pg_controldata", "pg_ctl"
+)  # fmt: skip
 KEY = Kek.of(bytes(range(32)))
 CLUSTER = ClusterIdentity(namespace="prod", name="orders", uid="0000-1111")
 
