@@ -143,8 +143,8 @@ def test_each_alert_is_about_a_figure_that_exists_and_has_its_runbook() -> None:
 
 def test_a_long_result_still_fits() -> None:
     done = DrillResult(
-        backup_id="i", backup_name="b", started="2026-11-25T00:00:10.000Z", download=1.0, replay=1.0, checks=1.0, size=1,
-        databases=1, tables=1, queries=0, newest_transaction="2026-11-25T00:00:00.000Z", age=10.0,
+        backup_id="i", backup_name="b", started="2026-11-25T00:00:10.000Z", download=1.0, replay=1.0, checks=1.0,
+        size=1, databases=1, tables=1, queries=0, newest_transaction="2026-11-25T00:00:00.000Z", age=10.0,
     )  # fmt: skip
     text = Result(ok=True, task="drill", reason=Reason.COMPLETED, message="ä" * 9000, drill=done).to_json()
     assert len(text.encode()) <= 4096
