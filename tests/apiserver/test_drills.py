@@ -57,7 +57,8 @@ async def drilled(world: World, **spec: Any) -> tuple[Object, Object, Object]:
 
 
 async def test_the_newest_backup_is_drilled_by_a_job_that_can_change_nothing(world: World) -> None:
-    schedule, backup, job = await drilled(world)
+    _, backup, job = await drilled(world)
+    schedule = await world.look("BackupSchedule", "hourly")
     active = schedule["status"]["drill"]["active"]
     assert (active["backup"], active["job"]) == (backup["metadata"]["name"], job["metadata"]["name"])
     assert active["jobSeen"] is True

@@ -45,7 +45,7 @@ def _present(found: Object, plan: DrillPlan, around: Around, backup: Object | No
     if plan.begin is not None and backup is not None:
         active = {
             "backup": plan.begin.backup,
-            "job": drill_task.name_of(schedule, backup["metadata"]["uid"], rfc3339(around.now)),
+            "job": drill_task.name_of(schedule, backup["metadata"]["uid"], around.now.isoformat()),
             "startedAt": rfc3339(around.now),
             "scheduledFor": rfc3339(plan.begin.scheduled) if plan.begin.scheduled else None,
             "archiveBehindSeconds": drill_task.archive_behind(around)

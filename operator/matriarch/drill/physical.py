@@ -33,7 +33,7 @@ from matriarch.backup.store import Store
 from matriarch.decide.pitr import LATEST, Archive, Route, route
 from matriarch.decide.verdict import Verdict
 from matriarch.drill.server import Throwaway
-from matriarch.errors import Corrupt, MatriarchError, Refused
+from matriarch.errors import Corrupt, Refused
 from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn, parse_lsn, segment_name
 
 CLIENT = "/usr/local/bin/matriarch-wal"  # of the postgres image
@@ -119,7 +119,7 @@ def _socket(place: Throwaway) -> Path:
 
 async def replay(place: Throwaway, spec: JobSpec, way: Route | None, keys: tuple[Kek, ...], stop: Stop) -> Replayed:
     """Start it, with the archive beside it. Raises Corrupt (RestoreFailed, ObjectCorrupt)."""
-    said: list[MatriarchError | str] = []
+    said: list[str] = []
     server: asyncio.Server | None = None
     if way is not None:
         place.sockets.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ async def replay(place: Throwaway, spec: JobSpec, way: Route | None, keys: tuple
     return found
 
 
-async def _started(start: Callable[[], Awaitable[None]], said: list[MatriarchError | str]) -> None:
+async def _started(start: Callable[[], Awaitable[None]], said: list[str]) -> None:
     try:
         await start()
     except Corrupt as error:
@@ -150,9 +150,7 @@ async def _started(start: Callable[[], Awaitable[None]], said: list[MatriarchErr
         raise Corrupt(f"The WAL archive could not be replayed: {said[-1]}.", reason=Reason.OBJECT_CORRUPT) from error
 
 
-def _fetcher(
-    place: Throwaway, spec: JobSpec, keys: tuple[Kek, ...], stop: Stop, said: list[MatriarchError | str]
-) -> Fetcher:
+def _fetcher(place: Throwaway, spec: JobSpec, keys: tuple[Kek, ...], stop: Stop, said: list[str]) -> Fetcher:
     config = ArchiveConfig(
         cluster=spec.cluster,  # nothing is stored
         store=spec.store,
@@ -174,14 +172,14 @@ def _fetcher(
 class _Listening(Fetcher):
     """Keeps why a file could not be given."""
 
-    def __init__(self, *what: object, said: list[MatriarchError | str], **more: object) -> None:
+    def __init__(self, *what: object, said: list[str], **more: object) -> None:
         super().__init__(*what, **more)  # type: ignore[arg-type]  # as given
         self._said = said
 
     async def fetch(self, text: str) -> Fetched:
         found = await super().fetch(text)
         if found.word == "no":
-            self._said.append(found.text.rstrip("."))
+            self._said.append(f"{text}: {found.text.rstrip('.')}")
         return found
 
 
