@@ -11,6 +11,7 @@ import yaml
 from matriarch.backup.drillspec import DrillQuery, DrillResult, DrillTask
 from matriarch.backup.jobspec import ClusterIdentity, JobSpec, LocalStore, Reason, Result, StoreSpec
 from matriarch.cli.drill import record_of
+from matriarch.controller.backup_around import _drilled
 from matriarch.controller.drill_status import figures
 from matriarch.controller.metrics import Metrics
 from matriarch.drill.settings import last_word, settings
@@ -158,3 +159,8 @@ def test_the_command_waits_for_its_own_drill() -> None:
     assert record_of(at_work, "2") is None
     assert record_of({"status": {"drill": {"handled": "2"}, "lastDrill": FAILED}}, "2") == FAILED
     assert record_of({}, "2") is None
+
+
+def test_a_drill_proves_a_backup_to_retention() -> None:
+    drills = [{"result": "Passed", "backupId": "a"}, {"result": "Failed", "backupId": "b"}, {"result": "Passed"}]
+    assert _drilled([{"status": {"drills": drills}}, {}, {"status": {}}]) == {"a"}

@@ -1,15 +1,27 @@
-"""`matriarch drill`: asks the controller for a restore drill of a schedule's newest backup, and tells what it found."""
+"""`matriarch drill`: asks the controller for a restore drill of a schedule's newest backup, and tells what it found; or
+makes one here, of a store."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from matriarch.backup.drillspec import DrillQuery, DrillResult, DrillTask
+from matriarch.backup.jobspec import ClusterIdentity, JobSpec
+from matriarch.backup.jsonclass import encode
+from matriarch.backup.restore import find_trusted
+from matriarch.backup.stop import Stop
+from matriarch.backup.store import open_store
 from matriarch.cli import terminal
+from matriarch.cli.bare import line, parse_store, read_keys
 from matriarch.cli.cluster import call
 from matriarch.cli.terminal import Exit, note, show, show_json
+from matriarch.drill import drill as engine
+from matriarch.drill.job import sentence
 from matriarch.errors import Refused, Unavailable
 from matriarch.kube.client import Kube, Object
 
@@ -68,3 +80,39 @@ def record_of(schedule: Object, wish: str) -> Mapping[str, Any] | None:
         return None
     record: Mapping[str, Any] | None = status.get("lastDrill")
     return record
+
+
+def by_hand(
+    store: str, backup_id: str, *, endpoint: str | None, key_files: list[Path], folder: Path | None, archive: bool,
+    queries: list[str], database: str, heapallindexed: bool, allow_unencrypted: bool, timeout: float, as_json: bool,
+) -> None:  # fmt: skip
+    """Of a backup in a store, where PostgreSQL's programs are. `queries` are as in a resource without `expect`."""
+    stop, clock = Stop(), engine.Clock()
+
+    async def work() -> tuple[DrillResult, str]:
+        spec, keys = parse_store(store, endpoint), read_keys(key_files)
+        place = open_store(spec, stop)
+        found = await asyncio.to_thread(find_trusted, place, backup_id, keys, allow_unencrypted, None)
+        task = DrillTask(
+            backup=found.body.name,  # by its own name from here on: another one may become the newest
+            method=found.body.kind,
+            folder=str((folder or Path(tempfile.gettempdir())).absolute()),
+            manifest_sha256=found.manifest.sha256,
+            archive=archive,
+            queries=tuple(
+                DrillQuery(name=str(number), sql=text, database=database) for number, text in enumerate(queries, 1)
+            ),
+            amcheck="heapallindexed" if heapallindexed else "structure",
+            timeout=timeout,
+            allow_unencrypted=allow_unencrypted,
+        )
+        whole = JobSpec(
+            task="drill", cluster=ClusterIdentity(namespace="", name="", uid=""), store=spec, drill=task
+        )  # nothing is stored
+        return await engine.drill(whole, task, place, keys, clock, stop), task.method
+
+    done, method = terminal.run(work(), line=lambda: line(clock), stop=stop.set)
+    if as_json:
+        show_json(encode(done))
+        return
+    show(terminal.printable(sentence(done, method)))

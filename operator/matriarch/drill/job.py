@@ -6,6 +6,7 @@ A program of its own because it needs the WAL archive's code, which stands above
 from __future__ import annotations
 
 from matriarch.backup import job
+from matriarch.backup.drillspec import DrillResult
 from matriarch.backup.jobspec import Reason, Result
 from matriarch.backup.progress import duration
 from matriarch.backup.store import open_store
@@ -23,14 +24,17 @@ class DrillJob(job.Job):
         clock = Clock()
         self.tracker = clock
         done = await drill(self.spec, task, open_store(self.spec.store, self.stop), self._keys(), clock, self.stop)
-        what = "replay" if task.method == "physical" else "load"
-        message = (
-            f"{done.backup_name} came back in {duration(done.recovery)} ({duration(done.download)} to fetch and "
-            f"{duration(done.replay)} to {what} it). {done.tables} tables: "
-            f"pg_amcheck and {done.queries} queries found no fault. The newest transaction is of "
-            f"{done.newest_transaction}."
-        )
+        message = sentence(done, task.method)
         return Result(ok=True, task="drill", reason=Reason.COMPLETED, message=message, drill=done)
+
+
+def sentence(done: DrillResult, method: str) -> str:
+    what = "replay" if method == "physical" else "load"
+    return (
+        f"{done.backup_name} came back in {duration(done.recovery)} ({duration(done.download)} to fetch and "
+        f"{duration(done.replay)} to {what} it). {done.tables} tables: pg_amcheck and {done.queries} queries found no "
+        f"fault. The newest transaction is of {done.newest_transaction}."
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ later, and counts as one only when it stays.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ async def lay_down(
         stop=stop,
     )
     await in_thread(lambda: restore.restore(request))
-    command = f"{CLIENT} --socket {_socket(place)} --timeout {_FETCH_WITHIN} fetch %f %p" if way is not None else None
+    client = shutil.which(Path(CLIENT).name) or CLIENT
+    command = f"{client} --socket {_socket(place)} --timeout {_FETCH_WITHIN} fetch %f %p" if way is not None else None
     # In place of the source's own: whatever ALTER SYSTEM had set there has no say here.
     text = recovery.settings(LATEST, command, way.timeline if way is not None else None)
     await asyncio.to_thread((place.data / "postgresql.auto.conf").write_text, text)

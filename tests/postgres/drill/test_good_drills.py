@@ -16,7 +16,8 @@ from dev.s3 import S3Server
 from matriarch.backup.drillspec import DrillQuery
 from matriarch.backup.jobspec import Reason, Result, StoreSpec
 from matriarch.backup.store import open_store
-from tests.postgres.backup.bed import Postgres, job_environment, make_backup
+from tests.postgres.backup.bed import Postgres, job_environment, local, make_backup
+from tests.postgres.backup.test_physical_cli import matriarch
 from tests.postgres.drill.drillbed import Archived, drill, everything, left, spec_of, wait_until_it_writes
 
 pytestmark = pytest.mark.timeout(240)
@@ -121,3 +122,18 @@ def test_it_ends_at_its_own_limit_and_says_where(store: StoreSpec, source: Postg
     result = drill(store, tmp_path / "drill", backup, timeout=0.5)
     assert (result.ok, result.reason, result.retryable) == (False, Reason.TIMED_OUT, False)
     assert "in its step" in result.message
+
+
+def test_by_hand_where_the_programs_are(source: Postgres, tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    made = make_backup(local(place), source)
+    room = tmp_path / "room"
+    room.mkdir()
+    where = ("--store", str(place), "--folder", str(room))
+    told = matriarch("drill", *where, "--query", "SELECT 'app' = current_database()")
+    assert made.body.file in told
+    assert "1 queries found no fault" in told
+    told = matriarch("drill", *where, "--query", "SELECT false", code=1)
+    assert "Query 1 failed" in told
+    assert left(room) == []
+    assert "SCHEDULE" in matriarch("drill", "nightly", "--store", str(place), code=2)
