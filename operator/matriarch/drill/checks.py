@@ -92,7 +92,7 @@ async def ask(place: Throwaway, queries: Sequence[DrillQuery]) -> None:
     role = f"matriarch_drill_{secrets.token_hex(4)}"
     session = await place.server.connect("postgres", name="matriarch drill")
     try:
-        await session.execute(f"CREATE ROLE {role} LOGIN BYPASSRLS IN ROLE pg_read_all_data")
+        await session.execute(f"CREATE ROLE {role} LOGIN BYPASSRLS IN ROLE pg_read_all_data, pg_monitor")
         there = {r[0] for r in await session.fetch("SELECT datname FROM pg_catalog.pg_database WHERE datallowconn")}
         for name in {q.database for q in queries} & there:
             await session.execute(f"GRANT CONNECT ON DATABASE {quote(name)} TO {role}")
