@@ -35,6 +35,7 @@ from matriarch.postgres.lsn import format_lsn
 
 _CHECKS = ("Comparing", "Amcheck", "Querying")  # steps that a restore in need would leave out
 _REPLAYS = ("Roles", "Loading", "Replaying")
+_SWEEPS = 20
 
 
 @dataclass(slots=True)
@@ -96,7 +97,11 @@ def _make_place(task: DrillTask) -> Throwaway:
 def _throw_away(place: Throwaway) -> None:
     place.stop()
     for path in (place.folder, place.sockets):
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(_SWEEPS):  # a file that was being fetched may still arrive
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.2)
 
 
 async def _drill(
