@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from matriarch.api.backup_rules import CRON
+from matriarch.api.drill import Drill, DrillRecord, DrillStatus
 from matriarch.api.model import LIST_ATOMIC, ClusterName, Column, Kind, Model, Resource, Rule, Time
 from matriarch.api.status import AGE, MESSAGE, READY, Status
 from matriarch.api.stores import StoreName
@@ -58,6 +59,10 @@ class BackupScheduleSpec(Model):
     starting_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
     """A run that could not start in time is skipped after this long; if absent, after half of the time to the next."""
 
+    drill: Drill | None = None
+    """Restores the newest good backup into a throwaway instance; if absent, only when the annotation
+    `matriarch.dev/drill` asks for it."""
+
     rules: ClassVar[tuple[Rule, ...]] = CRON
 
 
@@ -85,6 +90,10 @@ class BackupScheduleStatus(Status):
     active: Annotated[list[str], Field(max_length=100, json_schema_extra=LIST_ATOMIC)] | None = None
     """Backups at work."""
     retention: RetentionStatus | None = None
+    drill: DrillStatus | None = None
+    last_drill: DrillRecord | None = None
+    drills: Annotated[list[DrillRecord], Field(max_length=10, json_schema_extra=LIST_ATOMIC)] | None = None
+    """The latest drills, newest first."""
 
 
 class BackupSchedule(Resource):
@@ -102,6 +111,7 @@ class BackupSchedule(Resource):
             Column("Next", ".status.nextRun"),
             Column("Last Success", ".status.lastSuccess", "date"),
             AGE,
+            Column("Restorable", ".status.conditions[?(@.type=='Restorable')].status", priority=1),
             Column("Suspended", ".spec.suspend", "boolean", 1),
             Column("Time Zone", ".spec.timeZone", priority=1),
             MESSAGE,

@@ -26,6 +26,7 @@ from matriarch.api.model import (
     int_or_string,
     list_map,
 )
+from matriarch.api.objectives import Objectives
 from matriarch.api.pooler import Pooler
 from matriarch.api.replica import Replica
 from matriarch.api.replication import Replication
@@ -138,6 +139,8 @@ class DatabaseClusterSpec(Model):
     pooler: Pooler | None = None
     """PgBouncer; none if absent."""
     backup: BackupSettings | None = None
+    objectives: Objectives | None = None
+    """How much may be lost and how long a restore may take; compared with what is measured. None if absent."""
     deletion_policy: Literal["Retain", "Delete"] | None = None
     """What happens to volumes, credentials and keys when this resource is deleted; `Retain` if absent. Backups in
     stores are never deleted with it."""

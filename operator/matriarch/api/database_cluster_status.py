@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from matriarch.api.model import LIST_ATOMIC, InstanceName, Int64, Model, Time, list_map
+from matriarch.api.objectives import ObjectivesStatus
 from matriarch.api.replication import HealthCheck
 from matriarch.api.status import Status
 
@@ -195,6 +196,7 @@ class DatabaseClusterStatus(Status):
     """PostgreSQL's identity of this data; a cluster never starts on data of another."""
     backup: ClusterBackupStatus | None = None
     wal_archive: WalArchiveStatus | None = None
+    objectives: ObjectivesStatus | None = None
     replica: ReplicaStatus | None = None
     demotion_token: Annotated[str, Field(max_length=1024)] | None = None
     """Of this cluster's demotion: with it another cluster is promoted without a lost write, once."""

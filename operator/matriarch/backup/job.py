@@ -92,6 +92,8 @@ class Job:
                 return await asyncio.to_thread(self._list, store)
             case "recover":
                 raise Refused("Recoveries have a process of their own.", reason=Reason.BAD_SPEC)
+            case "drill":
+                raise Refused("Drills are made by matriarch.drill.job.", reason=Reason.BAD_SPEC)
 
     def _keys(self) -> tuple[Kek, ...]:
         return tuple(Kek.read(Path(self.folder) / name) for name in self.spec.keys)
@@ -346,6 +348,7 @@ _CORRUPT = {
     Reason.MANIFEST_CORRUPT,
     Reason.RESTORE_FAILED,
     Reason.VERIFICATION_FAILED,
+    Reason.EMPTY_BACKUP,
 }
 
 

@@ -22,6 +22,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from matriarch.backup.drillspec import DrillResult, DrillTask
 from matriarch.backup.jsonclass import decode, encode
 
 ENVIRONMENT = "MATRIARCH_JOB"
@@ -31,7 +32,7 @@ TLS_FOLDER = "/etc/matriarch/tls"
 KEY_FOLDER = "/etc/matriarch/key"
 STORE_FOLDER = "/etc/matriarch/store"
 
-Task = Literal["backup", "restore", "recover", "verify", "delete", "retain", "list"]
+Task = Literal["backup", "restore", "recover", "verify", "delete", "retain", "list", "drill"]
 
 
 class Reason(enum.StrEnum):
@@ -79,6 +80,11 @@ class Reason(enum.StrEnum):
     MANIFEST_CORRUPT = "ManifestCorrupt"
     RESTORE_FAILED = "RestoreFailed"  # psql refused a statement; the target is as it was
     VERIFICATION_FAILED = "VerificationFailed"  # a count, a hash, a sequence or pg_amcheck; the target is as it was
+    # Of drills alone.
+    EMPTY_BACKUP = "EmptyBackup"  # it restores, and holds nothing of the user's
+    WAL_MISSING = "WalMissing"
+    QUERY_FAILED = "QueryFailed"  # one of the user's
+    TIMED_OUT = "TimedOut"
 
 
 class Exit(enum.IntEnum):
@@ -247,6 +253,7 @@ class JobSpec:
     verify: VerifyTask | None = None
     delete: DeleteTask | None = None
     retain: Retention | None = None
+    drill: DrillTask | None = None
 
     def __post_init__(self) -> None:
         if self.task != "list" and getattr(self, self.task) is None:
@@ -356,6 +363,7 @@ class Result:
     backup: BackupResult | None = None
     restore: RestoreResult | None = None
     recover: RecoverResult | None = None
+    drill: DrillResult | None = None
     deleted: tuple[str, ...] = ()  # backup ids, at most 100 a run
     backups: int | None = None  # list: complete backups in the store
     warnings: tuple[str, ...] = ()

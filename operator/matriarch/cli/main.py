@@ -304,6 +304,56 @@ def restore(
 
 
 @app.command()
+def drill(
+    schedule: Annotated[str | None, typer.Argument(help="a BackupSchedule", show_default=False)] = None,
+    store: Store = None,
+    backup_id: BackupId = "latest",
+    endpoint: Endpoint = None,
+    key_file: KeyFile = None,
+    wal_archive: Annotated[
+        bool, typer.Option("--wal-archive", help="physical: replay the WAL archive beside it to its end")
+    ] = False,
+    folder: Annotated[Path | None, typer.Option("--folder", help="where there is room for all of the data")] = None,
+    query: Annotated[
+        list[str] | None, typer.Option("--query", help="must not fail; booleans must be true; may be repeated")
+    ] = None,
+    database: Annotated[str, typer.Option("--database", "-d", help="of the queries")] = "app",
+    heapallindexed: Annotated[bool, typer.Option("--heapallindexed", help="look up each row in each index")] = False,
+    allow_unencrypted: Unencrypted = False,
+    namespace: Namespace = None,
+    wait: Wait = True,
+    timeout: Timeout = 86400.0,
+    output: Json = "text",
+) -> None:
+    """Restore a schedule's newest good backup, or one of a store, into a throwaway instance, check and time it.
+
+    Exit code 1: it failed. With --store it runs here, where PostgreSQL's programs are, and not as root.
+    """
+    from matriarch.cli import drill as drills
+
+    if (schedule is None) == (store is None):
+        usage("Say either SCHEDULE, for a BackupSchedule in Kubernetes, or --store.")
+    if store is not None:
+        drills.by_hand(
+            store,
+            backup_id,
+            endpoint=endpoint,
+            key_files=key_file or [],
+            folder=folder,
+            archive=wal_archive,
+            queries=query or [],
+            database=database,
+            heapallindexed=heapallindexed,
+            allow_unencrypted=allow_unencrypted,
+            timeout=timeout,
+            as_json=wants_json(output),
+        )
+        return
+    assert schedule is not None
+    drills.drill(schedule, namespace, wait=wait, timeout=timeout, as_json=wants_json(output))
+
+
+@app.command()
 def wal(
     store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
     directory: Annotated[Path, typer.Option("--directory", help="what `restore --wal-archive` filled")],

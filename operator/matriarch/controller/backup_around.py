@@ -38,7 +38,7 @@ class Around:
     """Into this cluster."""
     schedules: tuple[Object, ...]
     proven: tuple[str, ...]
-    """ids of backups of this cluster that a Restore has brought back whole."""
+    """ids of backups of this cluster that a Restore or a drill has brought back whole."""
 
     @property
     def open(self) -> tuple[Object, ...]:
@@ -70,7 +70,7 @@ async def gather(namespace: str, name: str, env: Env) -> Around:
         backups=ours,
         restores=tuple(r for r in restores if r["spec"]["target"]["cluster"] == name),
         schedules=tuple(s for s in schedules if s["spec"]["cluster"] == name),
-        proven=_proven(ours, restores),
+        proven=tuple(sorted({*_proven(ours, restores), *_drilled(schedules)})),
     )
 
 
@@ -82,6 +82,12 @@ def _proven(backups: Iterable[Object], restores: Iterable[Object]) -> tuple[str,
     }
     statuses = [b.get("status") or {} for b in backups]
     return tuple(sorted(s["id"] for s in statuses if s.get("id") and s.get("backupName") in restored))
+
+
+def _drilled(schedules: Iterable[Object]) -> set[str]:
+    """A drill proves a backup as a Restore does."""
+    drills = [d for s in schedules for d in (s.get("status") or {}).get("drills") or ()]
+    return {d["backupId"] for d in drills if d.get("result") == "Passed" and d.get("backupId")}
 
 
 def cluster_place(around: Around, wanted: str | None) -> Place | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from matriarch.controller import backup_key, schedule_cron
+from matriarch.controller import backup_key, objectives, schedule_cron
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, prepare
 from matriarch.controller.backup_figures import figures
 from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
@@ -24,7 +24,7 @@ from matriarch.kube.errors import NotFound
 MANAGER = "matriarch-backup"
 LOOK_EVERY = 60.0
 """Seconds: what is overdue is not told by any event."""
-TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring")
+TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring", "ObjectivesMet")
 
 
 def wake(env: Env, cluster: Object) -> None:
@@ -52,16 +52,21 @@ async def report(env: Env, around: Around) -> None:
         if place.key is not None:
             secret = await env.kube.get("Secret", around.namespace, place.key.name)
     healthy = _healthy(around)
-    wanted = [healthy, *_protection(around, secret), *_restoring(around)]
+    aims = objectives.look(around)
+    wanted = [healthy, *_protection(around, secret), *_restoring(around), *aims.conditions]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
+    if aims.status is not None:
+        status["objectives"] = aims.status
     there = cluster.get("status") or {}
-    METRICS.clusters[around.namespace, around.name] = figures(
-        there, status["backup"], around.backups, (healthy.status, healthy.reason)
-    )
+    METRICS.clusters[around.namespace, around.name] = {
+        **figures(there, status["backup"], around.backups, (healthy.status, healthy.reason)),
+        **aims.figures,
+    }
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]
     generation = cluster["metadata"].get("generation", 0)
     status["conditions"] = conditions(ours, wanted, generation, rfc3339(around.now))
-    if status["conditions"] == ours and status["backup"] == (there.get("backup") or {}):
+    same = status["backup"] == (there.get("backup") or {}) and aims.status == there.get("objectives")
+    if same and status["conditions"] == ours:
         return
     metadata = {"name": around.name, "namespace": around.namespace}
     try:

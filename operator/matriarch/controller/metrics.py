@@ -17,6 +17,14 @@ class Metrics:
     clusters: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)
     """By namespace and name: gauges by full name, as the cluster's backups were last looked at (once a minute)."""
 
+    schedules: dict[tuple[str, str, str], dict[str, float]] = field(default_factory=dict)
+    """By namespace, cluster and schedule: what its drills say."""
+
+    def forget_schedule(self, namespace: str, name: str) -> None:
+        """The resource is gone; which cluster it was of is not known then."""
+        for key in [k for k in self.schedules if (k[0], k[2]) == (namespace, name)]:
+            del self.schedules[key]
+
     def text(self, gauges: dict[str, float]) -> str:
         """All figures; `gauges` are values of this moment by full name."""
         lines = ["# TYPE matriarch_controller_reconciles_total counter"]
@@ -33,6 +41,13 @@ class Metrics:
             lines += [
                 f'{name}{{namespace="{namespace}",cluster="{cluster}"}} {figures[name]:.15g}'
                 for (namespace, cluster), figures in sorted(self.clusters.items())
+                if name in figures
+            ]
+        for name in sorted({n for figures in self.schedules.values() for n in figures}):
+            lines.append(f"# TYPE {name} gauge")
+            lines += [
+                f'{name}{{namespace="{space}",cluster="{cluster}",schedule="{schedule}"}} {figures[name]:.15g}'
+                for (space, cluster, schedule), figures in sorted(self.schedules.items())
                 if name in figures
             ]
         return "\n".join(lines) + "\n"

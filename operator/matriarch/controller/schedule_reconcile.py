@@ -8,13 +8,16 @@ from typing import Any
 
 from matriarch.api import defaults
 from matriarch.api.backup_schedule import BackupSchedule
-from matriarch.controller import schedule_cron, schedule_retention
+from matriarch.controller import schedule_cron, schedule_drill, schedule_retention
 from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather
 from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.backup_task import SCHEDULE_LABEL, SCHEDULED_FOR
+from matriarch.controller.drill_status import figures
 from matriarch.controller.env import MANAGER, Env
+from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
+from matriarch.controller.schedule_drill import DrillSeen
 from matriarch.controller.schedule_retention import RetentionSeen
 from matriarch.decide.backups import Phase
 from matriarch.decide.conditions import Condition, conditions, standing
@@ -42,21 +45,29 @@ async def reconcile_schedule(key: Key, env: Env) -> float | None:
     """Look at one schedule and do what is due."""
     found = await env.kube.get("BackupSchedule", key.namespace, key.name)
     if found is None or found["metadata"].get("deletionTimestamp"):
+        METRICS.forget_schedule(key.namespace, key.name)
         return None
     schedule = BackupSchedule.model_validate(found)
     around = await gather(key.namespace, schedule.spec.cluster, env)
     retention = await schedule_retention.look(schedule, around, env)
-    plan = plan_schedule(_facts(schedule, around, retention))
+    facts = _facts(schedule, around, retention)
+    plan = plan_schedule(facts)
+    drill = await schedule_drill.look(found, schedule, around, env, facts.resumed)
     for name in plan.prune:
         await env.kube.delete("Backup", key.namespace, name)
     if plan.create is not None:
         await _create(env, found, schedule, plan.create)
     if plan.retention_after is not None:
         await schedule_retention.start(env, found, schedule, around, plan.retention_after)
-    await _report(env, found, schedule, around, plan, retention)
+    await _report(env, found, schedule, around, plan, retention, drill)
+    await schedule_drill.act(env, found, schedule, around, drill)
+    METRICS.schedules[key.namespace, schedule.spec.cluster, key.name] = figures(
+        drill.status, overdue=drill.plan.overdue
+    )
     if plan.create is not None or plan.prune or (plan.last_success and not plan.active):
         env.enqueue(OF_CLUSTER, key.namespace, schedule.spec.cluster)  # its health may have changed
-    return plan.requeue.total_seconds() if plan.requeue is not None else None
+    again = [wait.total_seconds() for wait in (plan.requeue, drill.requeue) if wait is not None]
+    return min(again, default=None)
 
 
 def _facts(schedule: BackupSchedule, around: Around, retention: RetentionSeen) -> ScheduleFacts:
@@ -154,9 +165,10 @@ async def _report(
     around: Around,
     plan: SchedulePlan,
     retention: RetentionSeen,
+    drill: DrillSeen,
 ) -> None:
     generation, previous = found["metadata"].get("generation", 0), found.get("status") or {}
-    wanted = standing(plan.verdict)
+    wanted = [*standing(plan.verdict), *drill.conditions]
     suspended = bool(schedule.spec.suspend)
     was_suspended = any(c.get("type") == "Suspended" for c in previous.get("conditions") or ())
     if suspended or was_suspended:
@@ -181,11 +193,14 @@ async def _report(
         "lastFailure": rfc3339(max(failures)) if failures else previous.get("lastFailure"),
         "active": [*plan.active, *([newest] if plan.create and newest else [])],
         "retention": after or None,
+        **drill.status,
     }
     status = {key: value for key, value in status.items() if value is not None}
     if status == previous:
         return
     metadata = {"name": schedule.metadata.name, "namespace": schedule.metadata.namespace}
+    if drill.plan.begin is not None or drill.plan.ended is not None:
+        metadata["resourceVersion"] = found["metadata"]["resourceVersion"]  # a drill begins and ends once
     await env.kube.apply_status({"kind": "BackupSchedule", "metadata": metadata, "status": status}, manager=MANAGER)
     if plan.verdict.standing is Standing.STALLED:
         await env.recorder.record(found, plan.verdict.reason, plan.verdict.message, kind="Warning")

@@ -76,7 +76,13 @@ async def start(env: Env, owner: Object, schedule: BackupSchedule, around: Aroun
         cluster=identity(around),
         store=backup_store.spec(place),
         keys=backup_store.key_names(place),
-        retain=jobspec.Retention(days=days, count=count, schedule=schedule.metadata.name, verified=around.proven),
+        retain=jobspec.Retention(
+            days=days,
+            count=count,
+            schedule=schedule.metadata.name,
+            verified=around.proven,
+            pinned=_in_use(schedule, around),
+        ),
     )
     name = _job_name(schedule, after)
     wish = job_wish(env, around, place, name=name, owner=owner, purpose="retain", task=task, tls=None)
@@ -85,6 +91,15 @@ async def start(env: Env, owner: Object, schedule: BackupSchedule, around: Aroun
     except Conflict as e:
         if not e.exists:
             raise
+
+
+def _in_use(schedule: BackupSchedule, around: Around) -> tuple[str, ...]:
+    """The backup that a drill reads at this time."""
+    active = schedule.status.drill.active if schedule.status.drill else None
+    if active is None:
+        return ()
+    ids = [(b.get("status") or {}).get("id") for b in around.backups if b["metadata"]["name"] == active.backup]
+    return tuple(str(i) for i in ids if i)
 
 
 def _place_of(backup: Object) -> Place | None:
