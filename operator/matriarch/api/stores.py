@@ -144,6 +144,12 @@ class WalArchive(Model):
     max_rate: Quantity | None = None
     """Bytes a second that an instance may send, such as `20Mi`; not limited if absent. It must be more than the
     cluster writes in the long run, or the volumes fill with what waits."""
+    recovery_window_days: Annotated[int, Field(ge=0, le=36_500)] | None = None
+    """For so many days back WAL stays, and with it the physical backup that a recovery to the window's first moment
+    begins with; 30 if absent. WAL that a backup in the store needs stays for longer, whatever this says."""
+    expiry: Literal["Automatic", "Manual"] | None = None
+    """`Automatic` (if absent) deletes WAL that neither the window nor a backup needs; `Manual` only says in
+    `status.backup.stores` what would go."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -90,6 +90,12 @@ class Job:
                 return await asyncio.to_thread(self._retain, store, keys)
             case "list":
                 return await asyncio.to_thread(self._list, store)
+            case "tend":
+                return await asyncio.to_thread(self.tend, store, keys)
+
+    def tend(self, store: Store, keys: tuple[Kek, ...]) -> Result:
+        """The archive's part, which this layer does not know: see archive.tend."""
+        raise Refused("A store is tended to by matriarch.archive.tend.", reason=Reason.BAD_SPEC)
 
     def _keys(self) -> tuple[Kek, ...]:
         return tuple(Kek.read(Path(self.folder) / name) for name in self.spec.keys)
@@ -347,8 +353,8 @@ _CORRUPT = {
 }
 
 
-async def _run(spec: JobSpec) -> NoReturn:
-    result = await Job(spec, os.environ.get("MATRIARCH_KEY_FOLDER", jobspec.KEY_FOLDER)).run()
+async def _run(spec: JobSpec, kind: type[Job]) -> NoReturn:
+    result = await kind(spec, os.environ.get("MATRIARCH_KEY_FOLDER", jobspec.KEY_FOLDER)).run()
     _leave(result)
 
 
@@ -362,14 +368,14 @@ def _leave(result: Result) -> NoReturn:
     os._exit(exit_code(result))
 
 
-def main() -> NoReturn:
+def main(kind: type[Job] = Job) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     try:
         spec = JobSpec.from_json(os.environ[jobspec.ENVIRONMENT])
     except (KeyError, ValueError) as error:
         message = f"The task in {jobspec.ENVIRONMENT} is not usable: {error}"
         _leave(Result(ok=False, task="list", reason=Reason.BAD_SPEC, message=message))
-    asyncio.run(_run(spec))
+    asyncio.run(_run(spec, kind))
     raise AssertionError("unreachable: _run ends the process")
 
 

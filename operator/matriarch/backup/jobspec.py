@@ -30,7 +30,7 @@ TLS_FOLDER = "/etc/matriarch/tls"
 KEY_FOLDER = "/etc/matriarch/key"
 STORE_FOLDER = "/etc/matriarch/store"
 
-Task = Literal["backup", "restore", "verify", "delete", "retain", "list"]
+Task = Literal["backup", "restore", "verify", "delete", "retain", "list", "tend"]
 
 
 class Reason(enum.StrEnum):
@@ -141,6 +141,37 @@ class ServerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A manifest that was in a store."""
+
+    id: str
+    sha256: str
+    sequence: int = 0  # 0: not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedStore:
+    """What a store had, as statuses remember it: see decide.intact."""
+
+    head: Seen | None = None
+    wal: str | None = None
+    backups: tuple[Seen, ...] = ()
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TendTask:
+    """Compare a store with what it had; with `wal`, look at its archive too, and with `delete`, take one step of its
+    expiry: mark, wait, delete."""
+
+    expected: ExpectedStore
+    wal: bool = False
+    window_days: int = 0
+    delete: bool = False
+    elsewhere: tuple[str, ...] = ()  # LSNs where backups in other stores begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """What stays: see decide.retention. A rule that is None keeps nothing; the newest good one always stays."""
 
@@ -152,6 +183,8 @@ class Retention:
     schedule: str | None = None  # only backups whose manifest carries this schedule's name; None: all of the store
     pinned: tuple[str, ...] = ()  # backup ids that stay whatever the rules say
     verified: tuple[str, ...] = ()  # backup ids that a restore has proven
+    window_days: int | None = None  # of the WAL archive in this store: the backup that it begins with stays
+    expected: ExpectedStore | None = None  # nothing is deleted while the store lacks any of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +252,7 @@ class JobSpec:
     verify: VerifyTask | None = None
     delete: DeleteTask | None = None
     retain: Retention | None = None
+    tend: TendTask | None = None
 
     def __post_init__(self) -> None:
         if self.task != "list" and getattr(self, self.task) is None:
@@ -303,6 +337,32 @@ class RestoreResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WalResult:
+    """What a look at an archive found, and what it did."""
+
+    step: str  # of decide.wal_retention.Step
+    going: int  # files that nothing needs
+    going_bytes: int
+    deleted: int
+    deleted_bytes: int
+    kept: int
+    kept_bytes: int
+    before: str | None  # LSN up to which files may go
+    because: str  # what keeps the rest
+    again: str | None  # when it goes on, RFC 3339
+    frozen: str | None
+    newest: str | None  # segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TendResult:
+    backups: int
+    head: Seen | None
+    lost: tuple[str, ...] = ()
+    wal: WalResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the Job leaves in its termination log; `to_json` never exceeds RESULT_LIMIT bytes."""
 
@@ -316,6 +376,7 @@ class Result:
     deleted: tuple[str, ...] = ()  # backup ids, at most 100 a run
     backups: int | None = None  # list: complete backups in the store
     warnings: tuple[str, ...] = ()
+    tend: TendResult | None = None
 
     def to_json(self) -> str:
         """Shortens message and warnings, then the deleted list, until it fits."""
@@ -332,6 +393,8 @@ class Result:
                 result = dataclasses.replace(result, deleted=result.deleted[: len(result.deleted) // 2])
             elif (kept := result.backup) is not None and kept.databases:
                 result = dataclasses.replace(result, backup=dataclasses.replace(kept, databases=()))
+            elif (seen := result.tend) is not None and len(seen.lost) > 1:
+                result = dataclasses.replace(result, tend=dataclasses.replace(seen, lost=seen.lost[:-1]))
             elif (done := result.restore) is not None and (done.databases or done.kept):
                 result = dataclasses.replace(result, restore=dataclasses.replace(done, databases=(), kept=()))
             else:

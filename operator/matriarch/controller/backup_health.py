@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from matriarch.controller import backup_key, schedule_cron
+from matriarch.controller import backup_key, schedule_cron, store_tending
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, prepare
 from matriarch.controller.backup_figures import figures
 from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
@@ -24,7 +24,7 @@ from matriarch.kube.errors import NotFound
 MANAGER = "matriarch-backup"
 LOOK_EVERY = 60.0
 """Seconds: what is overdue is not told by any event."""
-TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring")
+TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring", "StoreIntact", "WalExpiry")
 
 
 def wake(env: Env, cluster: Object) -> None:
@@ -52,8 +52,11 @@ async def report(env: Env, around: Around) -> None:
         if place.key is not None:
             secret = await env.kube.get("Secret", around.namespace, place.key.name)
     healthy = _healthy(around)
-    wanted = [healthy, *_protection(around, secret), *_restoring(around)]
+    tended = await store_tending.tend(env, around)
+    wanted = [healthy, *_protection(around, secret), *_restoring(around), *tended.conditions]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
+    if tended.stores:
+        status["backup"]["stores"] = list(tended.stores)
     there = cluster.get("status") or {}
     METRICS.clusters[around.namespace, around.name] = figures(
         there, status["backup"], around.backups, (healthy.status, healthy.reason)

@@ -74,6 +74,14 @@ def spec(place: Place) -> jobspec.StoreSpec:
     return jobspec.StoreSpec(local=jobspec.LocalStore(path=LOCAL_PATH, prefix=place.folder))
 
 
+def address(place: Place) -> str:
+    """One line that is another one for another place: bucket or claim, and folder."""
+    if (s3 := place.store.s3) is not None:
+        where = "/".join(part for part in (s3.bucket, (s3.prefix or "").strip("/"), place.folder) if part)
+        return f"s3://{where}" + (f" at {s3.endpoint.rstrip('/')}" if s3.endpoint else "")
+    return f"{claim_name(place)}:/{place.folder}"
+
+
 def key_names(place: Place) -> tuple[str, ...]:
     """The files in a Job's key folder."""
     return (KEY_FILE,) if place.key is not None else ()

@@ -11,7 +11,7 @@ from matriarch.controller.env import Env
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
 from matriarch.resources import names
-from matriarch.resources.job import PGDATA, JobWish
+from matriarch.resources.job import ENGINE, PGDATA, JobWish
 
 SCHEDULE_LABEL = "matriarch.dev/schedule"
 SCHEDULED_FOR = "matriarch.dev/scheduled-for"
@@ -78,6 +78,7 @@ def job_wish(
     suspended: bool = False,
     keep: bool = False,
     member: str | None = None,
+    module: str = ENGINE,
 ) -> JobWish:
     """What all Jobs beside a cluster share: its image, its nodes, its account.
 
@@ -108,6 +109,7 @@ def job_wish(
         suspended=suspended,
         keep=keep,
         member=member,
+        module=module,
     )
 
 

@@ -1,4 +1,4 @@
-"""The Job of one backup, check, restore or retention pass: the postgres image with the engine as its command.
+"""The Job of one backup, check, restore, retention pass or look at a store: the postgres image with the engine in it.
 
 A pod that was killed or found a store away is replaced a few times; what a person has to mend ends the Job at once
 (the engine's exit codes 20 and 30). A pod starts only after the one before it is gone, so that two never work on the
@@ -27,7 +27,9 @@ MEMBER_PATH = "/var/lib/matriarch"
 """Where the volume of the member that a physical backup reads is mounted, as in the member's own Pod."""
 PGDATA = f"{MEMBER_PATH}/pgdata"
 
-COMMAND = ("python", "-m", "matriarch.backup.job")
+ENGINE = "matriarch.backup.job"
+TENDING = "matriarch.archive.tend"
+"""The engine with what only the archive's layer knows."""
 RETRIES = 3
 """Pods that may fail before the Job does; pods that a drain evicted do not count."""
 DEADLINE = 24 * 3600
@@ -57,7 +59,9 @@ class JobWish:
     task: str
     """JSON of a JobSpec."""
     purpose: str
-    """`backup`, `verify`, `restore` or `retain`, as a label."""
+    """`backup`, `verify`, `restore`, `retain` or `tend`, as a label."""
+    module: str = ENGINE
+    """What runs."""
     account: str | None = None
     """ServiceAccount that may report progress; None: no access to the API."""
     pull_secrets: tuple[str, ...] = ()
@@ -221,7 +225,7 @@ def _container(wish: JobWish) -> Object:
         "name": "backup",
         "image": wish.image,
         "imagePullPolicy": "IfNotPresent",
-        "command": list(COMMAND),
+        "command": ["python", "-m", wish.module],
         "env": env,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": MEMORY}},
         "securityContext": {
