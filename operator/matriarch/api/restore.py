@@ -48,9 +48,18 @@ class RestoreStore(Model):
     """File name with or without endings, or its id; the newest complete backup if absent."""
     key_secret: EncryptionKeyRef | None = None
     """The key it was encrypted with; absent only for a backup that is not encrypted."""
+    as_of: Time | None = None
+    """Reads what the bucket held at this time, for backups that were deleted or overwritten since. The bucket must keep
+    versions."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         ONE_KIND,
+        Rule(
+            cel="!has(self.asOf) || has(self.s3)",
+            message="asOf goes with s3 only: a volume keeps no earlier states",
+            field=".asOf",
+            broken=lambda s: s.as_of is not None and s.s3 is None,
+        ),
         Rule(
             cel="!has(self.local) || has(self.local.claimName)",
             message="a restore reads an existing volume: set local.claimName",

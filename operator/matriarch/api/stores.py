@@ -51,6 +51,16 @@ class S3Ca(Model):
     """Key within the Secret; `ca.crt` if absent."""
 
 
+class ObjectLock(Model):
+    """What is written can neither be deleted nor replaced for so long. The bucket must have been made with object lock;
+    one without is refused before anything is written."""
+
+    mode: Literal["Governance", "Compliance"]
+    """`Compliance` binds everybody, the account's owner too; `Governance` yields to who may bypass it."""
+    days: Annotated[int, Field(ge=1, le=36_500)]
+    """From the moment of writing. Longer than retention keeps backups, and than the recovery window."""
+
+
 class S3Store(Model):
     """A bucket of any S3 server."""
 
@@ -65,6 +75,10 @@ class S3Store(Model):
     force_path_style: bool | None = None
     """Puts the bucket into the path instead of the host name; if absent, exactly when `endpoint` is set."""
     credentials: S3Credentials
+    delete_credentials: S3Credentials | None = None
+    """Mounted only by the Jobs that delete what retention and expiry leave. With it the others, which instances and
+    backups use, need no right to delete."""
+    object_lock: ObjectLock | None = None
     ca: S3Ca | None = None
 
 

@@ -115,6 +115,8 @@ class Tending(Job):
         if owner is not None and system is not None:
             catalog.check_owner(store, owner, system)
         found = tend(store, keys, task)
+        if task.sweep and owner is not None and not found.lost:
+            catalog.sweep(store)
         return Result(
             ok=True,
             task="tend",

@@ -131,7 +131,7 @@ class Job:
         # From here on the backup counts, whatever happens to the housekeeping.
         try:
             self.tracker.step("Retaining")
-            swept = await asyncio.to_thread(catalog.sweep, store)
+            swept = await asyncio.to_thread(catalog.sweep, store) if task.sweep else []
             if swept:
                 log.info("removed what dead backups left: %s", ", ".join(swept))
             if task.retention is not None:

@@ -54,6 +54,8 @@ class Reason(enum.StrEnum):
     WRONG_KEY = "WrongKey"
     UNENCRYPTED = "Unencrypted"  # a key was given, the backup is in the clear: somebody may have replaced it
     BUCKET_MISSING = "BucketMissing"
+    BUCKET_NOT_LOCKED = "BucketNotLocked"  # object lock is asked for, and the bucket was made without
+    NOT_VERSIONED = "NotVersioned"  # an earlier state is asked for, and the bucket keeps none
     CREDENTIALS_MISSING = "CredentialsMissing"
     CREDENTIALS_REFUSED = "CredentialsRefused"
     STORE_REFUSED = "StoreRefused"  # the store answers, but refuses the request for another reason
@@ -98,6 +100,14 @@ class ClusterIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectLock:
+    """What is written can't be deleted or replaced for so many days, not even by who wrote it."""
+
+    mode: Literal["GOVERNANCE", "COMPLIANCE"]
+    days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class S3Store:
     bucket: str
     prefix: str = ""
@@ -105,6 +115,8 @@ class S3Store:
     endpoint: str | None = None  # URL of a store that is not AWS
     path_style: bool | None = None  # None: by path when an endpoint is given
     credentials: str = STORE_FOLDER  # folder with access-key, secret-key, session-token, ca.crt; "" = AWS chain only
+    lock: ObjectLock | None = None  # refused by a bucket that has no object lock
+    as_of: str | None = None  # RFC 3339: read what a versioned bucket held then; nothing can be written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +180,7 @@ class TendTask:
     wal: bool = False
     window_days: int = 0
     delete: bool = False
+    sweep: bool = False  # also remove what dead backups left
     elsewhere: tuple[str, ...] = ()  # LSNs where backups in other stores begin
 
 
@@ -199,6 +212,7 @@ class BackupTask:
     resource: str | None = None  # name of the Backup, recorded in the manifest
     schedule: str | None = None  # name of the BackupSchedule, recorded in the manifest: retention goes by it
     retention: Retention | None = None  # applied after this backup succeeded, to this store
+    sweep: bool = True  # remove what dead backups left; False where these credentials may not delete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
             scheduled_for=(metadata.get("annotations") or {}).get(SCHEDULED_FOR),
             resource=metadata["name"],
             schedule=(metadata.get("labels") or {}).get(SCHEDULE_LABEL),
+            sweep=not backup_store.deletes_apart(place),
         ),
     )
     tls = names.backup_tls(around.name)
@@ -79,6 +80,7 @@ def job_wish(
     keep: bool = False,
     member: str | None = None,
     module: str = ENGINE,
+    deleting: bool = False,
 ) -> JobWish:
     """What all Jobs beside a cluster share: its image, its nodes, its account.
 
@@ -98,7 +100,7 @@ def job_wish(
         pull_secrets=tuple(s.name for s in (cluster.spec.image_pull_secrets if cluster else None) or ()),
         tls=tls,
         key=backup_store.key_files(place),
-        store=backup_store.store_files(place),
+        store=backup_store.store_files(place, deleting=deleting),
         claim=backup_store.claim(place),
         node_selector=dict((scheduling.node_selector if scheduling else None) or {}),
         tolerations=tuple(

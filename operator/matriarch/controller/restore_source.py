@@ -50,6 +50,7 @@ async def source_of(restore: Restore, env: Env) -> Source:
             folder=(store.cluster or "").strip("/"),
             key=store.key_secret,
             cluster=restore.spec.target.cluster,
+            as_of=store.as_of,
         ),
         backup=store.backup_id or "latest",
         identity=jobspec.ClusterIdentity(

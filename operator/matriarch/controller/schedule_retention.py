@@ -86,7 +86,7 @@ async def start(env: Env, owner: Object, schedule: BackupSchedule, around: Aroun
         ),
     )
     name = _job_name(schedule, after)
-    wish = job_wish(env, around, place, name=name, owner=owner, purpose="retain", task=task, tls=None)
+    wish = job_wish(env, around, place, name=name, owner=owner, purpose="retain", task=task, tls=None, deleting=True)
     try:
         await env.kube.create(job(wish))
     except Conflict as e:

@@ -154,6 +154,7 @@ async def _start(
             wal=archives,
             window_days=wanted.window_days if archives and wanted else 0,
             delete=archives and wanted is not None and wanted.expires,
+            sweep=backup_store.deletes_apart(place),
             elsewhere=_elsewhere(around, place) if archives else (),
         ),
     )
@@ -163,7 +164,7 @@ async def _start(
         name = _name(around, store.name, run)
         wish = job_wish(
             env, around, place, name=name, owner=around.cluster_object, purpose="tend", task=task, tls=None,
-            module=TENDING,
+            module=TENDING, deleting=True,
         )  # fmt: skip
         await env.kube.create(job(wish))
     except Conflict as e:

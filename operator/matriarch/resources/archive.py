@@ -6,6 +6,7 @@ The files are optional in the Pod: a Secret that is missing must stop the archiv
 from __future__ import annotations
 
 from matriarch.api.defaults import S3_REGION
+from matriarch.api.stores import S3Store
 from matriarch.resources.blueprint import Blueprint, Object
 from matriarch.resources.storefiles import KEY, SecretFiles, s3_files
 
@@ -27,7 +28,12 @@ def document(b: Blueprint) -> Object | None:
         "path_style": wanted.s3.force_path_style,
         "keys": [KEY_FILE] if b.defaults.backup_key_secret is not None else [],
         "max_rate": wanted.max_rate,
+        "lock": _lock(wanted.s3),
     }
+
+
+def _lock(s3: S3Store) -> Object | None:
+    return None if s3.object_lock is None else {"mode": s3.object_lock.mode.upper(), "days": s3.object_lock.days}
 
 
 def mounts(b: Blueprint) -> list[Object]:
