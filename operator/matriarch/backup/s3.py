@@ -214,9 +214,8 @@ class S3:
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(date).astimezone(UTC) if date else datetime.now(UTC)
 
-    def versions(self, begin: str) -> Iterator[tuple[str, datetime, bool, str | None, int]]:
-        """Every version of the keys that begin so: key, when, whether it is the latest, its id, its size. An id of
-        None stands for a deletion."""
+    def versions(self, begin: str) -> Iterator[tuple[str, int | None, datetime, bool, str]]:
+        """Every version of the keys that begin so: key, size (None: a deletion), when, whether it is the latest, id."""
         markers: dict[str, Any] = {}
         while True:
             page = self._call(
@@ -225,9 +224,9 @@ class S3:
                 )
             )
             for v in page.get("Versions", ()):
-                yield v["Key"].removeprefix(self._prefix), v["LastModified"], v["IsLatest"], v["VersionId"], v["Size"]
+                yield v["Key"].removeprefix(self._prefix), v["Size"], v["LastModified"], v["IsLatest"], v["VersionId"]
             for d in page.get("DeleteMarkers", ()):
-                yield d["Key"].removeprefix(self._prefix), d["LastModified"], d["IsLatest"], None, 0
+                yield d["Key"].removeprefix(self._prefix), None, d["LastModified"], d["IsLatest"], d["VersionId"]
             if not page.get("IsTruncated"):
                 return
             markers = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}

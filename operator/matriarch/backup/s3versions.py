@@ -6,6 +6,7 @@ written, so that looking at the past never changes the present.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,25 @@ class Version:
     modified: datetime
     id: str | None
     size: int
+
+
+_ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def written(version: str, modified: datetime) -> datetime:
+    """When this version began to be.
+
+    S3 says so by LastModified. A server whose version ids are ULIDs (versitygw) says there when the version was set
+    aside, and has the time of writing, in milliseconds, as the first ten characters of the id.
+    """
+    if _ULID.fullmatch(version):
+        milliseconds = 0
+        for letter in version[:10]:
+            milliseconds = milliseconds * 32 + _CROCKFORD.index(letter)
+        if milliseconds < 1 << 42:  # the year 2109; and AWS' own ids have small letters in all likelihood
+            return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return modified.replace(microsecond=0)  # some servers tell fractions of deletions and not of objects
 
 
 class AsOf:
@@ -55,16 +75,16 @@ class AsOf:
 
     def _at(self, begin: str) -> dict[str, Version | None]:
         """What each key that begins so was then."""
-        found: dict[str, tuple[datetime, bool, bool, Version]] = {}
-        for key, exactly, latest, version, size in self._bucket.versions(begin):
-            modified = exactly.replace(microsecond=0)  # some servers tell fractions of deletions and not of objects
-            if modified > self._when:
+        found: dict[str, tuple[tuple[object, ...], Version]] = {}
+        for key, size, modified, latest, version in self._bucket.versions(begin):
+            when = written(version, modified)
+            if when > self._when:
                 continue
             # A deletion within the second of the version it ended comes after it, unless that is the latest.
-            this = (modified, latest, version is None, Version(modified, version, size))
-            if key not in found or this[:3] > found[key][:3]:
-                found[key] = this
-        return {key: f[3] if f[3].id is not None else None for key, f in found.items()}
+            order = (when, latest, size is None)
+            if key not in found or order > found[key][0]:
+                found[key] = (order, Version(when, version if size is not None else None, size or 0))
+        return {key: version if version.id is not None else None for key, (_, version) in found.items()}
 
     def _of(self, key: str) -> Version | None:
         if key not in self._known:

@@ -1,4 +1,4 @@
-"""Buckets that protect what is in them: object lock, an identity that cannot delete, versions that bring things back."""
+"""Buckets that protect what is in them: object lock, an identity that cannot delete, earlier versions."""
 
 from __future__ import annotations
 
