@@ -59,7 +59,7 @@ async def report(env: Env, around: Around) -> None:
         status["backup"]["stores"] = list(tended.stores)
     there = cluster.get("status") or {}
     METRICS.clusters[around.namespace, around.name] = figures(
-        there, status["backup"], around.backups, (healthy.status, healthy.reason)
+        there, status["backup"], around.backups, (healthy.status, healthy.reason), around.now
     )
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]
     generation = cluster["metadata"].get("generation", 0)
