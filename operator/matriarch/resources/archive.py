@@ -6,7 +6,6 @@ The files are optional in the Pod: a Secret that is missing must stop the archiv
 from __future__ import annotations
 
 from matriarch.api.defaults import S3_REGION
-from matriarch.api.stores import S3Store
 from matriarch.resources.blueprint import Blueprint, Object
 from matriarch.resources.storefiles import KEY, SecretFiles, s3_files
 
@@ -20,6 +19,7 @@ def document(b: Blueprint) -> Object | None:
     wanted = b.defaults.wal_archive
     if wanted is None:
         return None
+    lock = wanted.s3.object_lock
     return {
         "bucket": wanted.s3.bucket,
         "prefix": (wanted.s3.prefix or "").strip("/"),
@@ -28,12 +28,8 @@ def document(b: Blueprint) -> Object | None:
         "path_style": wanted.s3.force_path_style,
         "keys": [KEY_FILE] if b.defaults.backup_key_secret is not None else [],
         "max_rate": wanted.max_rate,
-        "lock": _lock(wanted.s3),
+        **({} if lock is None else {"lock": {"mode": lock.mode.upper(), "days": lock.days}}),
     }
-
-
-def _lock(s3: S3Store) -> Object | None:
-    return None if s3.object_lock is None else {"mode": s3.object_lock.mode.upper(), "days": s3.object_lock.days}
 
 
 def mounts(b: Blueprint) -> list[Object]:
