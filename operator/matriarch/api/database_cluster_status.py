@@ -100,59 +100,48 @@ class Endpoints(Model):
 class WalExpiryStatus(Model):
     """What the newest look at an archive found: what goes, what stays, and why."""
 
-    step: Annotated[str, Field(max_length=16)] | None = None
-    """`Nothing`, `Mark` (it goes in the next run), `Wait`, `Delete` or `Unmark` (a doubt took a mark back)."""
+    step: str | None = None
+    """`Nothing`, `Mark`, `Wait`, `Delete` or `Unmark`."""
     going_files: Int64 | None = None
-    """Files that nothing needs and that are still there."""
     going_bytes: Int64 | None = None
     kept_files: Int64 | None = None
     kept_bytes: Int64 | None = None
-    kept_from: Annotated[str, Field(max_length=32)] | None = None
-    """LSN from which on everything stays."""
-    kept_for: Annotated[str, Field(max_length=256)] | None = None
+    kept_from: str | None = None
+    kept_for: str | None = None
     """What needs the oldest of it."""
     next_at: Time | None = None
-    """When what is marked may go."""
     deleted_files: Int64 | None = None
-    """By the newest run that deleted anything."""
     deleted_bytes: Int64 | None = None
     deleted_at: Time | None = None
-    frozen: Annotated[str, Field(max_length=1024)] | None = None
-    """Why nothing may be deleted now; absent when all is well."""
+    frozen: str | None = None
+    """Why nothing may be deleted now."""
     frozen_since: Time | None = None
 
 
 class StoreStatus(Model):
-    """One store as the newest Job that tended to it saw it."""
+    """One store as the newest Job saw it."""
 
     name: StoreName
-    place: Annotated[str, Field(max_length=1024)] | None = None
-    """The bucket or claim and the cluster's folder in it; what is remembered here is of this place only."""
+    place: str | None = None
+    """What is remembered here is of this place only."""
     run: int | None = None
-    """Number of the newest Job."""
     started_at: Time | None = None
     finished_at: Time | None = None
     failures: int | None = None
-    """Of the newest runs, how many in a row."""
-    error: Annotated[str, Field(max_length=1024)] | None = None
-    """Why the newest run failed."""
+    error: str | None = None
     looked_at: Time | None = None
-    """When the newest run that did not fail ended."""
+    """With success."""
     backups: int | None = None
-    """Complete backups in the store."""
     sequence: Int64 | None = None
-    """Number of the newest backup that was ever seen here."""
-    newest_backup: Annotated[str, Field(max_length=64)] | None = None
-    """Its id."""
-    manifest_sha256: Annotated[str, Field(max_length=64)] | None = None
-    """Digest of its manifest: a store that was set back does not have it."""
-    newest_segment: Annotated[str, Field(max_length=64)] | None = None
-    """The newest WAL segment that was ever seen here."""
+    """Of the newest backup that was ever seen here."""
+    newest_backup: str | None = None
+    manifest_sha256: str | None = None
+    newest_segment: str | None = None
     lost: Annotated[list[str], Field(max_length=20, json_schema_extra=LIST_ATOMIC)] | None = None
-    """What the store had and has no more; nothing is deleted meanwhile."""
+    """What it had and has no more."""
     lost_since: Time | None = None
-    accepted: Annotated[str, Field(max_length=64)] | None = None
-    """The loss that somebody looked at, by its `lostSince`."""
+    accepted: str | None = None
+    """The `lostSince` that somebody looked at."""
     accepted_sequence: Int64 | None = None
     wal: WalExpiryStatus | None = None
 
@@ -170,7 +159,7 @@ class ClusterBackupStatus(Model):
     key_id: str | None = None
     """Names the encryption key in use without showing it."""
     stores: Annotated[list[StoreStatus], Field(max_length=8, json_schema_extra=list_map("name"))] | None = None
-    """What was last seen of each store that holds something."""
+    """As they were last looked at."""
 
 
 class WalArchiveStatus(Model):

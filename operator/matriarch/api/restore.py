@@ -37,6 +37,9 @@ class BackupRef(Model):
     """The Backup's name; it must be complete."""
 
 
+MOMENT = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"
+
+
 class RestoreStore(Model):
     """A backup in a store that no Backup object speaks of, such as one of a lost Kubernetes cluster."""
 
@@ -48,9 +51,9 @@ class RestoreStore(Model):
     """File name with or without endings, or its id; the newest complete backup if absent."""
     key_secret: EncryptionKeyRef | None = None
     """The key it was encrypted with; absent only for a backup that is not encrypted."""
-    as_of: Time | None = None
-    """Reads what the bucket held at this time, for backups that were deleted or overwritten since. The bucket must keep
-    versions."""
+    as_of: Annotated[str, Field(max_length=40, pattern=MOMENT)] | None = None
+    """Reads what the bucket held at this time (RFC 3339, with its zone), for backups that were deleted or overwritten
+    since. The bucket must keep versions."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         ONE_KIND,

@@ -52,8 +52,7 @@ class S3Ca(Model):
 
 
 class ObjectLock(Model):
-    """What is written can neither be deleted nor replaced for so long. The bucket must have been made with object lock;
-    one without is refused before anything is written."""
+    """What is written can neither be deleted nor replaced for so long. The bucket must have been made with it."""
 
     mode: Literal["Governance", "Compliance"]
     """`Compliance` binds everybody, the account's owner too; `Governance` yields to who may bypass it."""
@@ -76,8 +75,7 @@ class S3Store(Model):
     """Puts the bucket into the path instead of the host name; if absent, exactly when `endpoint` is set."""
     credentials: S3Credentials
     delete_credentials: S3Credentials | None = None
-    """Mounted only by the Jobs that delete what retention and expiry leave. With it the others, which instances and
-    backups use, need no right to delete."""
+    """Used by retention and expiry alone: `credentials` then need no right to delete."""
     object_lock: ObjectLock | None = None
     ca: S3Ca | None = None
 
@@ -159,11 +157,10 @@ class WalArchive(Model):
     """Bytes a second that an instance may send, such as `20Mi`; not limited if absent. It must be more than the
     cluster writes in the long run, or the volumes fill with what waits."""
     recovery_window_days: Annotated[int, Field(ge=0, le=36_500)] | None = None
-    """For so many days back WAL stays, and with it the physical backup that a recovery to the window's first moment
-    begins with; 30 if absent. WAL that a backup in the store needs stays for longer, whatever this says."""
+    """For so many days back WAL stays, and the physical backup that its first moment needs; 30 if absent. What a
+    backup needs stays for longer."""
     expiry: Literal["Automatic", "Manual"] | None = None
-    """`Automatic` (if absent) deletes WAL that neither the window nor a backup needs; `Manual` only says in
-    `status.backup.stores` what would go."""
+    """`Automatic` (if absent) deletes the rest; `Manual` only says in `status.backup.stores` what would go."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
