@@ -59,9 +59,10 @@ def _lsn(text: str) -> int:
 def _wal(looked: Looked, turn: Turn, task: TendTask) -> WalResult:
     plan, files = looked.plan, looked.listing.files
     deleted = turn.gone if task.delete and turn.step is Step.DELETE else ()
-    left = set(plan.gone) - set(deleted)
-    kept = [s for s in files if s.name.text not in set(plan.gone)]
-    segments = [s.name for s in files if s.name.kind == "segment" and s.name.text not in set(deleted)]
+    going, taken = set(plan.gone), set(deleted)
+    left = going - taken
+    kept = [s for s in files if s.name.text not in going]
+    segments = [s.name for s in files if s.name.kind == "segment" and s.name.text not in taken]
     # When the step was not taken, nothing comes back for it; when more is left than one run takes, the next goes on.
     again = _rest(turn, looked) if task.delete else None
     newest = max((n.text for n in segments), default=None)  # by timeline, then by LSN

@@ -11,7 +11,7 @@ from matriarch.controller.env import Env
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
 from matriarch.resources import names
-from matriarch.resources.job import ENGINE, PGDATA, JobWish
+from matriarch.resources.job import ENGINE, MEMORY, PGDATA, TENDING_MEMORY, JobWish
 
 SCHEDULE_LABEL = "matriarch.dev/schedule"
 SCHEDULED_FOR = "matriarch.dev/scheduled-for"
@@ -112,6 +112,7 @@ def job_wish(
         keep=keep,
         member=member,
         module=module,
+        memory=MEMORY if module == ENGINE else TENDING_MEMORY,
     )
 
 

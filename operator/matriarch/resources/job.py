@@ -41,6 +41,8 @@ NODE_GONE = 30
 GRACE = 60
 """Seconds for the engine to abort its upload."""
 MEMORY = "256Mi"
+TENDING_MEMORY = "1Gi"
+"""It holds the archive's listing, about half a KiB for each file: room for more than a million."""
 FINAL_EXIT_CODES = (20, 30)
 """Refused, corrupt: `backup/jobspec.py`."""
 
@@ -62,6 +64,7 @@ class JobWish:
     """`backup`, `verify`, `restore`, `retain` or `tend`, as a label."""
     module: str = ENGINE
     """What runs."""
+    memory: str = MEMORY
     account: str | None = None
     """ServiceAccount that may report progress; None: no access to the API."""
     pull_secrets: tuple[str, ...] = ()
@@ -227,7 +230,7 @@ def _container(wish: JobWish) -> Object:
         "imagePullPolicy": "IfNotPresent",
         "command": ["python", "-m", wish.module],
         "env": env,
-        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": MEMORY}},
+        "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": wish.memory}},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "readOnlyRootFilesystem": True,
