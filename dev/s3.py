@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -88,10 +90,37 @@ class S3Server:
         if versioning:
             client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
 
+    def user(self, bucket: str, *actions: str) -> tuple[str, str]:
+        """Access key and secret of a new identity that may do exactly this (`s3:GetObject` and so on) in a bucket."""
+        access, secret = secrets.token_hex(10), secrets.token_urlsafe(30)
+        words: list[object] = [programs.ensure(NAME), "admin", "--endpoint-url", self.endpoint, "--region", REGION]
+        words += ["--allow-insecure"] if self.tls else []
+        words += ["create-user", "--access", access, "--secret", secret, "--role", "user"]
+        root = {"ADMIN_ACCESS_KEY_ID": self.access_key, "ADMIN_SECRET_ACCESS_KEY": self.secret_key}
+        subprocess.run([str(w) for w in words], env={**os.environ, **root}, check=True, capture_output=True, timeout=30)
+        client = self.client()
+        try:
+            policy = json.loads(client.get_bucket_policy(Bucket=bucket)["Policy"])
+        except client.exceptions.ClientError:
+            policy = {"Version": "2012-10-17", "Statement": []}
+        where = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+        for action in actions:  # on the bucket or on objects, never both: a policy that mixes them is refused
+            on_bucket = "Bucket" in action
+            policy["Statement"].append(
+                {
+                    "Effect": "Allow",
+                    "Principal": {"AWS": [access]},
+                    "Action": [action],
+                    "Resource": [where[0] if on_bucket else where[1]],
+                }
+            )
+        client.put_bucket_policy(Bucket=bucket, Policy=json.dumps(policy))
+        return access, secret
+
     def start(self, timeout: float = 30.0) -> None:
         """Start the server unless it runs, and wait until it accepts connections."""
         folder = Path(self.folder)
-        for name in ("data", "versions"):
+        for name in ("data", "versions", "iam"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         words: list[object] = [
             programs.ensure(NAME),
@@ -100,6 +129,8 @@ class S3Server:
             "--region",
             REGION,
             "--quiet",
+            "--iam-dir",
+            folder / "iam",
         ]
         if self.tls:
             words += ["--cert", folder / "pki" / "server.crt", "--key", folder / "pki" / "server.key"]

@@ -466,6 +466,13 @@ BAD: tuple[Bad, ...] = (
         "a restore reads an existing volume: set local.claimName",
     ),
     Bad(
+        "restore of a volume as it was",
+        "Restore",
+        {"source": {"backup": None, "store": {"local": {"claimName": "x"}, "asOf": "2026-03-01T14:05:00Z"}}},
+        "spec.source.store.asOf",
+        "asOf goes with s3 only: a volume keeps no earlier states",
+    ),
+    Bad(
         "restore into a name that another cluster's pooler has",
         "Restore",
         {"target": {"cluster": "orders-pooler"}},

@@ -133,7 +133,7 @@ def test_files_are_small_say_their_source_and_are_up_to_date(capsys: pytest.Capt
     made = files()
     assert {f"crds/matriarch.dev_{m.about.plural}.yaml" for m in KINDS} <= set(made)
     for name, text in made.items():
-        assert len(text.encode()) < 100_000, name
+        assert len(text.encode()) < 120_000, name  # `kubectl apply` keeps a copy, of 262,144 bytes at most
         assert "Generated from " in text.splitlines()[0], name
         if name.startswith("crds/matriarch.dev_"):
             assert yaml.safe_load(text)["kind"] == "CustomResourceDefinition"

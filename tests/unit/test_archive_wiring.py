@@ -20,8 +20,9 @@ from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.defaults import fill
 from matriarch.archive import main as archive_main
 from matriarch.archive.config import ENVIRONMENT, ArchiveConfig
-from matriarch.backup.jobspec import ClusterIdentity, LocalStore, S3Store, StoreSpec
+from matriarch.backup.jobspec import ClusterIdentity, LocalStore, ObjectLock, S3Store, StoreSpec
 from matriarch.controller import backup_store
+from matriarch.controller.backup_store import Place
 from matriarch.controller.facts_of import agent
 from matriarch.decide.archive import condition
 from matriarch.decide.facts import Archive
@@ -93,6 +94,24 @@ def test_a_cluster_that_asks() -> None:
     assert [s["secret"]["name"] for s in volumes["archive-key"]] == ["orders-backup-key"]
     assert all(s["secret"]["optional"] for sources in volumes.values() for s in sources)
     assert pod_hash(b, "orders-1") != pod_hash(blueprint(None), "orders-1")
+
+
+def test_the_archiver_locks_what_it_stores_and_never_has_the_right_to_delete() -> None:
+    locking = {**S3, "objectLock": {"mode": "Compliance", "days": 45}, "deleteCredentials": {"secretName": "s3-delete"}}
+    b = blueprint({**ARCHIVE, "stores": [{"name": "main", "s3": locking}]})
+    wish = read(b).archive
+    assert wish is not None
+    assert wish.lock == ("COMPLIANCE", 45)
+    assert "s3-delete" not in json.dumps(pod(b, "orders-1", "claim"))
+    place = Place(store=b.cluster.spec.backup.stores[0], folder="f", key=None, cluster="orders")  # type: ignore[union-attr]
+    for_jobs = backup_store.spec(place).s3
+    assert for_jobs is not None
+    assert for_jobs.lock == ObjectLock(mode="COMPLIANCE", days=45)
+    assert [f.secret for f in backup_store.store_files(place)] == ["s3"]
+    assert [f.secret for f in backup_store.store_files(place, deleting=True)] == ["s3-delete"]
+    was = backup_store.spec(replace(place, as_of="2026-03-01T14:05:00Z")).s3
+    assert was is not None
+    assert was.as_of == "2026-03-01T14:05:00Z"
 
 
 def test_in_the_clear_there_is_no_key() -> None:

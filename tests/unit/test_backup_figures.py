@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ STATUS = {
     "conditions": [{"type": "ArchivingWal", "status": "False"}],
     "walArchive": {"pending": 3, "oldestPendingSeconds": 70, "lastStoredAt": "2026-11-25T00:00:00Z"},
 }
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+STORE = {"name": "offsite", "lost": ["x"], "failures": 2, "wal": {"frozenSince": "2026-11-25T00:00:00Z"}}
 FAILED = {"status": {"phase": "Failed"}}
 
 
@@ -39,6 +42,17 @@ def test_what_is_known_is_said_and_nothing_else() -> None:
     assert text.count("# TYPE matriarch_backup_failed gauge") == 1
 
 
+def test_stores_that_were_looked_at() -> None:
+    assert not any("store" in name or "expiry" in name for name in figures({}, {}, [], now=NOW))
+    well = {"name": "main", "wal": {"step": "Nothing"}}
+    found = figures({}, {"stores": [well]}, [], now=NOW)
+    assert (found["matriarch_backup_store_lost"], found["matriarch_wal_expiry_frozen_seconds"]) == (0, 0)
+    found = figures({}, {"stores": [well, STORE]}, [], now=NOW)
+    assert found["matriarch_backup_store_lost"] == 1
+    assert found["matriarch_backup_store_look_failures"] == 2
+    assert found["matriarch_wal_expiry_frozen_seconds"] == 12 * 3600
+
+
 def test_an_archiver_that_says_nothing_is_failing() -> None:
     unknown = {"conditions": [{"type": "ArchivingWal", "status": "Unknown", "reason": "NotStarted"}]}
     assert figures(unknown, {}, [])["matriarch_wal_archive_failing"] == 1
@@ -62,7 +76,8 @@ def test_backups_that_nobody_asked_for_raise_no_alert(status: str, reason: str, 
 def test_each_alert_is_about_a_figure_that_exists_and_has_its_runbook() -> None:
     (group,) = yaml.safe_load(Path("manifests/monitoring/backups.yaml").read_text())["spec"]["groups"]
     summary = {"lastSuccessAt": "2026-11-25T00:00:10Z", "lastFailureAt": "2026-11-25T00:00:20Z"}
-    known = figures(STATUS, summary, [], ("True", "BackedUp"))
+    summary["stores"] = [{"name": "main", "wal": {}}, STORE]  # type: ignore[assignment]
+    known = figures(STATUS, summary, [], ("True", "BackedUp"), NOW)
     for rule in group["rules"]:
         assert any(name in rule["expr"] for name in known), rule["alert"]
         assert Path(rule["annotations"]["runbook"]).is_file(), rule["alert"]

@@ -147,3 +147,29 @@ def test_a_rule_more_never_deletes_more(backups: list[BackupFact], policy: Reten
     gone = plan_retention(backups, policy, NOW).delete
     without = plan_retention(backups, fewer, NOW)
     assert without.frozen is not None or set(gone) <= set(without.delete)
+
+
+@given(st.integers(1, 4), st.integers(1, 12), st.lists(st.booleans(), min_size=30, max_size=30))
+def test_the_recovery_window_fills_and_stays_full_whatever_else_is_kept(
+    count: int, window: int, physical: list[bool]
+) -> None:
+    policy = RetentionPolicy(count=count, window=timedelta(days=window), schedule="nightly")
+    held: list[BackupFact] = []
+    first = next((n for n, is_physical in enumerate(physical) if is_physical), len(physical))
+    for day, is_physical in enumerate(physical):
+        now = NOW + timedelta(days=day)
+        schedule = "nightly" if day % 3 else "other"  # of whomever it is
+        held.append(BackupFact(id=f"b{day}", finished=now, good=True, schedule=schedule, physical=is_physical))
+        gone = plan_retention(held, policy, now).delete
+        held = [b for b in held if b.id not in gone]
+        oldest = min((b.finished for b in held if b.physical), default=None)
+        if day >= first:
+            assert oldest is not None
+            assert oldest <= max(now - timedelta(days=window), NOW + timedelta(days=first))
+
+
+def test_the_begin_of_the_window_says_why_it_stays() -> None:
+    held = [backup("a", 9, physical=True), backup("b", 8, physical=True), backup("c", 1, physical=True)]
+    plan = plan_retention(held, RetentionPolicy(count=1, window=timedelta(days=7)), NOW)
+    assert plan.delete == ("a",)
+    assert plan.keep["b"] == ("begin of the recovery window",)

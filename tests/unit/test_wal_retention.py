@@ -72,7 +72,22 @@ def test_a_suspect_and_an_old_backup_need_their_wal_as_well(odd: dict[str, Any])
 def test_the_window_keeps_what_was_stored_lately_and_all_that_follows() -> None:
     files = [segment(1, 1), segment(1, 2, HOUR), segment(1, 3), history(2, HOUR)]
     assert plan_wal(archive(*files, backups=(backup(3, 9),)), DAY).gone == names(segment(1, 1))
-    assert len(plan_wal(archive(*files, backups=(backup(3, 9),)), None).gone) == 4
+    assert plan_wal(archive(*files, backups=(backup(3, 9),)), DAY).because == "the window of 1 days"
+    assert len(plan_wal(archive(*files, backups=(backup(3, 9),)), None).gone) == 3
+
+
+def test_the_newest_segment_stays_so_that_an_archive_that_was_emptied_is_known_by_it() -> None:
+    files = [segment(1, 1), segment(2, 1), segment(2, 2), segment(1, 3)]
+    assert plan_wal(archive(*files, backups=(backup(3, 9),)), None).gone == names(*files[:2], files[3])
+
+
+def test_backups_in_other_stores_need_their_wal_as_well() -> None:
+    files = [segment(1, n) for n in range(1, 9)]
+    found = plan_wal(archive(*files, backups=(backup(1, 8),), elsewhere=(3 * SEGMENT_SIZE + 40,)), None)
+    assert (found.gone, found.because) == (names(*files[:2]), "a backup in another store")
+    assert plan_wal(archive(*files, backups=(backup(1, 2),), elsewhere=(3 * SEGMENT_SIZE,)), None).gone == names(
+        files[0]
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,6 +97,8 @@ def test_the_window_keeps_what_was_stored_lately_and_all_that_follows() -> None:
         pytest.param({"backups": (backup(1, 9, good=False),)}, "no good physical backup", id="only a Suspect one"),
         pytest.param({"running": ("r",)}, "being made", id="one is being made"),
         pytest.param({"broken": ("manifests/x",)}, "damaged", id="a damaged manifest"),
+        pytest.param({"lost": ("Backup x is gone.",)}, "x is gone", id="a store that was set back"),
+        pytest.param({"elsewhere": (0,)}, "another store", id="a backup elsewhere without its place"),
         pytest.param(
             {"backups": (backup(1, 9), backup(1, 9, id="x", authentic=False, good=False))}, "holder", id="forged"
         ),

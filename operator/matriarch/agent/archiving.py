@@ -18,7 +18,7 @@ from typing import Any
 from matriarch.agent.config import ArchiveWish
 from matriarch.agent.instance import Instance
 from matriarch.archive.config import ENVIRONMENT, KEY_FOLDER, SOCKET, STORE_FOLDER, ArchiveConfig
-from matriarch.backup.jobspec import ClusterIdentity, S3Store, StoreSpec
+from matriarch.backup.jobspec import ClusterIdentity, ObjectLock, S3Store, StoreSpec
 from matriarch.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -135,6 +135,7 @@ def config_for(instance: Instance, wish: ArchiveWish, socket: str = SOCKET) -> A
                 endpoint=wish.endpoint,
                 path_style=wish.path_style,
                 credentials=STORE_FOLDER,
+                lock=_lock(wish.lock),
             )
         ),
         own_folder=True,
@@ -145,3 +146,9 @@ def config_for(instance: Instance, wish: ArchiveWish, socket: str = SOCKET) -> A
         spool=str(paths.volume / "archive-spool"),
         max_rate=wish.max_rate,
     )
+
+
+def _lock(asked: tuple[str, int] | None) -> ObjectLock | None:
+    if asked is None:
+        return None
+    return ObjectLock(mode="GOVERNANCE" if asked[0] == "GOVERNANCE" else "COMPLIANCE", days=asked[1])

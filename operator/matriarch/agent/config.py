@@ -126,6 +126,7 @@ class ArchiveWish:
     path_style: bool | None
     keys: tuple[str, ...]
     max_rate: int | None  # bytes a second
+    lock: tuple[str, int] | None = None  # mode of S3's object lock, days
 
     @classmethod
     def parse(cls, doc: Mapping[str, Any] | None) -> ArchiveWish | None:
@@ -140,6 +141,7 @@ class ArchiveWish:
             path_style=doc.get("path_style"),
             keys=tuple(map(str, doc["keys"])),
             max_rate=int(doc["max_rate"]) if doc.get("max_rate") else None,
+            lock=(str(doc["lock"]["mode"]), int(doc["lock"]["days"])) if doc.get("lock") else None,
         )
 
 

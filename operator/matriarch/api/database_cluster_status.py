@@ -10,6 +10,7 @@ from matriarch.api.model import LIST_ATOMIC, InstanceName, Int64, Model, Time, l
 from matriarch.api.objectives import ObjectivesStatus
 from matriarch.api.replication import HealthCheck
 from matriarch.api.status import Status
+from matriarch.api.stores import StoreName
 
 
 class InstanceStatus(Model):
@@ -97,6 +98,55 @@ class Endpoints(Model):
     """The Secret with the application's credentials."""
 
 
+class WalExpiryStatus(Model):
+    """What the newest look at an archive found: what goes, what stays, and why."""
+
+    step: str | None = None
+    """`Nothing`, `Mark`, `Wait`, `Delete` or `Unmark`."""
+    going_files: Int64 | None = None
+    going_bytes: Int64 | None = None
+    kept_files: Int64 | None = None
+    kept_bytes: Int64 | None = None
+    kept_from: str | None = None
+    kept_for: str | None = None
+    """What needs the oldest of it."""
+    next_at: Time | None = None
+    deleted_files: Int64 | None = None
+    deleted_bytes: Int64 | None = None
+    deleted_at: Time | None = None
+    frozen: str | None = None
+    """Why nothing may be deleted now."""
+    frozen_since: Time | None = None
+
+
+class StoreStatus(Model):
+    """One store as the newest Job saw it."""
+
+    name: StoreName
+    place: str | None = None
+    """What is remembered here is of this place only."""
+    run: int | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
+    failures: int | None = None
+    error: str | None = None
+    looked_at: Time | None = None
+    """With success."""
+    backups: int | None = None
+    sequence: Int64 | None = None
+    """Of the newest backup that was ever seen here."""
+    newest_backup: str | None = None
+    manifest_sha256: str | None = None
+    newest_segment: str | None = None
+    lost: Annotated[list[str], Field(max_length=20, json_schema_extra=LIST_ATOMIC)] | None = None
+    """What it had and has no more."""
+    lost_since: Time | None = None
+    accepted: str | None = None
+    """The `lostSince` that somebody looked at."""
+    accepted_sequence: Int64 | None = None
+    wal: WalExpiryStatus | None = None
+
+
 class ClusterBackupStatus(Model):
     """How the cluster's backups are, written by the backup reconciler alone."""
 
@@ -109,6 +159,8 @@ class ClusterBackupStatus(Model):
     store: str | None = None
     key_id: str | None = None
     """Names the encryption key in use without showing it."""
+    stores: Annotated[list[StoreStatus], Field(max_length=8, json_schema_extra=list_map("name"))] | None = None
+    """As they were last looked at."""
 
 
 class WalArchiveStatus(Model):

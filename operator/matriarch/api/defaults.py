@@ -71,6 +71,9 @@ class WalArchiveDefaults:
     s3: S3Store
     max_rate: int | None
     """Bytes a second."""
+    window_days: int = RETENTION_DAYS
+    expires: bool = True
+    """By itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +169,13 @@ def wal_archive(spec: DatabaseClusterSpec) -> WalArchiveDefaults | None:
     s3 = next((s.s3 for s in spec.backup.stores if s.name == asked.store), None)
     if s3 is None:
         return None  # refused by the resource's rules
-    return WalArchiveDefaults(asked.store, s3, int(quantity(asked.max_rate)) if asked.max_rate else None)
+    return WalArchiveDefaults(
+        asked.store,
+        s3,
+        int(quantity(asked.max_rate)) if asked.max_rate else None,
+        window_days=RETENTION_DAYS if asked.recovery_window_days is None else asked.recovery_window_days,
+        expires=asked.expiry != "Manual",
+    )
 
 
 def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:

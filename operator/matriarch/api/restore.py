@@ -44,6 +44,9 @@ class ScheduleRef(Model):
     """Its newest good physical Backup that ended before the recovery target is taken."""
 
 
+MOMENT = r"^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:\d{2})$"
+
+
 class RestoreStore(Model):
     """A backup in a store that no Backup object speaks of, such as one of a lost Kubernetes cluster."""
 
@@ -58,9 +61,18 @@ class RestoreStore(Model):
     """Which backups are looked at; `physical` if `recoveryTarget` is set, else `logical`."""
     key_secret: EncryptionKeyRef | None = None
     """The key it was encrypted with; absent only for a backup that is not encrypted."""
+    as_of: Annotated[str, Field(max_length=40, pattern=MOMENT)] | None = None
+    """Reads what the bucket held at this time (RFC 3339, with its zone), for backups that were deleted or overwritten
+    since. The bucket must keep versions."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         ONE_KIND,
+        Rule(
+            cel="!has(self.asOf) || has(self.s3)",
+            message="asOf goes with s3 only: a volume keeps no earlier states",
+            field=".asOf",
+            broken=lambda s: s.as_of is not None and s.s3 is None,
+        ),
         Rule(
             cel="!has(self.local) || has(self.local.claimName)",
             message="a restore reads an existing volume: set local.claimName",

@@ -38,7 +38,7 @@ class Condition(Model):
     """One sentence for people: what, why, what to do."""
 
 
-Conditions = Annotated[list[Condition], Field(max_length=24, json_schema_extra=list_map("type"))]
+Conditions = Annotated[list[Condition], Field(max_length=32, json_schema_extra=list_map("type"))]
 
 
 class Status(Model):

@@ -51,6 +51,15 @@ class S3Ca(Model):
     """Key within the Secret; `ca.crt` if absent."""
 
 
+class ObjectLock(Model):
+    """What is written can neither be deleted nor replaced for so long. The bucket must have been made with it."""
+
+    mode: Literal["Governance", "Compliance"]
+    """`Compliance` binds everybody, the account's owner too; `Governance` yields to who may bypass it."""
+    days: Annotated[int, Field(ge=1, le=36_500)]
+    """From the moment of writing. Longer than retention keeps backups, and than the recovery window."""
+
+
 class S3Store(Model):
     """A bucket of any S3 server."""
 
@@ -65,6 +74,9 @@ class S3Store(Model):
     force_path_style: bool | None = None
     """Puts the bucket into the path instead of the host name; if absent, exactly when `endpoint` is set."""
     credentials: S3Credentials
+    delete_credentials: S3Credentials | None = None
+    """Used by retention and expiry alone: `credentials` then need no right to delete."""
+    object_lock: ObjectLock | None = None
     ca: S3Ca | None = None
 
 
@@ -144,6 +156,11 @@ class WalArchive(Model):
     max_rate: Quantity | None = None
     """Bytes a second that an instance may send, such as `20Mi`; not limited if absent. It must be more than the
     cluster writes in the long run, or the volumes fill with what waits."""
+    recovery_window_days: Annotated[int, Field(ge=0, le=36_500)] | None = None
+    """For so many days back WAL stays, and the physical backup that its first moment needs; 30 if absent. What a
+    backup needs stays for longer."""
+    expiry: Literal["Automatic", "Manual"] | None = None
+    """`Automatic` (if absent) deletes the rest; `Manual` only says in `status.backup.stores` what would go."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from matriarch.archive.listing import Listing, Stored, read_listing
-from matriarch.backup import catalog, names
+from matriarch.backup import catalog, intact, names
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.format import canonical
-from matriarch.backup.jobspec import Reason
+from matriarch.backup.jobspec import ExpectedStore, Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest
 from matriarch.backup.store import Store
@@ -43,6 +43,7 @@ class Looked:
     plan: WalPlan
     mark: Mark | None
     listing: Listing
+    known: Catalog
 
     @property
     def turn(self) -> Turn:
@@ -85,8 +86,17 @@ def _fact(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> PhysicalFa
     )
 
 
-def look(store: Store, keys: Iterable[Kek], window: timedelta | None) -> Looked:
-    """Changes nothing. Raises MatriarchError when the store does not answer or is no cluster's."""
+def look(
+    store: Store,
+    keys: Iterable[Kek],
+    window: timedelta | None,
+    *,
+    expected: ExpectedStore | None = None,
+    elsewhere: Iterable[int] = (),
+) -> Looked:
+    """Changes nothing. `expected`: what the store is to have; `elsewhere`: LSNs where backups in other stores begin.
+
+    Raises MatriarchError when the store does not answer or is no cluster's."""
     store.check()
     catalog.require_cluster(store)
     listing = read_listing(store)
@@ -98,14 +108,18 @@ def look(store: Store, keys: Iterable[Kek], window: timedelta | None) -> Looked:
         if now - e.modified <= catalog.FRESH
     )
     known = catalog.read_catalog(store)
+    done = {m.body.id for m in known.manifests}  # its marker may outlive it where its writer may not delete
+    lost = intact.what_is_lost(store, known, expected, listing.segment_names) if expected is not None else ()
     archive = Archive(
         now=now,
         backups=facts(store, known, keys),
         files=tuple(_wal_fact(s) for s in listing.files),
-        running=running,
+        running=tuple(r for r in running if r not in done),
         broken=tuple(b.key for b in known.broken),
+        elsewhere=tuple(elsewhere),
+        lost=lost,
     )
-    return Looked(archive, plan_wal(archive, window), _read_mark(store), listing)
+    return Looked(archive, plan_wal(archive, window), _read_mark(store), listing, known)
 
 
 def _wal_fact(stored: Stored) -> WalFact:

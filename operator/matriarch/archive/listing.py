@@ -41,6 +41,10 @@ class Listing:
         whole = (s for s in self.files if s.name.kind == "segment")
         return {(s.name.timeline, s.name.start // SEGMENT_SIZE): s.modified for s in whole}
 
+    @property
+    def segment_names(self) -> frozenset[str]:
+        return frozenset(s.name.text for s in self.files if s.name.kind == "segment")
+
 
 def read_listing(store: Store) -> Listing:
     files, strange = [], []

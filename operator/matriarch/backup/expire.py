@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from matriarch.backup import catalog, names
+from matriarch.backup import catalog, intact, names
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.jobspec import Reason, Retention
 from matriarch.backup.keys import Kek
@@ -44,6 +44,7 @@ def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) 
                 schedule=body.schedule,
                 verified=body.id in rules.verified,
                 pinned=body.id in rules.pinned,
+                physical=body.physical is not None,
             )
         )
     return facts
@@ -60,6 +61,9 @@ def _authentic(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> bool:
 
 
 def plan(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention, now: datetime) -> RetentionPlan:
+    if rules.expected is not None and (lost := intact.what_is_lost(store, known, rules.expected)):
+        why = f"{lost[0]} Nothing is deleted."
+        return RetentionPlan({m.body.id: (why,) for m in known.manifests}, (), frozen=why)
     if known.broken:
         why = f"{known.broken[0].key} is damaged; look at it or remove it by hand. Nothing is deleted."
         return RetentionPlan({m.body.id: (why,) for m in known.manifests}, (), frozen=why)
@@ -70,6 +74,7 @@ def plan(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention, no
         monthly=rules.monthly,
         yearly=rules.yearly,
         schedule=rules.schedule,
+        window=None if rules.window_days is None else timedelta(days=rules.window_days),
     )
     return plan_retention(gather(store, known, keys, rules), policy, now)
 

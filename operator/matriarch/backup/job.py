@@ -94,6 +94,12 @@ class Job:
                 raise Refused("Recoveries have a process of their own.", reason=Reason.BAD_SPEC)
             case "drill":
                 raise Refused("Drills are made by matriarch.drill.job.", reason=Reason.BAD_SPEC)
+            case "tend":
+                return await asyncio.to_thread(self.tend, store, keys)
+
+    def tend(self, store: Store, keys: tuple[Kek, ...]) -> Result:
+        """The archive's part, which this layer does not know: see archive.tend."""
+        raise Refused("A store is tended to by matriarch.archive.tend.", reason=Reason.BAD_SPEC)
 
     def _keys(self) -> tuple[Kek, ...]:
         return tuple(Kek.read(Path(self.folder) / name) for name in self.spec.keys)
@@ -129,7 +135,7 @@ class Job:
         # From here on the backup counts, whatever happens to the housekeeping.
         try:
             self.tracker.step("Retaining")
-            swept = await asyncio.to_thread(catalog.sweep, store)
+            swept = await asyncio.to_thread(catalog.sweep, store) if task.sweep else []
             if swept:
                 log.info("removed what dead backups left: %s", ", ".join(swept))
             if task.retention is not None:

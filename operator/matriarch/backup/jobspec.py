@@ -32,7 +32,7 @@ TLS_FOLDER = "/etc/matriarch/tls"
 KEY_FOLDER = "/etc/matriarch/key"
 STORE_FOLDER = "/etc/matriarch/store"
 
-Task = Literal["backup", "restore", "recover", "verify", "delete", "retain", "list", "drill"]
+Task = Literal["backup", "restore", "recover", "verify", "delete", "retain", "list", "drill", "tend"]
 
 
 class Reason(enum.StrEnum):
@@ -56,6 +56,8 @@ class Reason(enum.StrEnum):
     WRONG_KEY = "WrongKey"
     UNENCRYPTED = "Unencrypted"  # a key was given, the backup is in the clear: somebody may have replaced it
     BUCKET_MISSING = "BucketMissing"
+    BUCKET_NOT_LOCKED = "BucketNotLocked"  # object lock is asked for, and the bucket was made without
+    NOT_VERSIONED = "NotVersioned"  # an earlier state is asked for, and the bucket keeps none
     CREDENTIALS_MISSING = "CredentialsMissing"
     CREDENTIALS_REFUSED = "CredentialsRefused"
     STORE_REFUSED = "StoreRefused"  # the store answers, but refuses the request for another reason
@@ -82,7 +84,6 @@ class Reason(enum.StrEnum):
     VERIFICATION_FAILED = "VerificationFailed"  # a count, a hash, a sequence or pg_amcheck; the target is as it was
     # Of drills alone.
     EMPTY_BACKUP = "EmptyBackup"  # it restores, and holds nothing of the user's
-    WAL_MISSING = "WalMissing"
     QUERY_FAILED = "QueryFailed"  # one of the user's
     TIMED_OUT = "TimedOut"
 
@@ -109,6 +110,14 @@ class ClusterIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectLock:
+    """What is written can't be deleted or replaced for so many days, not even by who wrote it."""
+
+    mode: Literal["GOVERNANCE", "COMPLIANCE"]
+    days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class S3Store:
     bucket: str
     prefix: str = ""
@@ -116,6 +125,8 @@ class S3Store:
     endpoint: str | None = None  # URL of a store that is not AWS
     path_style: bool | None = None  # None: by path when an endpoint is given
     credentials: str = STORE_FOLDER  # folder with access-key, secret-key, session-token, ca.crt; "" = AWS chain only
+    lock: ObjectLock | None = None  # refused by a bucket that has no object lock
+    as_of: str | None = None  # RFC 3339: read what a versioned bucket held then; nothing can be written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +163,38 @@ class ServerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A manifest that was in a store."""
+
+    id: str
+    sha256: str
+    sequence: int = 0  # 0: not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpectedStore:
+    """What a store had, as statuses remember it: see decide.intact."""
+
+    head: Seen | None = None
+    wal: str | None = None
+    backups: tuple[Seen, ...] = ()
+    accepted: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TendTask:
+    """Compare a store with what it had; with `wal`, look at its archive too, and with `delete`, take one step of its
+    expiry: mark, wait, delete."""
+
+    expected: ExpectedStore
+    wal: bool = False
+    window_days: int = 0
+    delete: bool = False
+    sweep: bool = False  # also remove what dead backups left
+    elsewhere: tuple[str, ...] = ()  # LSNs where backups in other stores begin
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
     """What stays: see decide.retention. A rule that is None keeps nothing; the newest good one always stays."""
 
@@ -163,6 +206,8 @@ class Retention:
     schedule: str | None = None  # only backups whose manifest carries this schedule's name; None: all of the store
     pinned: tuple[str, ...] = ()  # backup ids that stay whatever the rules say
     verified: tuple[str, ...] = ()  # backup ids that a restore has proven
+    window_days: int | None = None  # of the WAL archive in this store: the backup that it begins with stays
+    expected: ExpectedStore | None = None  # nothing is deleted while the store lacks any of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +222,7 @@ class BackupTask:
     resource: str | None = None  # name of the Backup, recorded in the manifest
     schedule: str | None = None  # name of the BackupSchedule, recorded in the manifest: retention goes by it
     retention: Retention | None = None  # applied after this backup succeeded, to this store
+    sweep: bool = True  # remove what dead backups left; False where these credentials may not delete
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -254,6 +300,7 @@ class JobSpec:
     delete: DeleteTask | None = None
     retain: Retention | None = None
     drill: DrillTask | None = None
+    tend: TendTask | None = None
 
     def __post_init__(self) -> None:
         if self.task != "list" and getattr(self, self.task) is None:
@@ -352,6 +399,32 @@ class RecoverResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WalResult:
+    """What a look at an archive found, and what it did."""
+
+    step: str  # of decide.wal_retention.Step
+    going: int  # files that nothing needs
+    going_bytes: int
+    deleted: int
+    deleted_bytes: int
+    kept: int
+    kept_bytes: int
+    before: str | None  # LSN up to which files may go
+    because: str  # what keeps the rest
+    again: str | None  # when it goes on, RFC 3339
+    frozen: str | None
+    newest: str | None  # segment
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TendResult:
+    backups: int
+    head: Seen | None
+    lost: tuple[str, ...] = ()
+    wal: WalResult | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the Job leaves in its termination log; `to_json` never exceeds RESULT_LIMIT bytes."""
 
@@ -367,6 +440,7 @@ class Result:
     deleted: tuple[str, ...] = ()  # backup ids, at most 100 a run
     backups: int | None = None  # list: complete backups in the store
     warnings: tuple[str, ...] = ()
+    tend: TendResult | None = None
 
     def to_json(self) -> str:
         """Shortens message and warnings, then the deleted list, until it fits."""
@@ -383,6 +457,8 @@ class Result:
                 result = dataclasses.replace(result, deleted=result.deleted[: len(result.deleted) // 2])
             elif (kept := result.backup) is not None and kept.databases:
                 result = dataclasses.replace(result, backup=dataclasses.replace(kept, databases=()))
+            elif (seen := result.tend) is not None and len(seen.lost) > 1:
+                result = dataclasses.replace(result, tend=dataclasses.replace(seen, lost=seen.lost[:-1]))
             elif (done := result.restore) is not None and (done.databases or done.kept):
                 result = dataclasses.replace(result, restore=dataclasses.replace(done, databases=(), kept=()))
             else:

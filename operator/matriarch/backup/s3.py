@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from matriarch.backup.jobspec import Reason, S3Store
-from matriarch.backup.s3errors import explain
+from matriarch.backup.s3errors import explain, explain_lock
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import SMALL, Entry, Exists, Unfinished
 from matriarch.errors import Corrupt, Unavailable
@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 PART = 16 << 20  # bytes; the memory ceiling rests on it, see docs/backup.md
 MAX_PARTS = 10_000
+LOCKED = frozenset(("owner.json", "logical", "physical", "manifests", "keys", "tombstones", "wal"))
+"""Folders whose objects are written once and for good; markers are renewed and taken away."""
 IN_FLIGHT = 2  # parts on their way while the next one fills
 OUTAGE = 180.0  # seconds a store may be away in the middle of the work before it fails
 _PIECE = 1 << 20
@@ -71,6 +73,24 @@ class S3:
         self._call(
             lambda: self.client.list_objects_v2(Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1), outage=15.0
         )
+        if self._spec.lock is not None:
+            self._call(self._require_lock, outage=15.0)
+
+    def _require_lock(self) -> None:
+        """Before anything is written that was to be safe and is not."""
+        try:
+            found = self.client.get_object_lock_configuration(Bucket=self._bucket)["ObjectLockConfiguration"]
+        except Exception as error:
+            raise explain_lock(error, self.address) from error
+        if found.get("ObjectLockEnabled") != "Enabled":
+            raise explain_lock(None, self.address)
+
+    def _retention(self, key: str) -> dict[str, Any]:
+        lock = self._spec.lock
+        if lock is None or key.partition("/")[0] not in LOCKED:
+            return {}
+        until = datetime.now(UTC) + timedelta(days=lock.days)
+        return {"ObjectLockMode": lock.mode, "ObjectLockRetainUntilDate": until}
 
     def get(self, key: str) -> bytes | None:
         def once() -> bytes:
@@ -86,15 +106,16 @@ class S3:
     @contextmanager
     def read(self, key: str) -> Iterator[Iterator[bytes]]:
         """Goes on where a broken connection ended, by range, and only on the very same object (its ETag)."""
-        yield self._pieces(key)
+        yield self.pieces(key)
 
-    def _pieces(self, key: str) -> Iterator[bytes]:
+    def pieces(self, key: str, **of: Any) -> Iterator[bytes]:
+        """`of`: which version, in the words of GetObject."""
         done, etag, total = 0, "", -1
         failures_since = 0.0
         while total < 0 or done < total:
             try:
                 more: dict[str, Any] = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
-                answer = self.client.get_object(Bucket=self._bucket, Key=self._prefix + key, **more)
+                answer = self.client.get_object(Bucket=self._bucket, Key=self._prefix + key, **of, **more)
                 etag = answer["ETag"]
                 total = done + answer["ContentLength"]
                 with answer["Body"] as body:
@@ -122,6 +143,7 @@ class S3:
 
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
+        condition |= self._retention(key)
         lost = False  # an earlier try had no answer, so what is there may be our own
 
         def once() -> None:
@@ -192,6 +214,27 @@ class S3:
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return parsedate_to_datetime(date).astimezone(UTC) if date else datetime.now(UTC)
 
+    def versions(self, begin: str) -> Iterator[tuple[str, int | None, datetime, bool, str]]:
+        """Every version of the keys that begin so: key, size (None: a deletion), when, whether it is the latest, id."""
+        markers: dict[str, Any] = {}
+        while True:
+            page = self._call(
+                lambda markers=markers: self.client.list_object_versions(  # type: ignore[misc]  # as above
+                    Bucket=self._bucket, Prefix=self._prefix + begin, **markers
+                )
+            )
+            for v in page.get("Versions", ()):
+                yield v["Key"].removeprefix(self._prefix), v["Size"], v["LastModified"], v["IsLatest"], v["VersionId"]
+            for d in page.get("DeleteMarkers", ()):
+                yield d["Key"].removeprefix(self._prefix), None, d["LastModified"], d["IsLatest"], d["VersionId"]
+            if not page.get("IsTruncated"):
+                return
+            markers = {"KeyMarker": page["NextKeyMarker"], "VersionIdMarker": page.get("NextVersionIdMarker", "")}
+
+    def is_versioned(self) -> bool:
+        """Also one that is suspended keeps what it has."""
+        return bool(self._call(lambda: self.client.get_bucket_versioning(Bucket=self._bucket)).get("Status"))
+
     def _unless_missing(self, once: Callable[[], T]) -> T | None:
         def quiet() -> T | None:
             try:
@@ -253,7 +296,8 @@ class _MultipartUpload:
         client = self._store.client
         if self._id is None:
             # A repeated request may leave an upload without parts behind: the sweeper takes those.
-            self._id = call(lambda: client.create_multipart_upload(**self._target()))["UploadId"]
+            kept = self._store._retention(self._key)  # noqa: SLF001 - its other half
+            self._id = call(lambda: client.create_multipart_upload(**self._target(), **kept))["UploadId"]
         while len(self._flying) >= IN_FLIGHT:
             self._sent.append(self._flying.popleft().result())
         self._begun += 1

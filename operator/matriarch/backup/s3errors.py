@@ -49,6 +49,26 @@ def explain(error: BaseException, where: str) -> MatriarchError:
     raise error
 
 
+def explain_lock(error: Exception | None, where: str) -> MatriarchError:
+    """Why objects can't be locked there; None: the bucket says that it has no lock."""
+    code = str((getattr(error, "response", None) or {}).get("Error", {}).get("Code", ""))
+    without = ("ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "NotImplemented")
+    bucket = where.removeprefix("s3://").split("/")[0]
+    if error is None or code in (*without, "InvalidBucketState", "MethodNotAllowed", "InvalidRequest"):
+        return Refused(
+            f"objectLock is asked for, and the bucket {bucket} has none, so nothing is written: make a bucket with "
+            "object lock enabled, or leave objectLock out.",
+            reason=Reason.BUCKET_NOT_LOCKED,
+        )
+    if code in _DENIED:
+        return Refused(
+            f"The credentials may not ask whether the bucket {bucket} has object lock; grant "
+            "s3:GetBucketObjectLockConfiguration.",
+            reason=Reason.CREDENTIALS_REFUSED,
+        )
+    return explain(error, where)
+
+
 def _explain_answer(error: Exception, where: str) -> MatriarchError:
     answer = getattr(error, "response", {})
     code = str(answer.get("Error", {}).get("Code", ""))

@@ -101,7 +101,12 @@ def open_store(
     if spec.s3 is not None:
         from matriarch.backup.s3 import S3
 
-        return S3(spec.s3, stop or Stop(), outage=outage, connections=connections)
+        s3 = S3(spec.s3, stop or Stop(), outage=outage, connections=connections)
+        if spec.s3.as_of is not None:
+            from matriarch.backup.s3versions import AsOf
+
+            return AsOf(s3, spec.s3.as_of)
+        return s3
     assert spec.local is not None
     from matriarch.backup.local import Local
 

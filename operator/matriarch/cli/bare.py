@@ -6,7 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from matriarch.archive.restorable import Restorable, restorable
 from matriarch.backup import backup as engine
@@ -28,14 +28,22 @@ from matriarch.errors import Corrupt, Refused
 
 
 def parse_store(text: str, endpoint: str | None) -> StoreSpec:
-    """`s3://bucket/prefix` with AWS' own environment for credentials, or a folder. Raises Refused (BadSpec)."""
+    """`s3://bucket/prefix` with AWS' own environment for credentials, or a folder. Raises Refused (BadSpec).
+
+    `?as-of=2026-03-01T14:05:00Z` behind a bucket's prefix reads what it held then.
+    """
     parts = urlsplit(text)
     if parts.scheme == "s3":
         if not parts.netloc:
             raise Refused(f"{text} names no bucket; write s3://bucket/prefix.", reason=Reason.BAD_SPEC)
         endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         prefix = unquote(parts.path).strip("/")
-        return StoreSpec(s3=S3Store(bucket=parts.netloc, prefix=prefix, endpoint=endpoint, credentials=""))
+        asked = parse_qs(parts.query, keep_blank_values=True)
+        if set(asked) - {"as-of"}:
+            raise Refused(f"{text} asks for what no store has; write s3://bucket/prefix.", reason=Reason.BAD_SPEC)
+        moment = asked["as-of"][0].replace(" ", "+") if asked else None
+        where = S3Store(bucket=parts.netloc, prefix=prefix, endpoint=endpoint, credentials="", as_of=moment)
+        return StoreSpec(s3=where)
     if parts.scheme == "gs":
         raise Refused("Google Cloud Storage is not supported yet; use s3:// or a folder.", reason=Reason.BAD_SPEC)
     if parts.scheme not in ("", "file"):

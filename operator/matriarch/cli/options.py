@@ -11,7 +11,9 @@ from matriarch.cli.terminal import usage
 
 Name = Annotated[str | None, typer.Argument(help="a DatabaseCluster", show_default=False)]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="default: that of the kubeconfig's context")]
-Store = Annotated[str | None, typer.Option("--store", help="s3://bucket/prefix or a folder")]
+Store = Annotated[
+    str | None, typer.Option("--store", help="s3://bucket/prefix or a folder; ?as-of=TIME reads an earlier state")
+]
 Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of an S3 store that is not AWS")]
 KeyFile = Annotated[
     list[Path] | None, typer.Option("--key-file", help="encryption key; else the variable BACKUP_ENCRYPTION_KEY")

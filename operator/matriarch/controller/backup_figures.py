@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from matriarch.controller.backup_status import parse_time
@@ -15,6 +16,7 @@ def figures(
     summary: Mapping[str, Any],
     backups: Iterable[Mapping[str, Any]],
     healthy: tuple[str, str] = ("Unknown", ""),
+    now: datetime | None = None,
 ) -> dict[str, float]:
     """Gauges by full name. `status` is the cluster's, `summary` its `status.backup`, `backups` its Backups,
     `healthy` status and reason of its condition BackupHealthy.
@@ -38,4 +40,19 @@ def figures(
         found["matriarch_wal_archive_oldest_pending_seconds"] = float(archive.get("oldestPendingSeconds") or 0)
         if (stored := parse_time(archive.get("lastStoredAt"))) is not None:
             found["matriarch_wal_archive_last_stored_timestamp_seconds"] = stored.timestamp()
+    return found | _stores(summary.get("stores") or (), now)
+
+
+def _stores(stores: Iterable[Mapping[str, Any]], now: datetime | None) -> dict[str, float]:
+    stores = list(stores)
+    if not stores:
+        return {}
+    found = {
+        "matriarch_backup_store_lost": float(any(s.get("lost") for s in stores)),
+        "matriarch_backup_store_look_failures": float(max(s.get("failures") or 0 for s in stores)),
+    }
+    archives = [s["wal"] for s in stores if s.get("wal")]
+    if archives and now is not None:
+        since = [t for wal in archives if (t := parse_time(wal.get("frozenSince"))) is not None]
+        found["matriarch_wal_expiry_frozen_seconds"] = max(0.0, *((now - t).total_seconds() for t in since), 0.0)
     return found

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from matriarch.controller import backup_key, objectives, schedule_cron
+from matriarch.controller import backup_key, objectives, schedule_cron, store_tending
 from matriarch.controller.backup_around import OF_CLUSTER, Around, cluster_place, created, prepare
 from matriarch.controller.backup_figures import figures
 from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
@@ -24,7 +24,15 @@ from matriarch.kube.errors import NotFound
 MANAGER = "matriarch-backup"
 LOOK_EVERY = 60.0
 """Seconds: what is overdue is not told by any event."""
-TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring", "ObjectivesMet")
+TYPES = (
+    "BackupHealthy",
+    "BackupsEncrypted",
+    "BackupKeySaved",
+    "Restoring",
+    "ObjectivesMet",
+    "StoreIntact",
+    "WalExpiry",
+)
 
 
 def wake(env: Env, cluster: Object) -> None:
@@ -53,13 +61,16 @@ async def report(env: Env, around: Around) -> None:
             secret = await env.kube.get("Secret", around.namespace, place.key.name)
     healthy = _healthy(around)
     aims = objectives.look(around)
-    wanted = [healthy, *_protection(around, secret), *_restoring(around), *aims.conditions]
+    tended = await store_tending.tend(env, around)
+    wanted = [healthy, *_protection(around, secret), *_restoring(around), *aims.conditions, *tended.conditions]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
     if aims.status is not None:
         status["objectives"] = aims.status
+    if tended.stores:
+        status["backup"]["stores"] = list(tended.stores)
     there = cluster.get("status") or {}
     METRICS.clusters[around.namespace, around.name] = {
-        **figures(there, status["backup"], around.backups, (healthy.status, healthy.reason)),
+        **figures(there, status["backup"], around.backups, (healthy.status, healthy.reason), around.now),
         **aims.figures,
     }
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]

@@ -7,7 +7,7 @@ import binascii
 from dataclasses import dataclass
 
 from matriarch.api.defaults import S3_REGION, ClusterDefaults
-from matriarch.api.stores import BackupStore, EncryptionKeyRef, LocalStore
+from matriarch.api.stores import BackupStore, EncryptionKeyRef, LocalStore, S3Store
 from matriarch.backup import jobspec
 from matriarch.backup.keys import Kek
 from matriarch.decide.backups import Need
@@ -31,6 +31,8 @@ class Place:
     """None: not encrypted."""
     cluster: str
     """Whose store it is; names the claim that is made for it."""
+    as_of: str | None = None
+    """Read what the bucket held then."""
 
 
 def folder(namespace: str, cluster: str, system_identifier: str) -> str:
@@ -69,9 +71,19 @@ def spec(place: Place) -> jobspec.StoreSpec:
                 region=s3.region or S3_REGION,
                 endpoint=s3.endpoint,
                 path_style=s3.force_path_style,
+                lock=_lock(s3),
+                as_of=place.as_of,
             )
         )
     return jobspec.StoreSpec(local=jobspec.LocalStore(path=LOCAL_PATH, prefix=place.folder))
+
+
+def address(place: Place) -> str:
+    """One line that is another one for another place: bucket or claim, and folder."""
+    if (s3 := place.store.s3) is not None:
+        where = "/".join(part for part in (s3.bucket, (s3.prefix or "").strip("/"), place.folder) if part)
+        return f"s3://{where}" + (f" at {s3.endpoint.rstrip('/')}" if s3.endpoint else "")
+    return f"{claim_name(place)}:/{place.folder}"
 
 
 def key_names(place: Place) -> tuple[str, ...]:
@@ -86,12 +98,24 @@ def key_files(place: Place) -> SecretFiles | None:
     return SecretFiles(secret=place.key.name, files={place.key.key or KEY: KEY_FILE})
 
 
-def store_files(place: Place) -> tuple[SecretFiles, ...]:
-    """The store's credentials as a Job mounts them."""
+def _lock(s3: S3Store) -> jobspec.ObjectLock | None:
+    asked = s3.object_lock
+    if asked is None:
+        return None
+    return jobspec.ObjectLock(mode="GOVERNANCE" if asked.mode == "Governance" else "COMPLIANCE", days=asked.days)
+
+
+def store_files(place: Place, *, deleting: bool = False) -> tuple[SecretFiles, ...]:
+    """The store's credentials as a Job mounts them; `deleting`: as one that deletes does."""
     s3 = place.store.s3
     if s3 is None:
         return ()
-    return s3_files(s3)
+    return s3_files(s3, deleting=deleting)
+
+
+def deletes_apart(place: Place) -> bool:
+    """Another identity deletes than the one that writes."""
+    return place.store.s3 is not None and place.store.s3.delete_credentials is not None
 
 
 def claim(place: Place) -> str | None:

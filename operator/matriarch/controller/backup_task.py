@@ -11,7 +11,7 @@ from matriarch.controller.env import Env
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
 from matriarch.resources import names
-from matriarch.resources.job import PGDATA, JobWish
+from matriarch.resources.job import COMMAND, MEMORY, PGDATA, TENDING_MEMORY, JobWish
 
 SCHEDULE_LABEL = "matriarch.dev/schedule"
 SCHEDULED_FOR = "matriarch.dev/scheduled-for"
@@ -45,6 +45,7 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
             scheduled_for=(metadata.get("annotations") or {}).get(SCHEDULED_FOR),
             resource=metadata["name"],
             schedule=(metadata.get("labels") or {}).get(SCHEDULE_LABEL),
+            sweep=not backup_store.deletes_apart(place),
         ),
     )
     tls = names.backup_tls(around.name)
@@ -78,6 +79,8 @@ def job_wish(
     suspended: bool = False,
     keep: bool = False,
     member: str | None = None,
+    command: tuple[str, ...] = COMMAND,
+    deleting: bool = False,
 ) -> JobWish:
     """What all Jobs beside a cluster share: its image, its nodes, its account.
 
@@ -97,7 +100,7 @@ def job_wish(
         pull_secrets=tuple(s.name for s in (cluster.spec.image_pull_secrets if cluster else None) or ()),
         tls=tls,
         key=backup_store.key_files(place),
-        store=backup_store.store_files(place),
+        store=backup_store.store_files(place, deleting=deleting),
         claim=backup_store.claim(place),
         node_selector=dict((scheduling.node_selector if scheduling else None) or {}),
         tolerations=tuple(
@@ -108,6 +111,8 @@ def job_wish(
         suspended=suspended,
         keep=keep,
         member=member,
+        command=command,
+        memory=MEMORY if command == COMMAND else TENDING_MEMORY,
     )
 
 

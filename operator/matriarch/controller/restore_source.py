@@ -60,6 +60,7 @@ async def source_of(restore: Restore, env: Env) -> Source:
             folder=(store.cluster or "").strip("/"),
             key=store.key_secret,
             cluster=restore.spec.target.cluster,
+            as_of=store.as_of,
         ),
         backup=store.backup_id or "latest",
         physical=store.method == "physical" or (store.method is None and restore.spec.recovery_target is not None),

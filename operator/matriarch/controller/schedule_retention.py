@@ -13,7 +13,7 @@ from matriarch.api import defaults
 from matriarch.api.backup import Backup
 from matriarch.api.backup_schedule import BackupSchedule
 from matriarch.backup import jobspec
-from matriarch.controller import backup_jobs, backup_store
+from matriarch.controller import backup_jobs, backup_store, store_tending
 from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_status import rfc3339
 from matriarch.controller.backup_store import Place
@@ -82,10 +82,12 @@ async def start(env: Env, owner: Object, schedule: BackupSchedule, around: Aroun
             schedule=schedule.metadata.name,
             verified=around.proven,
             pinned=_in_use(schedule, around),
+            window_days=store_tending.window_of(around, place),
+            expected=store_tending.remembered(around, place),
         ),
     )
     name = _job_name(schedule, after)
-    wish = job_wish(env, around, place, name=name, owner=owner, purpose="retain", task=task, tls=None)
+    wish = job_wish(env, around, place, name=name, owner=owner, purpose="retain", task=task, tls=None, deleting=True)
     try:
         await env.kube.create(job(wish))
     except Conflict as e:

@@ -27,6 +27,8 @@ class BackupFact:
     pinned: bool = False
     parent: str | None = None
     """An incremental needs its parent."""
+    physical: bool = False
+    """WAL can be replayed onto it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,8 @@ class RetentionPolicy:
     yearly: int | None = None
     schedule: str | None = None
     """Only this schedule's backups are counted and may go; all others stay. None: all are this policy's."""
+    window: timedelta | None = None
+    """How far back any moment is to be reachable by replaying WAL: the backup to begin with stays, whosever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ def plan_retention(backups: Iterable[BackupFact], policy: RetentionPolicy, now: 
                 keep(b, f"within {policy.days} days")
     for b in good[: policy.count or 0]:
         keep(b, f"among the last {policy.count}")
+    if policy.window is not None and (base := _base_of_window(newest_first, now - policy.window)) is not None:
+        keep(base, "begin of the recovery window")
     for rule, number, period in (
         ("week", policy.weekly, lambda d: "{}-W{:02}".format(*d.isocalendar()[:2])),
         ("month", policy.monthly, lambda d: f"{d:%Y-%m}"),
@@ -105,6 +111,12 @@ def plan_retention(backups: Iterable[BackupFact], policy: RetentionPolicy, now: 
 
     gone = tuple(b.id for b in reversed(newest_first) if b.id not in reasons)
     return RetentionPlan({b.id: tuple(reasons[b.id]) for b in newest_first if b.id in reasons}, gone)
+
+
+def _base_of_window(newest_first: list[BackupFact], since: datetime) -> BackupFact | None:
+    """The newest good physical one from before the window. As long as there is none, the oldest: it becomes that."""
+    bases = [b for b in newest_first if b.good and b.physical]
+    return next((b for b in bases if b.finished <= since), bases[-1] if bases else None)
 
 
 def _frozen(

@@ -60,6 +60,10 @@ class Archive:
     running: tuple[str, ...] = ()
     """Backups of whatever kind that are being made; where they begin is not known yet."""
     broken: tuple[str, ...] = ()
+    elsewhere: tuple[int, ...] = ()
+    """LSNs where backups in other stores begin that need this archive to go on from."""
+    lost: tuple[str, ...] = ()
+    """What the store should have and has not, as sentences."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,8 @@ class WalPlan:
     """LSN: everything that ends behind it stays."""
     frozen: str | None = None
     """Why nothing may go now, as a sentence."""
+    because: str = ""
+    """What needs the oldest WAL that stays, as the end of a sentence."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,13 +109,15 @@ def plan_wal(archive: Archive, window: timedelta | None) -> WalPlan:
     """What may go. Files that were stored within `window` stay, although no backup needs them."""
     if (why := _frozen(archive)) is not None:
         return WalPlan((), 0, why)
-    first = min(archive.backups, key=lambda b: b.start)
-    before = first.start // SEGMENT_SIZE * SEGMENT_SIZE
+    before, because = _needed(archive)
     if window is not None:
         # One young file keeps all that follows it: what stays of a timeline is one piece.
         young = [f.end - SEGMENT_SIZE for f in archive.files if f.end is not None and archive.now - f.stored <= window]
-        before = min([before, *young])
-    old = [f for f in archive.files if f.end is not None and f.end <= before]
+        if min([before, *young]) < before:
+            before, because = min(young), f"the window of {window.days} days"
+    # The newest stays in any case: by it a later look sees that the archive was not emptied or set back.
+    newest = max(((f.timeline, f.end) for f in archive.files if f.end is not None), default=None)
+    old = [f for f in archive.files if f.end is not None and f.end <= before and (f.timeline, f.end) != newest]
     # PostgreSQL finds the newest timeline by counting up from the backup's: histories above it leave no hole. One
     # below it is read by nobody; it goes after the last WAL of its timeline.
     lowest = min(b.timeline for b in archive.backups)
@@ -124,7 +132,15 @@ def plan_wal(archive: Archive, window: timedelta | None) -> WalPlan:
         and (window is None or archive.now - f.stored > window)
     ]
     old.sort(key=lambda f: (f.end or 0, f.timeline, f.name))
-    return WalPlan((*(f.name for f in old), *(f.name for f in sorted(histories))), before)
+    return WalPlan((*(f.name for f in old), *(f.name for f in sorted(histories))), before, because=because)
+
+
+def _needed(archive: Archive) -> tuple[int, str]:
+    """The start of the segment in which the earliest backup begins, and whose that is."""
+    first = min(archive.backups, key=lambda b: (b.start, b.id))
+    if archive.elsewhere and min(archive.elsewhere) < first.start:
+        return min(archive.elsewhere) // SEGMENT_SIZE * SEGMENT_SIZE, "a backup in another store"
+    return first.start // SEGMENT_SIZE * SEGMENT_SIZE, f"backup {first.id}"
 
 
 def next_step(plan: WalPlan, mark: Mark | None, archive: Archive) -> Turn:
@@ -150,10 +166,14 @@ def _up_to(plan: WalPlan, before: int, archive: Archive) -> tuple[str, ...]:
 
 
 def _frozen(archive: Archive) -> str | None:
+    if archive.lost:
+        return f"{archive.lost[0]} No WAL is deleted."
     if archive.broken:
         return f"{archive.broken[0]} is damaged; look at it or remove it by hand. No WAL is deleted."
     if not any(b.good for b in archive.backups):
         return "There is no good physical backup, so all WAL stays."
+    if any(lsn <= 0 for lsn in archive.elsewhere):
+        return "A backup in another store does not say where it begins; no WAL is deleted."
     if archive.running:
         return f"Backup {archive.running[0]} is being made; no WAL is deleted meanwhile."
     for b in archive.backups:

@@ -19,6 +19,7 @@ def document(b: Blueprint) -> Object | None:
     wanted = b.defaults.wal_archive
     if wanted is None:
         return None
+    lock = wanted.s3.object_lock
     return {
         "bucket": wanted.s3.bucket,
         "prefix": (wanted.s3.prefix or "").strip("/"),
@@ -27,6 +28,7 @@ def document(b: Blueprint) -> Object | None:
         "path_style": wanted.s3.force_path_style,
         "keys": [KEY_FILE] if b.defaults.backup_key_secret is not None else [],
         "max_rate": wanted.max_rate,
+        **({} if lock is None else {"lock": {"mode": lock.mode.upper(), "days": lock.days}}),
     }
 
 

@@ -1,4 +1,4 @@
-"""The Job of one backup, check, restore or retention pass: the postgres image with the engine as its command.
+"""The Job of one backup, check, restore, retention pass or look at a store: the postgres image with the engine in it.
 
 A pod that was killed or found a store away is replaced a few times; what a person has to mend ends the Job at once
 (the engine's exit codes 20 and 30). A pod starts only after the one before it is gone, so that two never work on the
@@ -28,6 +28,8 @@ MEMBER_PATH = "/var/lib/matriarch"
 PGDATA = f"{MEMBER_PATH}/pgdata"
 
 COMMAND = ("python", "-m", "matriarch.backup.job")
+TENDING = ("python", "-m", "matriarch.archive.tend")
+"""The engine with what only the archive's layer knows."""
 RETRIES = 3
 """Pods that may fail before the Job does; pods that a drain evicted do not count."""
 DEADLINE = 24 * 3600
@@ -42,6 +44,8 @@ NODE_GONE = 30
 GRACE = 60
 """Seconds for the engine to abort its upload."""
 MEMORY = "256Mi"
+TENDING_MEMORY = "1Gi"
+"""It holds the archive's listing, about half a KiB for each file: room for more than a million."""
 FINAL_EXIT_CODES = (20, 30)
 """Refused, corrupt: `backup/jobspec.py`."""
 
@@ -60,7 +64,7 @@ class JobWish:
     task: str
     """JSON of a JobSpec."""
     purpose: str
-    """`backup`, `verify`, `restore` or `retain`, as a label."""
+    """`backup`, `verify`, `restore`, `retain` or `tend`, as a label."""
     account: str | None = None
     """ServiceAccount that may report progress; None: no access to the API."""
     pull_secrets: tuple[str, ...] = ()
