@@ -600,6 +600,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ("by hand", "Backup", {}),
     ("by hand, all fields", "Backup", {"method": "logical", "store": "s3", "target": "primary"}),
     ("by hand, physical", "Backup", {"method": "physical"}),
+    ("by hand, incremental", "Backup", {"method": "physical", "incremental": {}}),
     ("schedule", "BackupSchedule", {}),
     *(
         (f"cron {line!r}", "BackupSchedule", {"cron": line})
@@ -620,6 +621,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
             "timeZone": "America/Argentina/Buenos_Aires",
             "suspend": True,
             "method": "physical",
+            "incremental": {"maxIncrements": 13},
             "store": "s3",
             "target": "prefer-replica",
             "retention": {"days": 30, "count": 7},

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from matriarch.api.backup_rules import CRON
+from matriarch.api.incremental import INCREMENTAL, Incremental
 from matriarch.api.model import LIST_ATOMIC, ClusterName, Column, Kind, Model, Resource, Rule, Time
 from matriarch.api.status import AGE, MESSAGE, READY, Status
 from matriarch.api.stores import StoreName
@@ -45,6 +46,8 @@ class BackupScheduleSpec(Model):
     """True starts no more backups; running ones go on."""
     method: Literal["logical", "physical"] | None = None
     """`logical` (SQL; if absent) or `physical`: the files of an instance, for large databases."""
+    incremental: Incremental | None = None
+    """Of physical backups only what changed since the one before; `{}` for the defaults. Full ones if absent."""
     store: StoreName | None = None
     """One of the cluster's `spec.backup.stores`; the first if absent."""
     target: Literal["prefer-replica", "primary"] | None = None
@@ -58,7 +61,7 @@ class BackupScheduleSpec(Model):
     starting_deadline_seconds: Annotated[int, Field(ge=10, le=86_400)] | None = None
     """A run that could not start in time is skipped after this long; if absent, after half of the time to the next."""
 
-    rules: ClassVar[tuple[Rule, ...]] = CRON
+    rules: ClassVar[tuple[Rule, ...]] = (*CRON, INCREMENTAL)
 
 
 class RetentionStatus(Model):

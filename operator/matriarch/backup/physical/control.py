@@ -22,7 +22,7 @@ def _table() -> tuple[int, ...]:
     return tuple(rows)
 
 
-_CRC = _table()
+CRC_TABLE = _table()
 
 
 def is_whole(data: bytes) -> bool:
@@ -33,7 +33,7 @@ def is_whole(data: bytes) -> bool:
     for position, byte in enumerate(data[:_LAST]):
         if position >= _FIRST and position % 4 == 0 and crc ^ 0xFFFFFFFF == _word(data, position):
             return True
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+        crc = crc >> 8 ^ CRC_TABLE[(crc ^ byte) & 0xFF]
     return False
 
 
