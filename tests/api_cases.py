@@ -416,6 +416,17 @@ BAD: tuple[Bad, ...] = (
     ),
     *(
         Bad(
+            f"increments of a {how.get('method', 'logical')} {kind}",
+            kind,
+            {"incremental": {}, **how},
+            "spec.incremental",
+            "incremental is of physical backups alone: set method to physical, or leave incremental out",
+        )
+        for kind in ("Backup", "BackupSchedule")
+        for how in ({}, {"method": "logical"})
+    ),
+    *(
+        Bad(
             f"cron {line!r}",
             "BackupSchedule",
             {"cron": line},
