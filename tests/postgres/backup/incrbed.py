@@ -67,8 +67,8 @@ class Workload:
         for _ in range(count):
             self.dice.choice(
                 [self.create, self.insert, self.insert, self.update, self.update, self.delete, self.vacuum, self.vacuum,
-                 self.truncate, self.shrink, self.index, self.rewrite, self.drop, self.database, self.freeze, self.logged,
-                 self.roll_back, self.restart_sequence]
+                 self.truncate, self.shrink, self.index, self.rewrite, self.drop, self.database, self.freeze,
+                 self.logged, self.roll_back, self.restart_sequence]
             )()  # fmt: skip
 
     def create(self) -> None:
@@ -92,8 +92,8 @@ class Workload:
         table = self._table()
         rows = self.dice.choice([1, 400, 9000])
         self.server.sql(
-            f"INSERT INTO {table} SELECT coalesce((SELECT max(id) FROM {table}), 0) + g, g % 5, repeat(md5(g::text), 6) "
-            f"FROM generate_series(1, {rows}) g"
+            f"INSERT INTO {table} SELECT coalesce((SELECT max(id) FROM {table}), 0) + g, g % 5, "
+            f"repeat(md5(g::text), 6) FROM generate_series(1, {rows}) g"
         )
 
     def update(self) -> None:
@@ -115,9 +115,9 @@ class Workload:
 
     def shrink(self) -> None:
         """The end of the table goes, by VACUUM, and often grows again: the same pages, another content."""
-        table = self._table()
+        table, share = self._table(), self.dice.choice([0.1, 0.6])
         self.server.sql(
-            f"DELETE FROM {table} WHERE id > (SELECT coalesce(max(id), 0) FROM {table}) * {self.dice.choice([0.1, 0.6])}",
+            f"DELETE FROM {table} WHERE id > (SELECT coalesce(max(id), 0) FROM {table}) * {share}",
             f"VACUUM (TRUNCATE) {table}",
         )
         if self.dice.random() < 0.6:
