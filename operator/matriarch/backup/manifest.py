@@ -245,6 +245,12 @@ class Body:
         return self.object.text_size if self.physical is None else self.physical.size
 
     @property
+    def restored_size(self) -> int:
+        """Bytes that a restore needs room for: of an incremental backup also what it inherits."""
+        own = self.physical.lineage if self.physical is not None else None
+        return self.size if own is None or own.parent is None else own.whole_size
+
+    @property
     def stored_size(self) -> int:
         """Bytes in the store, all data objects together."""
         return self.object.stored_size + (0 if self.physical is None else self.physical.stored_size)
