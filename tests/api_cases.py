@@ -416,6 +416,17 @@ BAD: tuple[Bad, ...] = (
     ),
     *(
         Bad(
+            f"increments of a {how.get('method', 'logical')} {kind}",
+            kind,
+            {"incremental": {}, **how},
+            "spec.incremental",
+            "incremental is of physical backups alone: set method to physical, or leave incremental out",
+        )
+        for kind in ("Backup", "BackupSchedule")
+        for how in ({}, {"method": "logical"})
+    ),
+    *(
+        Bad(
             f"cron {line!r}",
             "BackupSchedule",
             {"cron": line},
@@ -644,6 +655,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ("by hand", "Backup", {}),
     ("by hand, all fields", "Backup", {"method": "logical", "store": "s3", "target": "primary"}),
     ("by hand, physical", "Backup", {"method": "physical"}),
+    ("by hand, incremental", "Backup", {"method": "physical", "incremental": {}}),
     ("schedule", "BackupSchedule", {}),
     *(
         (f"cron {line!r}", "BackupSchedule", {"cron": line})
@@ -664,6 +676,7 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
             "timeZone": "America/Argentina/Buenos_Aires",
             "suspend": True,
             "method": "physical",
+            "incremental": {"maxIncrements": 13},
             "store": "s3",
             "target": "prefer-replica",
             "retention": {"days": 30, "count": 7},

@@ -390,7 +390,8 @@ async def test_a_physical_backup_runs_beside_a_replica_and_one_with_bad_pages_is
     assert condition(done, "Suspect") == ("True", "PageChecksums")
     assert done["status"]["backupName"] == f"{chosen}abcdef"
     assert done["status"]["physical"] == {
-        "startLsn": "0/2000028", "files": 1000, "pages": "suspect", "pagesChecked": 5000, "badPages": 2
+        "startLsn": "0/2000028", "files": 1000, "pages": "suspect", "pagesChecked": 5000, "badPages": 2,
+        "type": "full",
     }  # fmt: skip
     assert "tables" not in done["status"]
     cluster = await world.kube.get("DatabaseCluster", world.namespace, "orders")
@@ -402,6 +403,27 @@ async def test_a_physical_backup_runs_beside_a_replica_and_one_with_bad_pages_is
     refused = await world.look("Restore", "too-early")
     assert condition(refused, "Failed") == ("True", "PhysicalBackup")
     assert await world.jobs("verify") == []
+
+
+async def test_an_incremental_backup_is_asked_for_and_its_parent_is_shown(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    await members(world)
+    backup, job = await begun(world, "files", method="physical", incremental={"maxIncrements": 3})
+    told = task_of(job)
+    assert told.backup is not None
+    assert told.backup.max_increments == 3
+    made = backup_result(f"{backup['status']['backupName']}abcdef")
+    assert made.backup is not None
+    pages = PhysicalResult(
+        start_lsn="0/2000028", files=1000, pages="passed", pages_checked=50, bad_pages=0, type="incremental",
+        parent="k3vq7m2xw4abcdef", increments=2, whole_size=8 << 30,
+    )  # fmt: skip
+    await world.finish(job, replace(made, backup=replace(made.backup, tables=0, rows=0, physical=pages)))
+    shown = (await world.look("Backup", "files"))["status"]["physical"]
+    assert shown["type"] == "incremental"
+    assert (shown["parent"], shown["increments"], shown["wholeBytes"]) == ("k3vq7m2xw4abcdef", 2, 8 << 30)
+    assert "fullBecause" not in shown
 
 
 async def test_volumes_that_only_one_pod_may_mount_are_refused_before_a_job_is_made(world: World) -> None:

@@ -139,7 +139,7 @@ def test_pg_control_whole_or_torn() -> None:
     crc = U32
     content = bytes(n * 7 % 251 for n in range(292))
     for byte in content:
-        crc = crc >> 8 ^ control._CRC[(crc ^ byte) & 0xFF]
+        crc = crc >> 8 ^ control.CRC_TABLE[(crc ^ byte) & 0xFF]
     whole = (content + struct.pack("<I", crc ^ U32)).ljust(control.SIZE, b"\0")
     assert control.is_whole(whole)
     assert not control.is_whole(whole[:100] + b"\xff" + whole[101:])

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from matriarch.api.model import ClusterName, Column, Int64, Kind, Model, Resource, Time
+from matriarch.api.incremental import INCREMENTAL, Incremental
+from matriarch.api.model import ClusterName, Column, Int64, Kind, Model, Resource, Rule, Time
 from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status
 from matriarch.api.stores import BackupStore, EncryptionKeyRef, StoreName
 
@@ -18,10 +19,14 @@ class BackupSpec(OneShot):
     """The DatabaseCluster, in the same namespace."""
     method: Literal["logical", "physical"] | None = None
     """`logical` (SQL; if absent) or `physical`: the files of an instance, for large databases."""
+    incremental: Incremental | None = None
+    """Of a physical backup only what changed since the one before; `{}` for the defaults. Full if absent."""
     store: StoreName | None = None
     """One of the cluster's `spec.backup.stores`; the first if absent."""
     target: Literal["prefer-replica", "primary"] | None = None
     """The instance to read from; `prefer-replica` if absent."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (INCREMENTAL,)
 
 
 class PhysicalBackup(Model):
@@ -34,6 +39,16 @@ class PhysicalBackup(Model):
     """`passed`; `suspect`: pages fail their checksum; `off`: the server has no data checksums."""
     pages_checked: Int64 | None = None
     bad_pages: Int64 | None = None
+    type: Annotated[str, Field(max_length=16)] | None = None
+    """`full` or `incremental`."""
+    parent: Annotated[str, Field(max_length=64)] | None = None
+    """The id of the backup that it builds on: what it lacks is in there."""
+    increments: int | None = None
+    """How many there are in its chain after the full one, this one included."""
+    full_because: Annotated[str, Field(max_length=512)] | None = None
+    """Why it is full although an incremental one was asked for."""
+    whole_bytes: Int64 | None = None
+    """Of all files as a restore lays them down."""
 
 
 class BackupStatus(Status):
@@ -95,6 +110,7 @@ class Backup(Resource):
             Column("Size", ".status.storedBytes", "integer"),
             AGE,
             Column("Method", ".spec.method", priority=1),
+            Column("Type", ".status.physical.type", priority=1),
             Column("Store", ".status.store.name", priority=1),
             Column("Backup", ".status.backupName", priority=1),
             MESSAGE,

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from matriarch.api.backup_rules import CRON
 from matriarch.api.drill import Drill, DrillRecord, DrillStatus
+from matriarch.api.incremental import INCREMENTAL, Incremental
 from matriarch.api.model import LIST_ATOMIC, ClusterName, Column, Kind, Model, Resource, Rule, Time
 from matriarch.api.status import AGE, MESSAGE, READY, Status
 from matriarch.api.stores import StoreName
@@ -46,6 +47,8 @@ class BackupScheduleSpec(Model):
     """True starts no more backups; running ones go on."""
     method: Literal["logical", "physical"] | None = None
     """`logical` (SQL; if absent) or `physical`: the files of an instance, for large databases."""
+    incremental: Incremental | None = None
+    """Of physical backups only what changed since the one before; `{}` for the defaults. Full ones if absent."""
     store: StoreName | None = None
     """One of the cluster's `spec.backup.stores`; the first if absent."""
     target: Literal["prefer-replica", "primary"] | None = None
@@ -63,7 +66,7 @@ class BackupScheduleSpec(Model):
     """Restores the newest good backup into a throwaway instance; if absent, only when the annotation
     `matriarch.dev/drill` asks for it."""
 
-    rules: ClassVar[tuple[Rule, ...]] = CRON
+    rules: ClassVar[tuple[Rule, ...]] = (*CRON, INCREMENTAL)
 
 
 class RetentionStatus(Model):

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from matriarch.archive.listing import Listing, Stored, read_listing
-from matriarch.backup import catalog, intact, names
+from matriarch.backup import catalog, intact, lineage, names
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.format import canonical
 from matriarch.backup.jobspec import ExpectedStore, Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest
 from matriarch.backup.store import Store
+from matriarch.decide.chain import sound
 from matriarch.decide.wal_retention import (
     Archive,
     Mark,
@@ -58,7 +59,10 @@ class Looked:
 def facts(store: Store, known: Catalog, keys: Iterable[Kek]) -> tuple[PhysicalFact, ...]:
     """One for each physical backup; what a manifest says of its WAL and cannot be is 0."""
     keys = tuple(keys)
-    return tuple(_fact(store, m, keys) for m in known.manifests if m.body.physical is not None)
+    found = [_fact(store, m, keys) for m in known.manifests if m.body.physical is not None]
+    parents = lineage.parents(known)
+    good = sound({f.id: f.good for f in found}, {f.id: parents[f.id] for f in found})
+    return tuple(replace(f, good=f.id in good) for f in found)
 
 
 def _fact(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> PhysicalFact:

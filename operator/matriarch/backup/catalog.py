@@ -254,11 +254,24 @@ def marker_key(backup_id: str) -> str:
     return f"running/{backup_id}.json"
 
 
-def delete_backup(store: Store, manifest: Manifest) -> None:
-    """Tombstone, manifest, data, key slots, in this order: after any of them it is a whole backup or none at all."""
-    tombstone = f"tombstones/{manifest.key.rpartition('/')[2]}"
+def tombstone_key(manifest: Manifest) -> str:
+    return f"tombstones/{manifest.key.rpartition('/')[2]}"
+
+
+def delete_backup(store: Store, manifest: Manifest, look: Callable[[], None] | None = None) -> None:
+    """Tombstone, manifest, data, key slots, in this order: after any of them it is a whole backup or none at all.
+
+    `look` is called once the tombstone is there: what it raises takes it away again, and the backup stays.
+    """
+    tombstone = tombstone_key(manifest)
     with contextlib.suppress(Exists):  # an earlier try got this far
         store.put(tombstone, manifest.raw, if_absent=True)
+    if look is not None:
+        try:
+            look()
+        except Refused:
+            store.delete(tombstone)
+            raise
     store.delete(manifest.key)
     store.delete(manifest.body.object.path)
     if manifest.body.kind == "physical":

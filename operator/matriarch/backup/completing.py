@@ -67,9 +67,10 @@ def complete(
 class Marker:
     """`running/<id>.json`, renewed while we work, with a token of this attempt: who finds another's stops."""
 
-    def __init__(self, store: Store, backup_id: str) -> None:
+    def __init__(self, store: Store, backup_id: str, parent: str | None = None) -> None:
+        """`parent`: id of the backup that must not be deleted meanwhile."""
         self._store, self._key = store, catalog.marker_key(backup_id)
-        self._token = canonical({"attempt": secrets.token_hex(16)})
+        self._token = canonical({"attempt": secrets.token_hex(16), **({"parent": parent} if parent else {})})
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Marker:

@@ -6,16 +6,17 @@ freezes everything: what it stood for is not known.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from matriarch.backup import catalog, intact, names
+from matriarch.backup import catalog, intact, lineage, names
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.jobspec import Reason, Retention
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest
 from matriarch.backup.store import Store
+from matriarch.decide.chain import sound
 from matriarch.decide.retention import BackupFact, RetentionPlan, RetentionPolicy, plan_retention
 from matriarch.errors import Corrupt, Refused
 
@@ -31,8 +32,14 @@ class Expired:
 
 def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) -> list[BackupFact]:
     """A fact for each manifest. Good: its data is there in full size, no page was bad, and it is authentic as far as a
-    key can tell."""
+    key can tell; and so is all that it builds on."""
     keys = tuple(keys)
+    parents = lineage.parents(known)
+    own = {
+        m.body.id: not m.body.suspect and catalog.is_complete(store, m) and _authentic(store, m, keys)
+        for m in known.manifests
+    }
+    good = sound(own, parents)
     facts = []
     for manifest in known.manifests:
         body = manifest.body
@@ -40,11 +47,12 @@ def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) 
             BackupFact(
                 id=body.id,
                 finished=names.parse_timestamp(body.finished),
-                good=not body.suspect and catalog.is_complete(store, manifest) and _authentic(store, manifest, keys),
+                good=body.id in good,
                 schedule=body.schedule,
                 verified=body.id in rules.verified,
                 pinned=body.id in rules.pinned,
                 physical=body.physical is not None,
+                parent=parents[body.id],
             )
         )
     return facts
@@ -87,15 +95,27 @@ def retain(store: Store, keys: Iterable[Kek], rules: Retention, system_identifie
     # The store's clock: a wrong one here would make backups old at once.
     planned = plan(store, known, keys, rules, store.now())
     by_id = {m.body.id: m for m in known.manifests}
-    deleted = []
+    deleted, stays, parents = [], None, lineage.parents(known)
     for backup_id in planned.delete[:AT_ONCE]:
-        catalog.delete_backup(store, by_id[backup_id])
+        try:
+            lineage.delete(store, by_id[backup_id], _known_not_to(known, backup_id, parents))
+        except Refused as error:
+            if error.reason != Reason.NEEDED_BY_INCREMENT:
+                raise
+            stays = str(error)  # an increment was begun, or made, after the catalogue was read
+            continue
         deleted.append(backup_id)
-    return Expired(tuple(deleted), len(known.manifests) - len(deleted), planned.frozen)
+    return Expired(tuple(deleted), len(known.manifests) - len(deleted), planned.frozen or stays)
+
+
+def _known_not_to(known: Catalog, backup_id: str, parents: Mapping[str, str | None]) -> frozenset[str]:
+    """Keys of the manifests that are known not to build on it, so that they need not be read again."""
+    return frozenset(m.key for m in known.manifests if parents[m.body.id] != backup_id)
 
 
 def delete(store: Store, wanted: Iterable[str], keys: Iterable[Kek], *, allow_last_good: bool) -> tuple[str, ...]:
-    """Delete the named backups. Raises Refused (LastGoodBackup) before the first one goes if no good one would stay."""
+    """Delete the named backups. Before the first one goes it raises Refused: LastGoodBackup if no good one would stay,
+    NeededByIncrement if one that is not named builds on one that is."""
     known = catalog.read_catalog(store)
     chosen = {m.body.id: m for m in (catalog.find(store, name) for name in wanted)}
     facts = gather(store, known, keys, Retention())
@@ -104,6 +124,14 @@ def delete(store: Store, wanted: Iterable[str], keys: Iterable[Kek], *, allow_la
             "No good backup would be left after this; make one first, or say that the last one may go.",
             reason=Reason.LAST_GOOD_BACKUP,
         )
-    for manifest in chosen.values():
-        catalog.delete_backup(store, manifest)
-    return tuple(chosen)
+    parents = lineage.parents(known)
+    for manifest in known.manifests:
+        if manifest.body.id not in chosen and (parent := parents[manifest.body.id]) in chosen:
+            raise Refused(
+                f"{manifest.body.name} builds on {parent}: name it too, or leave both.",
+                reason=Reason.NEEDED_BY_INCREMENT,
+            )
+    ordered = lineage.in_order(chosen, known)
+    for backup_id in ordered:
+        lineage.delete(store, chosen[backup_id], _known_not_to(known, backup_id, parents))
+    return ordered

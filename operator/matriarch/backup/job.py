@@ -21,7 +21,7 @@ from typing import Any, NoReturn
 from matriarch.backup import backup, catalog, expire, jobspec, names, restore
 from matriarch.backup.jobspec import BackupResult, DatabaseResult, Exit, JobSpec, PhysicalResult, Reason, Result
 from matriarch.backup.keys import Kek
-from matriarch.backup.manifest import Opened
+from matriarch.backup.manifest import Opened, Physical
 from matriarch.backup.names import timestamp
 from matriarch.backup.progress import Tracker, size
 from matriarch.backup.server import Server
@@ -167,6 +167,7 @@ class Job:
                 key=keys[0] if keys else None,
                 chosen=chosen,
                 encryption=task.encryption,
+                max_increments=task.max_increments,
                 cluster=spec.cluster,
                 resource=task.resource,
                 schedule=task.schedule,
@@ -198,13 +199,15 @@ class Job:
         task = self.spec.verify
         assert task is not None
         opened = restore.find_trusted(store, task.backup, keys, task.allow_unencrypted, task.method)
+        what = opened.body.name
         if opened.body.physical is None:
             restore.check_object(store, opened, self.tracker, self.stop)
         else:
             from matriarch.backup.physical import restore as physical
 
-            physical.verify(store, opened, self.tracker, self.stop)
-        message = f"Every byte of {opened.body.name} is as it was written."
+            below = physical.verify(store, opened, self.tracker, self.stop, keys=keys)
+            what += f" and of the {len(below)} backups that it builds on" if below else ""
+        message = f"Every byte of {what} is as it was written."
         return Result(ok=True, task="verify", reason=Reason.COMPLETED, message=message, backup=describe(store, opened))
 
     def _delete(self, store: Store, keys: tuple[Kek, ...]) -> Result:
@@ -317,10 +320,25 @@ def describe(store: Store, opened: Opened) -> BackupResult:
             pages=physical.pages,
             pages_checked=physical.pages_checked,
             bad_pages=physical.bad_pages,
+            **_lineage(physical),
         )
         if physical is not None
         else None,
     )
+
+
+def _lineage(physical: Physical) -> dict[str, Any]:
+    own = physical.lineage
+    if own is None:
+        return {}
+    because = own.because if own.because is None or len(own.because) <= 300 else own.because[:299] + "…"
+    return {
+        "type": own.type,
+        "parent": own.parent,
+        "increments": own.increments,
+        "full_because": because,
+        "whole_size": own.whole_size,
+    }
 
 
 def reason_of(error: MatriarchError) -> Reason:

@@ -76,6 +76,7 @@ class Reason(enum.StrEnum):
     TARGET_TOO_LATE = "TargetTooLate"  # it is after the newest archived WAL
     WAL_MISSING = "WalMissing"
     TARGET_NOT_REACHED = "TargetNotReached"  # all archived WAL was replayed, and the moment did not come
+    NEEDED_BY_INCREMENT = "NeededByIncrement"  # refused to delete it: an incremental backup builds on it
     # Data is not what it should be: exit code 30, a person has to look.
     OBJECT_CORRUPT = "ObjectCorrupt"
     OBJECT_MISSING = "ObjectMissing"
@@ -215,6 +216,7 @@ class BackupTask:
     name: str | None = None  # file name chosen before; another run of it finishes it or tells its result. None: new
     method: Literal["logical", "physical"] = "logical"
     pgdata: str | None = None  # physical: where the data directory of the first of the server's hosts is mounted
+    max_increments: int | None = None  # physical: so many in a chain after a full one; None: a full one
     databases: tuple[str, ...] = ()  # empty: every database that is not a template and not `postgres`
     compression: bool = True
     encryption: bool = True  # False has to be asked for in the resource; the result carries a warning
@@ -335,6 +337,11 @@ class PhysicalResult:
     pages: Literal["passed", "suspect", "off"]  # off: the server has no checksums
     pages_checked: int
     bad_pages: int
+    type: Literal["full", "incremental"] = "full"
+    parent: str | None = None  # id of the backup that it builds on
+    increments: int = 0  # in the chain, up to this one
+    full_because: str | None = None  # why it is full although an incremental one was asked for; at most 300 characters
+    whole_size: int | None = None  # bytes of all files, what is inherited included
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

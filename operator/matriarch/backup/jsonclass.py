@@ -15,16 +15,23 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LEFT_OUT = {"left out": True}
+"""Metadata of a field that came later: at its default it is not written, so that older programs read the rest."""
+
 
 def encode(value: Any) -> Any:
     """A JSON value: dataclasses become objects in the order of their fields, tuples become arrays."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: encode(getattr(value, f.name)) for f in dataclasses.fields(value) if _written(f, value)}
     if isinstance(value, (tuple, list)):
         return [encode(item) for item in value]
     if isinstance(value, dict):
         return {key: encode(item) for key, item in value.items()}
     return value.value if isinstance(value, enum.Enum) else value
+
+
+def _written(field: dataclasses.Field[Any], value: Any) -> bool:
+    return not field.metadata.get("left out") or getattr(value, field.name) != field.default
 
 
 def decode(kind: type[T], value: Any, path: str = "$") -> T:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from isal import isal_zlib
@@ -22,7 +22,7 @@ from isal import isal_zlib
 from matriarch.backup import names
 from matriarch.backup.format import canonical, seal, unseal
 from matriarch.backup.jobspec import Reason
-from matriarch.backup.jsonclass import decode, encode
+from matriarch.backup.jsonclass import LEFT_OUT, decode, encode
 from matriarch.backup.keys import Dek, Kek, open_slots
 from matriarch.backup.names import BackupName
 from matriarch.errors import Corrupt, Refused
@@ -173,6 +173,22 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Where a backup that was asked for as an incremental one stands in its chain.
+
+    A program that does not know this field takes the manifest for damaged, and so never deletes what it needs.
+    """
+
+    type: Literal["full", "incremental"]
+    because: str | None = None  # why it is full all the same
+    parent: str | None = None  # id
+    parent_sha256: str | None = None  # of the parent's manifest file: nothing else can take its place
+    full: str | None = None  # id of the full backup that the chain begins with
+    increments: int = 0  # from there to this one
+    whole_size: int = 0  # bytes of all files, what is inherited included
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Physical:
     """What a physical backup is, beside its map. LSNs as PostgreSQL writes them, sizes in bytes."""
 
@@ -189,6 +205,7 @@ class Physical:
     pages_checked: int
     bad_pages: int
     zstd_level: int
+    lineage: Lineage | None = field(default=None, metadata=LEFT_OUT)  # None: a full one was asked for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +243,12 @@ class Body:
     def size(self) -> int:
         """Bytes of what was backed up: SQL text or files."""
         return self.object.text_size if self.physical is None else self.physical.size
+
+    @property
+    def restored_size(self) -> int:
+        """Bytes that a restore needs room for: of an incremental backup also what it inherits."""
+        own = self.physical.lineage if self.physical is not None else None
+        return self.size if own is None or own.parent is None else own.whole_size
 
     @property
     def stored_size(self) -> int:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from matriarch.archive.restorable import Restorable, restorable
 from matriarch.backup import backup as engine
-from matriarch.backup import catalog, restore
+from matriarch.backup import catalog, lineage, restore
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.fingerprint import Difference
 from matriarch.backup.jobspec import BackupTask, LocalStore, Reason, RestoreTask, S3Store, StoreSpec
@@ -105,7 +105,8 @@ def backups(store: str, *, endpoint: str | None, key_files: list[Path], as_json:
         where = open_store(parse_store(store, endpoint))
         await asyncio.to_thread(where.check)
         known = await asyncio.to_thread(catalog.read_catalog, where)
-        states = {m.body.id: await asyncio.to_thread(_state, where, m, keys) for m in known.manifests}
+        looks = lineage.Looks(where, known, keys)
+        states = {m.body.id: await asyncio.to_thread(_state, where, m, keys, looks) for m in known.manifests}
         elsewhere = [] if known.manifests or known.broken else await asyncio.to_thread(catalog.folders, where)
         return known, states, elsewhere
 
@@ -119,7 +120,7 @@ def backups(store: str, *, endpoint: str | None, key_files: list[Path], as_json:
         )
     elif known.manifests:
         rows = [
-            (m.body.name, m.body.kind, terminal.ago(m.body.finished), size(m.body.size), size(m.body.stored_size),
+            (m.body.name, _type(m), terminal.ago(m.body.finished), size(m.body.size), size(m.body.stored_size),
              m.body.origin.cluster or "-", m.body.origin.server_version,
              states[m.body.id])
             for m in known.manifests
@@ -138,7 +139,11 @@ def backups(store: str, *, endpoint: str | None, key_files: list[Path], as_json:
         raise SystemExit(Exit.DEGRADED)
 
 
-def _state(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> str:
+def _type(manifest: Manifest) -> str:
+    return "incremental" if lineage.parent_of(manifest.body) is not None else manifest.body.kind
+
+
+def _state(store: Store, manifest: Manifest, keys: tuple[Kek, ...], looks: lineage.Looks) -> str:
     """One word that says what can be said without reading the data."""
     stored = store.size(manifest.body.object.path)
     if stored is None:
@@ -147,6 +152,8 @@ def _state(store: Store, manifest: Manifest, keys: tuple[Kek, ...]) -> str:
         return "incomplete: its data has another size"
     if manifest.body.suspect:
         return "Suspect: pages were bad when it was made"
+    if lineage.parent_of(manifest.body) is not None and (fault := looks.fault(manifest.body.id)) is not None:
+        return f"incomplete: {fault}"
     if manifest.body.encryption is None:
         return "complete, unencrypted"
     if not keys:
@@ -166,6 +173,8 @@ def verify(
 ) -> None:  # fmt: skip
     stop, tracker = Stop(), Tracker()
 
+    below: list[str] = []
+
     async def check() -> tuple[Opened, dict[str, list[Difference]]]:
         keys = read_keys(key_files)
         where = open_store(parse_store(store, endpoint), stop)
@@ -178,7 +187,7 @@ def verify(
                 )
             from matriarch.backup.physical.restore import verify as verify_physical
 
-            await asyncio.to_thread(verify_physical, where, opened, tracker, stop)
+            below.extend(await asyncio.to_thread(verify_physical, where, opened, tracker, stop, keys=keys))
             return opened, {}
         if against is not None:
             return opened, await _compare(Server.from_url(against), opened, tracker)
@@ -209,6 +218,8 @@ def verify(
     elif against is None:
         what = "SQL" if opened.body.physical is None else "files"
         show(f"{opened.body.name} is whole: every byte is as it was written, {size(opened.body.size)} of {what}.")
+        if below:
+            note(f"so is all that it builds on: {', '.join(below)}")
         if opened.body.suspect:
             note("Suspect: pages failed their checksum when it was made, so it does not count as good")
         if reach is not None:

@@ -172,13 +172,15 @@ def list_backups(name: str, namespace: str | None, *, as_json: bool) -> None:
 
 
 def make_backup(
-    name: str, namespace: str | None, *, store: str | None, method: str, wait: bool, timeout: float
+    name: str, namespace: str | None, *, store: str | None, method: str, max_increments: int | None, wait: bool,
+    timeout: float,
 ) -> None:  # fmt: skip
+    how: Object = {} if max_increments is None else {"incremental": {"maxIncrements": max_increments}}
     obj: Object = {
         "apiVersion": API,
         "kind": "Backup",
         "metadata": {"name": f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"},
-        "spec": {"cluster": name, "method": method, **({"store": store} if store else {})},
+        "spec": {"cluster": name, "method": method, **how, **({"store": store} if store else {})},
     }
 
     async def work(kube: Kube, here: str) -> Object:

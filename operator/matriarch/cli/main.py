@@ -28,6 +28,7 @@ from matriarch.cli.options import (
     wants_json,
 )
 from matriarch.cli.terminal import usage
+from matriarch.decide.chain import MAX_INCREMENTS
 
 if TYPE_CHECKING:
     from matriarch.decide.pitr import Target
@@ -59,6 +60,12 @@ def backup(
     pgdata: Annotated[Path | None, typer.Option("--pgdata", help="physical: the server's data directory")] = None,
     jobs: Jobs = 2,
     level: Annotated[int, typer.Option("--level", min=-7, max=19, help="physical: zstd's level")] = 1,
+    incremental: Annotated[
+        bool, typer.Option("--incremental", help="physical: only what changed since the newest one that fits")
+    ] = False,
+    max_increments: Annotated[
+        int, typer.Option("--max-increments", min=1, max=100, help="after so many a full one again")
+    ] = MAX_INCREMENTS,
     namespace: Namespace = None,
     wait: Wait = True,
     timeout: Timeout = 86400.0,
@@ -71,6 +78,9 @@ def backup(
     by_hand = method == "physical" and name is None
     if by_hand != (pgdata is not None) or (by_hand and url is None) or (method == "physical" and database):
         usage("A physical backup is of all of a server, where its files are: --method physical --url U --pgdata DIR.")
+    if incremental and method != "physical":
+        usage("Only physical backups are incremental: --method physical --incremental.")
+    increments = max_increments if incremental else None
     if url is not None:
         if name is not None or store is None:
             usage("Say either NAME, for a cluster in Kubernetes, or --url and --store.")
@@ -86,6 +96,7 @@ def backup(
                 unencrypted=unencrypted,
                 jobs=jobs,
                 level=level,
+                max_increments=increments,
                 as_json=as_json,
             )
             return
@@ -106,7 +117,9 @@ def backup(
         usage("Say what to back up: NAME of a cluster, or --url and --store.")
     from matriarch.cli import cluster
 
-    cluster.make_backup(name, namespace, store=store, method=method, wait=wait, timeout=timeout)
+    cluster.make_backup(
+        name, namespace, store=store, method=method, max_increments=increments, wait=wait, timeout=timeout
+    )
 
 
 @app.command()

@@ -24,7 +24,7 @@ from matriarch.decide.pitr import Target
 
 def backup(
     url: str, store: str, pgdata: Path, *, endpoint: str | None, key_files: list[Path], unencrypted: bool, jobs: int,
-    level: int, as_json: bool,
+    level: int, max_increments: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     stop, tracker = Stop(), Tracker()
 
@@ -39,6 +39,7 @@ def backup(
                 encryption=not unencrypted,
                 workers=jobs,
                 level=level,
+                max_increments=max_increments,
                 tracker=tracker,
                 stop=stop,
             )
@@ -49,10 +50,15 @@ def backup(
     assert body.physical is not None
     for warning in body.warnings:
         note(f"warning: {warning}")
+    lineage = body.physical.lineage
     if as_json:
         show_json(describe(opened.manifest))
     else:
         show(body.file)
+        if lineage is not None and lineage.parent is not None:
+            note(f"incremental, number {lineage.increments} after {lineage.full}, of {size(lineage.whole_size)} in all")
+        elif lineage is not None:
+            note(f"full: {lineage.because}")
         note(
             f"{body.physical.files} files, {size(body.size)} in {size(body.stored_size)}, "
             f"WAL {body.physical.start_lsn} "

@@ -107,13 +107,21 @@ def reported(backup: jobspec.BackupResult) -> dict[str, Any]:
 
 
 def _physical(found: jobspec.PhysicalResult) -> dict[str, Any]:
-    return {
+    said: dict[str, Any] = {
         "startLsn": found.start_lsn,
         "files": found.files,
         "pages": found.pages,
         "pagesChecked": found.pages_checked,
         "badPages": found.bad_pages,
+        "type": found.type,
     }
+    if found.parent is not None:
+        said |= {"parent": found.parent, "increments": found.increments}
+    if found.full_because is not None:
+        said["fullBecause"] = found.full_because
+    if found.whole_size is not None:
+        said["wholeBytes"] = found.whole_size
+    return said
 
 
 def _seconds(text: str) -> str:

@@ -8,6 +8,7 @@ from matriarch.controller import backup_store
 from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_store import Place
 from matriarch.controller.env import Env
+from matriarch.decide.chain import MAX_INCREMENTS
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
 from matriarch.resources import names
@@ -40,6 +41,7 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
             name=status["backupName"],
             method=backup["spec"].get("method") or "logical",
             pgdata=None if member is None else PGDATA,
+            max_increments=increments(backup["spec"]) if member is not None else None,
             compression=status.get("compression") != "none",
             encryption=place.key is not None,
             scheduled_for=(metadata.get("annotations") or {}).get(SCHEDULED_FOR),
@@ -50,6 +52,13 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
     )
     tls = names.backup_tls(around.name)
     return job_wish(env, around, place, name=name, owner=backup, purpose="backup", task=task, tls=tls, member=member)
+
+
+def increments(spec: Object) -> int | None:
+    """The most that a chain may have; None where a full backup is asked for."""
+    if (wanted := spec.get("incremental")) is None:
+        return None
+    return int(wanted.get("maxIncrements") or MAX_INCREMENTS)
 
 
 def identity(around: Around) -> jobspec.ClusterIdentity:

@@ -134,6 +134,8 @@ async def _create(env: Env, owner: Object, schedule: BackupSchedule, scheduled: 
     for field in ("method", "store", "target"):
         if (value := getattr(schedule.spec, field)) is not None:
             spec[field] = value
+    if schedule.spec.incremental is not None:
+        spec["incremental"] = schedule.spec.incremental.model_dump(by_alias=True, exclude_none=True)
     name = run_name(schedule.metadata.name, scheduled)
     try:
         await env.kube.create(

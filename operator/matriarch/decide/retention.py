@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from matriarch.decide.chain import children_first
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackupFact:
@@ -51,7 +53,8 @@ class RetentionPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RetentionPlan:
-    """`keep` maps each kept id to its reasons, in the order of the rules; `delete` is the rest, oldest first."""
+    """`keep` maps each kept id to its reasons, in the order of the rules; `delete` is the rest, oldest first, but
+    increments before what they build on: after any beginning of it every backup has its parent."""
 
     keep: Mapping[str, tuple[str, ...]]
     delete: tuple[str, ...]
@@ -106,11 +109,15 @@ def plan_retention(backups: Iterable[BackupFact], policy: RetentionPolicy, now: 
         child = facts[kept]
         while child.parent is not None:
             parent = facts[child.parent]
+            already = parent.id in reasons
             keep(parent, f"{child.id} needs it")
+            if already:  # and so its own chain is, or will be: it is one of those gone through here
+                break
             child = parent
 
-    gone = tuple(b.id for b in reversed(newest_first) if b.id not in reasons)
-    return RetentionPlan({b.id: tuple(reasons[b.id]) for b in newest_first if b.id in reasons}, gone)
+    gone = [b.id for b in reversed(newest_first) if b.id not in reasons]
+    ordered = children_first(gone, {b.id: b.parent for b in newest_first})
+    return RetentionPlan({b.id: tuple(reasons[b.id]) for b in newest_first if b.id in reasons}, ordered)
 
 
 def _base_of_window(newest_first: list[BackupFact], since: datetime) -> BackupFact | None:
@@ -133,7 +140,10 @@ def _frozen(
         return "No good backup exists, so nothing is deleted." if ours else "There is nothing to delete."
     for b in newest_first:
         if b.parent is not None and b.parent not in facts:
-            return f"{b.id} needs {b.parent}, which is not in the store; nothing is deleted."
+            return (
+                f"{b.id} needs {b.parent}, which is not in the store, so it can't be restored: delete {b.id} by hand. "
+                "Until then nothing is deleted."
+            )
     if newest_first[0].finished - now > timedelta(hours=1):
         return f"{newest_first[0].id} claims to come from the future; set the clocks right. Nothing is deleted."
     return None

@@ -70,6 +70,7 @@ _DEFAULTS = {
     "dynamic_shared_memory_type": "sysv",  # a container's /dev/shm is 64 MB, too small for parallel queries
     "recovery_init_sync_method": "syncfs",  # opening every file after a crash takes seconds where there are many
     "jit": "off",  # the compiler is not in the image
+    "summarize_wal": "on",  # what incremental backups go by; see docs/decisions/backup-engine.md for its cost
 }
 
 # `always` and not `on`: a replica then keeps what its primary has finished until it is stored, so that nothing is

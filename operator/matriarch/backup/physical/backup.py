@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -21,26 +21,29 @@ from pathlib import Path
 
 import zstandard
 
-from matriarch.backup import catalog, names
+from matriarch.backup import catalog, lineage, names
 from matriarch.backup.backup import is_whole
 from matriarch.backup.completing import Marker, complete
 from matriarch.backup.format import CHUNK_LOG2, SUITE
 from matriarch.backup.jobspec import ClusterIdentity, Reason
 from matriarch.backup.keys import Dek, Kek
-from matriarch.backup.manifest import FORMAT, Body, DataObject, Details, Encryption, Manifest, Opened, Physical
+from matriarch.backup.manifest import FORMAT, Body, DataObject, Details, Encryption, Lineage, Manifest, Opened, Physical
 from matriarch.backup.names import BackupName
 from matriarch.backup.origin import origin_of, require_system
 from matriarch.backup.physical import wal
-from matriarch.backup.physical.contents import VERSION, Contents, Directory, File, Pack, Piece
+from matriarch.backup.physical.base import Base, find_base
+from matriarch.backup.physical.contents import INCREMENTAL, VERSION, Contents, Directory, File, Pack, Piece
 from matriarch.backup.physical.crew import work
-from matriarch.backup.physical.exclude import CONTROL
+from matriarch.backup.physical.delta import Delta, Known, cut, of_relation, unchanged
+from matriarch.backup.physical.exclude import CONTROL, is_logged
 from matriarch.backup.physical.objects import FRAME, ObjectWriter, Sealing, folder
+from matriarch.backup.physical.pages import PAGE
 from matriarch.backup.physical.plan import Found, Stretch, packs
 from matriarch.backup.physical.reading import PackReader, PageFindings, PageRule, Part, order
 from matriarch.backup.physical.session import Begun, begin, connected, end, read_control
 from matriarch.backup.physical.walk import Tree, walk
 from matriarch.backup.progress import Tracker
-from matriarch.backup.server import Facts, Server
+from matriarch.backup.server import Facts, Server, Session
 from matriarch.backup.stop import Stop, in_thread
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import MatriarchError, Refused, Unavailable
@@ -55,6 +58,7 @@ _SHOWN = 10  # bad pages that are named in the manifest's warnings; all are in t
 class Request:
     """`key` None: in the clear, which the caller has asked for. `pgdata` is the server's data directory.
 
+    `max_increments` None: a full backup; else an incremental one where a chain with fewer can go on.
     `chosen` was chosen before: an attempt at it that is complete already is only reported. None: a new one.
     """
 
@@ -66,6 +70,7 @@ class Request:
     encryption: bool = True
     workers: int = WORKERS
     level: int = LEVEL
+    max_increments: int | None = None
     cluster: ClusterIdentity | None = None
     resource: str | None = None
     schedule: str | None = None
@@ -81,6 +86,19 @@ class _Read:
     packs: tuple[Pack, ...]
     parts: tuple[Part, ...]
     findings: tuple[PageFindings, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is read: `whole` files, and pages of `deltas`; `same` is inherited as it is."""
+
+    whole: tuple[Found, ...]
+    deltas: tuple[Delta, ...] = ()
+    same: Mapping[str, tuple[Found, Known]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return sum(f.size for f in self.whole) + sum(len(d.pages) * PAGE for d in self.deltas)
 
 
 async def backup(request: Request) -> Opened:
@@ -141,11 +159,16 @@ async def _backup(request: Request, name: BackupName) -> Opened:
         require_system(request.cluster, begun.facts)
         await asyncio.to_thread(catalog.claim, request.store, request.cluster, begun.facts.system_identifier, started)
         sealing = _sealing(request, name, begun.facts)
-        async with Marker(request.store, name.id) as marker:
+        base, of_it = await _base(request, session, begun)
+        async with Marker(request.store, name.id, base.parent.body.id if base else None) as marker:
+            if base is not None and not await asyncio.to_thread(lineage.is_there, request.store, base.parent):
+                of_it, base = Lineage(type="full", because=f"{base.parent.body.id} is being deleted."), None
             tree = await in_thread(lambda: walk(request.pgdata, request.stop.check))
-            request.tracker.step("Reading", bytes_total=tree.size)
+            plan = await in_thread(lambda: _plan(request, tree, base, begun.segment_blocks))
+            request.tracker.step("Reading", bytes_total=plan.size)
             crew = _Crew(request, sealing, begun, session.is_closed)
-            data = await in_thread(lambda: crew.read(sorted(tree.files, key=order)))
+            data = await in_thread(lambda: crew.read(packs(plan.whole)))
+            pages = await in_thread(lambda: crew.read(cut(plan.deltas)))
             request.tracker.step("Completing")
             # A standby's pg_control says how far replay has to go: after all pages, before the end.
             control = await asyncio.to_thread(read_control, request.pgdata)
@@ -154,14 +177,19 @@ async def _backup(request: Request, name: BackupName) -> Opened:
             system = begun.facts.system_identifier
             history = await in_thread(lambda: wal.history(request.pgdata, begun.facts.timeline))
             segments = await in_thread(lambda: wal.find(request.pgdata, needed, system, begun.segment_size))
-            logs = await in_thread(lambda: crew.read([*history, *segments]))
+            logs = await in_thread(lambda: crew.read(packs([*history, *segments])))
             last = await in_thread(lambda: crew.write({CONTROL: control, "backup_label": ended.label.encode()}))
             if sum(p.piece.size for p in logs.parts) != sum(f.size for f in (*history, *segments)):
                 raise Unavailable("WAL of the backup went away while it was read.", reason=Reason.SOURCE_CHANGED)
-            contents = _contents(name, tree, (data, logs, last), ended.stop_lsn)
+            contents = _contents(name, tree, plan, (data, pages, logs, last), ended.stop_lsn)
+            if of_it is not None:
+                of_it = replace(of_it, whole_size=contents.whole_size)
             stored_map = await in_thread(lambda: crew.write_map(contents))
             files = (*(f.path.rpartition("/")[2] for f in history), *needed)
-            body = _body(request, name, started, begun, sealing, contents, stored_map, data, ended.stop_lsn, files)
+            read = (data, pages)
+            body = _body(
+                request, name, started, begun, sealing, contents, stored_map, read, ended.stop_lsn, files, of_it
+            )
             body = _warned(body, tree, contents)
             details = Details(sections=(), databases=(), role_passwords=True)
             return await in_thread(
@@ -172,9 +200,48 @@ async def _backup(request: Request, name: BackupName) -> Opened:
                     sealing.dek,
                     marker,
                     [request.key] if request.key else [],
-                    lambda b: _is_all_there(request.store, b),
+                    lambda b: _is_all_there(request.store, b) and _has_parent(request.store, base),
                 )
             )
+
+
+async def _base(request: Request, session: Session, begun: Begun) -> tuple[Base | None, Lineage | None]:
+    """What to build on, and what the manifest says of it."""
+    if request.max_increments is None:
+        return None, None
+    request.tracker.step("Connecting")
+    request.tracker.note = "waits for WAL summaries"
+    found = await find_base(
+        session,
+        begun,
+        store=request.store,
+        key=request.key if request.encryption else None,
+        pgdata=request.pgdata,
+        max_increments=request.max_increments,
+        stop=request.stop,
+    )
+    if isinstance(found, Base):
+        return found, found.lineage
+    return None, Lineage(type="full", because=found.because)
+
+
+def _has_parent(store: Store, base: Base | None) -> bool:
+    return base is None or lineage.is_there(store, base.parent)
+
+
+def _plan(request: Request, tree: Tree, base: Base | None, segment_blocks: int) -> _Plan:
+    files = sorted(tree.files, key=order)
+    if base is None:
+        return _Plan(tuple(files))
+    deltas = {d.file.path: d for f in files if (d := of_relation(f, base.files, base.changes, segment_blocks))}
+    others = {f.path: f for f in files if f.path not in deltas}
+    compared = [f for f in others.values() if not is_logged(f.path)]
+    same = unchanged(request.pgdata, compared, base.files, request.stop.check)
+    return _Plan(
+        tuple(f for f in others.values() if f.path not in same),
+        tuple(deltas.values()),
+        {path: (others[path], known) for path, known in same.items()},
+    )
 
 
 class _Crew:
@@ -186,7 +253,7 @@ class _Crew:
         self._next = 0
         self._lock = threading.Lock()
 
-    def read(self, files: Sequence[Found]) -> _Read:
+    def read(self, objects: Iterable[tuple[Stretch, ...]]) -> _Read:
         readers: list[PackReader] = []
 
         def make() -> _Worker:
@@ -195,7 +262,7 @@ class _Crew:
             return _Worker(self, reader, self._compressor(), first)
 
         first = self._next
-        done = work(packs(files), self._request.workers, make, self._request.stop)
+        done = work(objects, self._request.workers, make, self._request.stop)
         self._next += len(done)
         return _Read(
             tuple(p for p, _ in done), tuple(p for _, some in done for p in some), tuple(r.findings for r in readers)
@@ -285,7 +352,7 @@ def _sealing(request: Request, name: BackupName, facts: Facts) -> Sealing:
     return Sealing(backup_id=name.id, origin=origin, dek=dek, encryption=encryption)
 
 
-def _contents(name: BackupName, tree: Tree, rounds: Iterable[_Read], stop_lsn: int) -> Contents:
+def _contents(name: BackupName, tree: Tree, plan: _Plan, rounds: Iterable[_Read], stop_lsn: int) -> Contents:
     rounds = tuple(rounds)
     pieces: dict[str, list[Piece]] = {}
     found: dict[str, Found] = {}
@@ -294,11 +361,20 @@ def _contents(name: BackupName, tree: Tree, rounds: Iterable[_Read], stop_lsn: i
         some = pieces.setdefault(part.file.path, [])
         if part.piece.size:
             some.append(part.piece)
+    deltas = {d.file.path: d for d in plan.deltas}
+    # Of those without a page to read nothing was opened; one that was dropped meanwhile is dropped again by replay.
+    found |= {path: d.file for path, d in deltas.items() if not len(d.pages)}
+    found |= {path: file for path, (file, _) in plan.same.items()}
     files = []
     for path in sorted(found):
-        of_it = tuple(sorted(pieces[path], key=lambda p: p.offset))
-        size = of_it[-1].offset + of_it[-1].size if of_it else 0
-        files.append(File(path=path, size=size, mtime=found[path].mtime, mode=found[path].mode, pieces=of_it))
+        file, of_it = found[path], tuple(sorted(pieces.get(path, ()), key=lambda p: p.offset))
+        made = File(path=path, size=of_it[-1].end if of_it else 0, mtime=file.mtime, mode=file.mode, pieces=of_it)
+        if (delta := deltas.get(path)) is not None:
+            # As long as it was found: what was cut off since, replay cuts off again.
+            made = replace(made, size=file.size, inherits=delta.inherits)
+        elif path in plan.same:
+            made = replace(made, size=file.size, inherits=file.size, sha256=plan.same[path][1].sha256)
+        files.append(made)
     findings = [f for r in rounds for f in r.findings]
     bad = [page for f in findings for page in f.bad]
     # Only a page that was written during the backup is exempt: one from the future is not that.
@@ -308,7 +384,7 @@ def _contents(name: BackupName, tree: Tree, rounds: Iterable[_Read], stop_lsn: i
         if f.newest > stop_lsn
     ]
     return Contents(
-        version=VERSION,
+        version=INCREMENTAL if deltas or plan.same else VERSION,
         backup=name.id,
         directories=tuple(Directory(path=f.path, mode=f.mode) for f in tree.folders),
         files=tuple(files),
@@ -325,11 +401,12 @@ def _body(
     sealing: Sealing,
     contents: Contents,
     stored_map: DataObject,
-    data: _Read,
+    data: tuple[_Read, ...],
     stop_lsn: int,
     needed: tuple[str, ...],
+    of_it: Lineage | None,
 ) -> Body:
-    checked = sum(f.pages for f in data.findings)
+    checked = sum(f.pages for r in data for f in r.findings)
     physical = Physical(
         start_lsn=format_lsn(begun.start_lsn),
         stop_lsn=format_lsn(stop_lsn),
@@ -344,6 +421,7 @@ def _body(
         pages_checked=checked,
         bad_pages=len(contents.bad_pages),
         zstd_level=request.level,
+        lineage=of_it,
     )
     return Body(
         format=FORMAT,

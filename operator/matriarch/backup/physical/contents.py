@@ -1,43 +1,99 @@
 """The map: every file of a physical backup and where its bytes lie. Stored as an object beside the packs, before the
 manifest, which names the map by its digest. Sizes and offsets in bytes, times in seconds. Pure.
+
+An incremental backup's map is of version 2: its files may inherit from the same file of the parent, and a piece may
+hold pages that do not follow each other. Full ones stay at version 1, so that older programs read them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
+
+import numpy as np
+import numpy.typing as npt
 
 from matriarch.backup.format import canonical
 from matriarch.backup.jobspec import Reason
-from matriarch.backup.jsonclass import decode, encode
+from matriarch.backup.jsonclass import LEFT_OUT, decode, encode
 from matriarch.backup.physical.exclude import CONTROL
+from matriarch.backup.physical.pages import PAGE
 from matriarch.errors import Corrupt
 
-VERSION = 1
+VERSION, INCREMENTAL = 1, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A part of a file: `size` bytes at `at` of the pack's plain bytes belong at `offset` of the file."""
+    """A part of a file: `size` bytes at `at` of the pack's plain bytes belong at `offset` of the file.
+
+    With `runs` it is pages, one after the other, from several places, the first of which is at `offset`: pairs of how
+    many pages to pass and how many follow, counted from `offset`, in decimal with spaces between.
+    """
 
     pack: int
     at: int
     offset: int
     size: int
     sha256: str
+    runs: str | None = field(default=None, metadata=LEFT_OUT)
+
+    def pages(self) -> npt.NDArray[np.int64]:
+        """The number of each page within the file. Raises ValueError for runs that can't be."""
+        first, count = self.offset // PAGE, -(-self.size // PAGE)
+        if self.runs is None:
+            return np.arange(first, first + count)
+        return first + unpack(self.runs, count)
+
+    @property
+    def end(self) -> int:
+        """Behind its last byte in the file."""
+        if self.runs is None:
+            return self.offset + self.size
+        return int(self.pages()[-1]) * PAGE + (self.size - 1) % PAGE + 1
+
+
+def pack_runs(pages: npt.NDArray[np.uint32]) -> str | None:
+    """Ascending page numbers as a piece's `runs`; None when they follow each other."""
+    breaks = np.flatnonzero(np.diff(pages) != 1) + 1
+    if not len(breaks):
+        return None
+    starts = np.concatenate(([0], breaks))
+    lengths = np.diff(np.concatenate((starts, [len(pages)])))
+    begins = pages[starts].astype(np.int64) - int(pages[0])
+    gaps = begins - np.concatenate(([0], (begins + lengths)[:-1]))
+    return " ".join(map(str, np.column_stack((gaps, lengths)).ravel().tolist()))
+
+
+def unpack(runs: str, count: int) -> npt.NDArray[np.int64]:
+    """The `count` page numbers in `runs`, from 0. Raises ValueError."""
+    numbers = [int(word) for word in runs.split(" ")]
+    gaps, lengths = numbers[0::2], numbers[1::2]
+    # Bounded before anything is laid out: a number may be as long as whoever wrote it liked.
+    fits = len(gaps) == len(lengths) and sum(lengths) == count and max(gaps) < 1 << 32
+    if not fits or gaps[0] != 0 or min(gaps[1:], default=1) < 1 or min(lengths) < 1:
+        raise ValueError("its pages do not follow each other")
+    begins = np.cumsum(np.array(gaps) + np.array([0, *lengths[:-1]]))
+    return np.repeat(begins - np.cumsum([0, *lengths[:-1]]), lengths) + np.arange(count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """`pieces` by offset. What none of them covers was dropped while it was read: zeros, which replay puts right."""
+    """`pieces` by offset. What none of them covers was dropped while it was read: zeros, which replay puts right.
+
+    But what they leave of the first `inherits` bytes is as in the same file of the parent. `sha256` is of all of it,
+    where all is inherited and the next backup has to compare.
+    """
 
     path: str
     size: int
     mtime: int
     mode: int
     pieces: tuple[Piece, ...]
+    inherits: int = field(default=0, metadata=LEFT_OUT)
+    sha256: str | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +126,11 @@ class Contents:
     def size(self) -> int:
         return sum(p.size for p in self.packs)
 
+    @property
+    def whole_size(self) -> int:
+        """Of all files as a restore lays them down."""
+        return sum(f.size for f in self.files)
+
     def to_json(self) -> bytes:
         return canonical(encode(self))
 
@@ -85,7 +146,7 @@ class Contents:
 
     def check(self, backup: str) -> None:
         """Raises ValueError: a restore follows the map blindly, so that nothing in it may lead out of its folder."""
-        if self.version != VERSION or self.backup != backup:
+        if self.version not in (VERSION, INCREMENTAL) or self.backup != backup:
             raise ValueError(f"it is version {self.version} of backup {self.backup}")
         folders = {d.path for d in self.directories}
         seen: set[str] = set()
@@ -99,11 +160,13 @@ class Contents:
         for file in self.files:
             end = 0
             for piece in file.pieces:
-                if piece.offset < end or piece.size <= 0:
+                if piece.offset < end or piece.size <= 0 or (piece.runs is not None and piece.offset % PAGE):
                     raise ValueError(f"the pieces of {file.path} do not follow each other")
-                end = piece.offset + piece.size
+                end = piece.end
             if end > file.size:
                 raise ValueError(f"the pieces of {file.path} are longer than it is")
+            if not 0 <= file.inherits <= file.size or (file.inherits and self.version == VERSION):
+                raise ValueError(f"{file.path} inherits what it can't")
         by_pack = self.by_pack()
         for number, pack in enumerate(self.packs):
             at = 0

@@ -22,7 +22,7 @@ def _table() -> tuple[int, ...]:
     return tuple(rows)
 
 
-_CRC = _table()
+CRC_TABLE = _table()
 
 
 def is_whole(data: bytes) -> bool:
@@ -38,7 +38,7 @@ def with_identifier(data: bytes, identifier: int) -> bytes:
     body = struct.pack("<Q", identifier) + data[8:at]
     crc = 0xFFFFFFFF
     for byte in body:
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+        crc = crc >> 8 ^ CRC_TABLE[(crc ^ byte) & 0xFF]
     return body + struct.pack("<I", crc ^ 0xFFFFFFFF) + data[at + 4 :]
 
 
@@ -49,7 +49,7 @@ def _sum_at(data: bytes) -> int | None:
     for position, byte in enumerate(data[:_LAST]):
         if position >= _FIRST and position % 4 == 0 and crc ^ 0xFFFFFFFF == _word(data, position):
             return position
-        crc = crc >> 8 ^ _CRC[(crc ^ byte) & 0xFF]
+        crc = crc >> 8 ^ CRC_TABLE[(crc ^ byte) & 0xFF]
     return None
 
 

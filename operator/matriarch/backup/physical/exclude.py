@@ -57,6 +57,12 @@ def relation(path: str) -> Relation | None:
     return Relation(match["node"], match["fork"] or "main", int(match["segment"] or 0))
 
 
+def is_logged(path: str) -> bool:
+    """Whether the file is of a relation's main fork, every change of which is in the WAL by its page."""
+    part = relation(path)
+    return part is not None and part.fork == "main"
+
+
 def enters(folder: str) -> bool:
     """Whether the files in this directory are looked at."""
     return folder not in EMPTIED and not folder.rpartition("/")[2].startswith("pgsql_tmp")

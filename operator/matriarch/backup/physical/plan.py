@@ -7,7 +7,10 @@ workers have the same to do whatever the sizes are. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
 
 PACK = 64 << 20  # bytes of files in one object
 
@@ -24,11 +27,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """A part of a file for one object; `length` None: as much as there is when it is read (the file is whole in it)."""
+    """A part of a file for one object; `length` None: as much as there is when it is read (the file is whole in it).
+
+    With `pages` (numbers within the file, ascending) it is these alone, and `length` is what they have together.
+    """
 
     file: Found
     offset: int
     length: int | None
+    pages: npt.NDArray[np.uint32] | None = field(default=None, compare=False)
 
 
 def packs(files: Iterable[Found], limit: int = PACK) -> Iterator[tuple[Stretch, ...]]:

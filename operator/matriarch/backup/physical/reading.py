@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from matriarch.backup.physical.contents import Piece
+from matriarch.backup.physical.contents import Piece, pack_runs
 from matriarch.backup.physical.exclude import relation
 from matriarch.backup.physical.objects import FRAME
 from matriarch.backup.physical.pages import PAGE, check
@@ -71,6 +71,20 @@ class _Span:
     block: int  # of its first page, -1: not checked
 
 
+def _runs(fd: int, stretch: Stretch) -> Iterator[tuple[int, int]]:
+    """Offset and length of what is to be read."""
+    if stretch.pages is None:
+        yield stretch.offset, os.fstat(fd).st_size if stretch.length is None else stretch.length
+        return
+    begin = last = int(stretch.pages[0])
+    for page in stretch.pages[1:].tolist():
+        if page != last + 1:
+            yield begin * PAGE, (last + 1 - begin) * PAGE
+            begin = page
+        last = page
+    yield begin * PAGE, (last + 1 - begin) * PAGE
+
+
 def order(file: Found) -> tuple[bool, str]:
     return relation(file.path) is None, file.path
 
@@ -104,32 +118,40 @@ class PackReader:
         return [
             Part(
                 s.file,
-                Piece(pack=number, at=g.at, offset=s.offset, size=g.size, sha256=g.digest.hexdigest()),
+                Piece(
+                    pack=number,
+                    at=g.at,
+                    offset=s.offset,
+                    size=g.size,
+                    sha256=g.digest.hexdigest(),
+                    runs=None if s.pages is None or not g.size else pack_runs(s.pages[: -(-g.size // PAGE)]),
+                ),
             )
             for s, g in parts
         ]
 
     def _read_one(self, fd: int, growing: _Growing, sink: Sink) -> int:
         stretch = growing.stretch
-        left = os.fstat(fd).st_size if stretch.length is None else stretch.length
         part = relation(stretch.file.path) if self._rule is not None else None
         first = part.segment * self._rule.segment_blocks if part is not None and self._rule is not None else -1
         if part is not None and self._fill % PAGE:
             self._flush(sink)
-        position, total = stretch.offset, 0
-        while left:
-            if self._fill == FRAME:
-                self._flush(sink)
-            room = self._frame[self._fill : self._fill + min(left, FRAME - self._fill)]
-            count = os.preadv(fd, [room], position)
-            if not count:
-                break  # it was truncated
-            block = first + position // PAGE if part is not None and position % PAGE == 0 else -1
-            self._spans.append(_Span(growing, self._fill, count, position, block))
-            self._fill += count
-            position += count
-            total += count
-            left -= count
+        total = 0
+        for begin, length in _runs(fd, stretch):
+            position, left = begin, length
+            while left:
+                if self._fill == FRAME:
+                    self._flush(sink)
+                room = self._frame[self._fill : self._fill + min(left, FRAME - self._fill)]
+                count = os.preadv(fd, [room], position)
+                if not count:
+                    return total  # it was truncated
+                block = first + position // PAGE if part is not None and position % PAGE == 0 else -1
+                self._spans.append(_Span(growing, self._fill, count, position, block))
+                self._fill += count
+                position += count
+                total += count
+                left -= count
         return total
 
     def _flush(self, sink: Sink) -> None:

@@ -1,6 +1,6 @@
 """A physical backup into an empty directory, and the same reading without writing.
 
-Checking    the directory, the manifest, the map, and that every pack is there
+Checking    the directory, the manifest, the map, and that every pack is there; of an incremental one for all its chain
 Restoring   packs in threads: decrypted, decompressed, every digest compared, written where the map says
 Finishing   settings of recovery, everything synced, pg_control last: without it PostgreSQL starts nothing half restored
 """
@@ -13,17 +13,19 @@ import hashlib
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from matriarch.backup import lineage
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
 from matriarch.backup.physical.contents import Contents, File, Pack, Piece
 from matriarch.backup.physical.crew import work
 from matriarch.backup.physical.exclude import CONTROL
+from matriarch.backup.physical.merge import Merge, Place, Source, Span, everything, spans
 from matriarch.backup.physical.objects import Sealing, damaged, read_object
 from matriarch.backup.physical.recovery import settings
 from matriarch.backup.progress import Tracker
@@ -69,10 +71,10 @@ def restore(request: Request) -> Opened:
             "say that this one is accepted.",
             reason=Reason.SUSPECT,
         )
-    sealing, contents = read_map(request.store, opened)
+    contents, sources = merged(request.store, opened, request.keys)
     made = _make_directory(request.directory)
     try:
-        _fill(request, sealing, contents)
+        _fill(request, contents, sources)
     except OSError as error:
         _empty(request.directory, made)
         raise Unavailable(
@@ -89,12 +91,41 @@ def find(store: Store, backup: str, keys: tuple[Kek, ...], allow_unencrypted: bo
     return find_trusted(store, backup, keys, allow_unencrypted, "physical")
 
 
-def verify(store: Store, opened: Opened, tracker: Tracker, stop: Stop, workers: int = 2) -> None:
-    """Read every byte and compare every digest; writes nothing. Raises Corrupt that names the object."""
+def verify(
+    store: Store, opened: Opened, tracker: Tracker, stop: Stop, workers: int = 2, keys: tuple[Kek, ...] = ()
+) -> tuple[str, ...]:
+    """Read every byte and compare every digest, of an incremental backup and of all that it builds on; writes nothing.
+
+    The names of those below it, the full one last. `keys` open them. Raises Corrupt that names the object, Refused.
+    """
     tracker.step("Checking")
-    sealing, contents = read_map(store, opened)
-    tracker.step("Checking", bytes_total=contents.size)
-    _read_packs(store, sealing, contents, workers, tracker, stop, lambda _: None)
+    merged(store, opened, keys)  # that its parents have what it inherits
+    below = []
+    for link in lineage.links(store, opened, keys):
+        if link is not opened:
+            below.append(link.body.name)
+        sealing, contents = read_map(store, link)
+        tracker.step("Checking", bytes_total=contents.size)
+        _read_packs(store, everything(sealing, contents), workers, tracker, stop)
+    return tuple(below)
+
+
+def merged(store: Store, opened: Opened, keys: tuple[Kek, ...]) -> tuple[Contents, list[Source]]:
+    """What a restore lays down, and the packs it comes from: of a full backup all, of a chain those that are needed.
+
+    Every map is read and every pack of the chain is there in its size when this returns. Raises Corrupt, Refused.
+    """
+    _, newest = read_map(store, opened)
+    merge, sources = Merge(newest), list[Source]()
+    for link in lineage.links(store, opened, keys):
+        sealing, contents = read_map(store, link)
+        try:
+            sources += merge.add(sealing, contents)
+        except ValueError as error:
+            raise damaged(link.body.object.path, str(error)) from None
+    if not merge.is_complete:
+        raise damaged(opened.body.object.path, "it inherits from a backup that is not named")
+    return newest, sources
 
 
 def read_map(store: Store, opened: Opened) -> tuple[Sealing, Contents]:
@@ -166,17 +197,15 @@ def _empty(directory: Path, made: bool) -> None:
             directory.rmdir()
 
 
-def _fill(request: Request, sealing: Sealing, contents: Contents) -> None:
+def _fill(request: Request, contents: Contents, sources: Sequence[Source]) -> None:
     root, tracker = request.directory, request.tracker
-    tracker.step("Restoring", bytes_total=contents.size)
+    tracker.step("Restoring", bytes_total=sum(s.pack.size for s in sources))
     for folder in contents.directories:
         (root / folder.path).mkdir(mode=folder.mode | 0o700)
     for file in contents.files:
         if not file.pieces:
             _create(root, file)
-    _read_packs(
-        request.store, sealing, contents, request.workers, tracker, request.stop, lambda file: _Writer(root, file)
-    )
+    _read_packs(request.store, sources, request.workers, tracker, request.stop, root)
     tracker.step("Finishing")
     _settle(root, contents)
     with (root / _AUTO_CONF).open("a", encoding="utf-8") as conf:
@@ -192,13 +221,26 @@ def _fill(request: Request, sealing: Sealing, contents: Contents) -> None:
 class _Writer:
     """One piece's place in its file."""
 
-    def __init__(self, root: Path, file: File) -> None:
+    def __init__(self, root: Path, file: File, where: list[Span]) -> None:
         self._fd = _open(root, file)
+        self._where, self._next = where, 0
 
     def write(self, data: memoryview, position: int) -> None:
+        """What of `data`, which is at `position` in the piece, belongs into the file. In the piece's order."""
+        end = position + len(data)
+        while self._next < len(self._where):
+            span = self._where[self._next]
+            begin, stop = max(span.at, position), min(span.at + span.size, end)
+            if begin < stop:
+                self._put(data[begin - position : stop - position], span.offset + begin - span.at)
+            if span.at + span.size > end:
+                return
+            self._next += 1
+
+    def _put(self, data: memoryview, offset: int) -> None:
         while data:
-            count = os.pwrite(self._fd, data, position)
-            data, position = data[count:], position + count
+            count = os.pwrite(self._fd, data, offset)
+            data, offset = data[count:], offset + count
 
     def close(self) -> None:
         os.close(self._fd)
@@ -215,21 +257,23 @@ def _create(root: Path, file: File) -> None:
 
 def _read_packs(
     store: Store,
-    sealing: Sealing,
-    contents: Contents,
+    sources: Sequence[Source],
     workers: int,
     tracker: Tracker,
     stop: Stop,
-    writer: Callable[[File], _Writer | None],
+    root: Path | None = None,
 ) -> None:
-    """Every pack through `workers` threads, every piece of it to its writer, every digest compared."""
-    by_pack = contents.by_pack()
+    """Every pack through `workers` threads, every piece of it to its place below `root`, every digest compared."""
     lock = threading.Lock()
 
-    def one(number: int, pack: Pack) -> None:
-        flow = _Flow(pack, by_pack.get(number, ()), writer)
+    def one(_: int, source: Source) -> None:
+        def writer(piece: Piece) -> _Writer | None:
+            place: Place | None = source.places.get(piece.at)
+            return _Writer(root, place.file, spans(piece, place)) if root is not None and place is not None else None
+
+        flow = _Flow(source.pack, source.pieces, writer)
         try:
-            for data in read_object(store, pack, sealing, "pack"):
+            for data in read_object(store, source.pack, source.sealing, "pack"):
                 stop.check()
                 flow.take(data)
                 with lock:
@@ -238,14 +282,14 @@ def _read_packs(
         finally:
             flow.close()
 
-    work(contents.packs, workers, lambda: one, stop)
+    work(sources, workers, lambda: one, stop)
 
 
 class _Flow:
     """The content of a pack, cut into its pieces."""
 
     def __init__(
-        self, pack: Pack, pieces: tuple[tuple[File, Piece], ...], writer: Callable[[File], _Writer | None]
+        self, pack: Pack, pieces: tuple[tuple[File, Piece], ...], writer: Callable[[Piece], _Writer | None]
     ) -> None:
         self._pack, self._make = pack, writer
         self._pieces: Iterator[tuple[File, Piece]] = iter(pieces)
@@ -264,7 +308,7 @@ class _Flow:
             data = data[len(part) :]
             self._digest.update(part)
             if self._writer is not None:
-                self._writer.write(part, piece.offset + self._done)
+                self._writer.write(part, self._done)
             self._done += len(part)
             if self._done == piece.size:
                 self._end()
@@ -273,7 +317,7 @@ class _Flow:
         self._now = next(self._pieces, None)
         if self._now is None:
             return False
-        self._writer = self._make(self._now[0])
+        self._writer = self._make(self._now[1])
         self._digest, self._done = hashlib.sha256(), 0
         return True
 

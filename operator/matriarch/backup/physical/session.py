@@ -70,14 +70,14 @@ async def begin(session: Session, pgdata: Path, label: str, waits: Callable[[], 
     Raises Refused (VersionUnsupported, BadSpec, PermissionDenied) and Unavailable (SourceChanged).
     """
     with explained():
-        facts = await _patient(lambda: look(session))
+        facts = await patient(lambda: look(session))
         if facts.version_number < _OLDEST:
             raise Refused(
                 f"Physical backups need PostgreSQL 15 or later, the server is {facts.version}.",
                 reason=Reason.VERSION_UNSUPPORTED,
             )
         await asyncio.to_thread(_is_its_directory, pgdata, facts.system_identifier, await _identity(session))
-        (init,) = await _patient(
+        (init,) = await patient(
             lambda: session.fetch(
                 "SELECT database_block_size AS page, blocks_per_segment AS blocks, bytes_per_wal_segment AS wal, "
                 "data_page_checksum_version AS checksums FROM pg_catalog.pg_control_init()"
@@ -86,7 +86,7 @@ async def begin(session: Session, pgdata: Path, label: str, waits: Callable[[], 
         if init["page"] != PAGE:
             raise Refused(f"The server's pages have {init['page']} bytes, not {PAGE}.", reason=Reason.BAD_SPEC)
         await session.execute("SET idle_session_timeout = 0")
-        await _patient(
+        await patient(
             lambda: session.fetch(
                 "SELECT pg_catalog.pg_create_physical_replication_slot($1, true, true)",
                 f"matriarch_backup_{secrets.token_hex(4)}",
@@ -95,9 +95,9 @@ async def begin(session: Session, pgdata: Path, label: str, waits: Callable[[], 
         if facts.role == "standby":
             # The restartpoint may take long, and here it needs no snapshot for which replay would cancel it.
             await _of_its_timeline(session, pgdata, init["wal"], waits)
-        start = await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_backup_start($1, true)::text", label))
+        start = await patient(lambda: session.fetchval("SELECT pg_catalog.pg_backup_start($1, true)::text", label))
         # Again: the checkpoint may have brought a standby onto another timeline.
-        facts = await _patient(lambda: look(session))
+        facts = await patient(lambda: look(session))
     return Begun(facts, parse_lsn(start), init["checksums"] != 0, init["wal"], init["blocks"])
 
 
@@ -108,13 +108,13 @@ async def _of_its_timeline(session: Session, pgdata: Path, segment_size: int, wa
     the switch, without what was committed since. The new primary ends its restartpoint before its first checkpoint, and
     each of them takes up to checkpoint_timeout.
     """
-    limit = await _patient(
+    limit = await patient(
         lambda: session.fetchval("SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'checkpoint_timeout'")
     )
     until = time.monotonic() + 2 * limit + _PATIENCE
     while True:
-        await _patient(lambda: session.execute("CHECKPOINT"))
-        of = await _patient(lambda: session.fetchval("SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()"))
+        await patient(lambda: session.execute("CHECKPOINT"))
+        of = await patient(lambda: session.fetchval("SELECT timeline_id FROM pg_catalog.pg_control_checkpoint()"))
         replayed = parse_lsn(await _replayed(session))
         follows = await asyncio.to_thread(wal.timeline_of, pgdata, replayed, segment_size)
         if follows is None or follows == of:
@@ -130,13 +130,13 @@ async def _of_its_timeline(session: Session, pgdata: Path, segment_size: int, wa
 
 
 async def _replayed(session: Session) -> str:
-    return str(await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_last_wal_replay_lsn()::text")))
+    return str(await patient(lambda: session.fetchval("SELECT pg_catalog.pg_last_wal_replay_lsn()::text")))
 
 
 async def end(session: Session, begun: Begun) -> Ended:
     """Stop, and see that it still is the server of the start. Raises Unavailable (SourceChanged)."""
     with explained():
-        (row,) = await _patient(
+        (row,) = await patient(
             lambda: session.fetch(
                 "SELECT lsn::text AS lsn, labelfile, spcmapfile "
                 "FROM pg_catalog.pg_backup_stop(wait_for_archive => false)"
@@ -147,8 +147,8 @@ async def end(session: Session, begun: Begun) -> Ended:
             # Its own answer is where the newest page on the disk ends, which may be long before what it has replayed:
             # nothing that it had shown may be missing in the backup.
             stop_lsn = max(stop_lsn, parse_lsn(await _replayed(session)))
-        facts = await _patient(lambda: look(session))
-        kept = await _patient(
+        facts = await patient(lambda: look(session))
+        kept = await patient(
             lambda: session.fetchval(
                 "SELECT wal_status FROM pg_catalog.pg_replication_slots WHERE slot_name LIKE 'matriarch_backup_%' "
                 "AND active_pid = pg_catalog.pg_backend_pid()"
@@ -171,7 +171,7 @@ async def end(session: Session, begun: Begun) -> Ended:
     return Ended(stop_lsn, row["labelfile"])
 
 
-async def _patient(ask: Callable[[], Awaitable[T]]) -> T:
+async def patient(ask: Callable[[], Awaitable[T]]) -> T:
     """A standby cancels whatever has a snapshot when replay has to remove rows: then again, for a while."""
     end, pause = time.monotonic() + _PATIENCE, 0.0
     while True:
@@ -190,7 +190,7 @@ def _field(label: str, name: str) -> str:
 
 async def _identity(session: Session) -> str:
     """The server's own lock file: process, directory, time of start. No other server has the same."""
-    return str(await _patient(lambda: session.fetchval("SELECT pg_catalog.pg_read_file('postmaster.pid')")))
+    return str(await patient(lambda: session.fetchval("SELECT pg_catalog.pg_read_file('postmaster.pid')")))
 
 
 def _is_its_directory(pgdata: Path, system: str, lock_file: str) -> None:
