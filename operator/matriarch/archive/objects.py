@@ -66,7 +66,14 @@ def expand(name: WalName, packed: bytes) -> bytes:
 
 
 def seal(
-    name: WalName, data: bytes | bytearray, packed: bytes, *, system: int, cluster: str, dek: Dek, slots: tuple[Any, ...]
+    name: WalName,
+    data: bytes | bytearray,
+    packed: bytes,
+    *,
+    system: int,
+    cluster: str,
+    dek: Dek,
+    slots: tuple[Any, ...],
 ) -> bytes:
     """`packed` is `data` compressed; `cluster` the uid of the cluster that writes, which is recorded only."""
     context = {

@@ -21,6 +21,7 @@ from pathlib import Path
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
+from matriarch.backup.physical import writeback
 from matriarch.backup.physical.contents import Contents, File, Pack, Piece
 from matriarch.backup.physical.crew import work
 from matriarch.backup.physical.exclude import CONTROL
@@ -201,6 +202,7 @@ class _Writer:
             data, position = data[count:], position + count
 
     def close(self) -> None:
+        writeback.begin(self._fd)
         os.close(self._fd)
 
 
