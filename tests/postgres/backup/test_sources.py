@@ -152,6 +152,7 @@ def test_a_backup_under_load_is_one_moment(source: Postgres, target: Postgres, t
                 await session.execute("SET lock_timeout = '50ms'")
                 with contextlib.suppress(asyncpg.LockNotAvailableError):
                     await session.execute("TRUNCATE scratch")
+                await session.execute("SET lock_timeout = 0")
         await session.close()
 
     clients = [threading.Thread(target=lambda n=n: asyncio.run(client(n * 100_000))) for n in range(3)]  # type: ignore[misc]  # a bound default
