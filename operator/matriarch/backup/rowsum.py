@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 LONG = 1024  # bytes of a line; a longer one is hashed by SHA-256, whose first 8 bytes count
-BLOCK = 1 << 20  # bytes that are looked at in one go: its vectors stay in the processor's cache
+BLOCK = 1 << 19  # bytes that are looked at in one go; its vectors take 100 bytes a line, so 50 MiB at the very worst
 
 _MASK = (1 << 64) - 1
 _P, _Q, _R = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
