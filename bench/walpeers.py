@@ -47,11 +47,11 @@ def pgbackrest(bed: Bed, segments: list[Path], codec: str, level: int | None) ->
     folder = bed.bucket("theirwal")
     spool = bed.place / "spool"
     spool.mkdir(exist_ok=True)
-    common, here, environment = bed.pgbackrest_options("theirwal")
+    common, _, environment = bed.pgbackrest_options("theirwal")
     bed.pgbackrest_stanza("theirwal")
     how = [f"--compress-type={codec}", *([] if level is None else [f"--compress-level={level}"])]
     how += ["--archive-async", f"--process-max={bed.jobs}", f"--spool-path={spool}"]
-    push = " ".join(f"'{w}'" for w in ["pgbackrest", *common, *here, *how, "archive-push"])
+    push = " ".join(f"'{w}'" for w in ["pgbackrest", *common, f"--pg1-path={bed.data}", *how, "archive-push"])
     loop = f'for f in "$@"; do {push} "$f" || exit 1; done'
     name = f"pgBackRest {codec} {'default' if level is None else level}, WAL"
     run = timed(name, ["sh", "-c", loop, "sh", *map(str, segments)], environment)
