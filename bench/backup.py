@@ -9,7 +9,8 @@ machine over TLS (the pipeline of pg_dump: in a file), encrypted, with --jobs th
 turns; of several rounds the medians count. Progress goes to stderr. The last line of stdout is one JSON object; its
 ratios of speed are above 1 where Matriarch is faster, and its ratios of size below 1 where Matriarch stores less;
 `logical_vs_pgdump_alone` is our time over that of pg_dump to /dev/null. The WAL archive is measured by itself, on the
-PostgreSQL that ships (bench/walarchive.py). Barman is not measured.
+PostgreSQL that ships (bench/walarchive.py), the peers' on the PostgreSQL that they know. barman-cloud encrypts nothing,
+and is measured once.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ import platform
 import signal
 import tempfile
 
-from bench import walarchive
+from bench import barman, walarchive, walpeers
 from bench.peers import Bed, bytes_in, server
 from bench.timed import GB, HEAD, Run, middle
 from dev import s3
 from dev.host import DevError, need_linux_root
 
-PARTS = ("physical", "logical", "wal")
+PARTS = ("physical", "logical", "barman", "wal", "walpeers")
 OURS, THEIRS, THEIRS_ZSTD = "ours", "gz", "zst"
 
 
@@ -45,11 +46,13 @@ def parser() -> argparse.ArgumentParser:
         prog="bench/backup.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--size", type=float, default=4.0, help="GB (10^9 bytes) of tables; default: 4")
-    made.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="physical has the restores with it")
+    made.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="physical has the restores with it; all by default"
+    )
     made.add_argument("--rounds", type=int, default=1)
     made.add_argument("--jobs", type=int, default=2, help="threads or processes of each")
     made.add_argument("--level", type=int, default=1, help="of zstd, ours and pgBackRest's")
-    made.add_argument("--segments", type=int, default=100, help="of WAL to archive")
+    made.add_argument("--segments", type=int, default=200, help="of WAL to archive")
     made.add_argument("--json", action="store_true", help="nothing but JSON on stdout")
     return made
 
@@ -109,6 +112,13 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[Run], int, dic
             three = logical(bed, args.rounds)
             runs += three
             figures.update(logical_figures(*three))
+        if "barman" in args.parts:
+            run = barman.physical(bed)
+            runs.append(run)
+            if "physical" in args.parts:
+                figures["physical_vs_barman"] = round(run.seconds / runs[0].seconds, 2)
+        if "walpeers" in args.parts:
+            figures.update(walpeers.measure(bed, args.segments))
     return runs, size, figures
 
 
@@ -120,7 +130,7 @@ def main() -> None:
     runs: list[Run] = []
     size = 0
     figures: dict[str, float] = {}
-    if {"physical", "logical"} & set(args.parts):
+    if set(args.parts) - {"wal"}:
         with tempfile.TemporaryDirectory(prefix="bench", dir="/tmp", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             folder.chmod(0o755)  # PostgreSQL's user has to get to its own
@@ -128,6 +138,7 @@ def main() -> None:
             runs, size, figures = measure(args, folder)
     peaks = [run.peak >> 20 for run in runs if run.name.startswith("Matriarch")]
     if "wal" in args.parts:
+        print("Matriarch, WAL: PostgreSQL and its backlog", file=sys.stderr, flush=True)
         found = walarchive.measure(args.segments, args.level)
         figures["wal_segments_per_s"] = found["wal_segments_per_s"]
         figures["wal_cpu_s_per_segment"] = found["cpu_s_per_segment"]
@@ -140,7 +151,14 @@ def main() -> None:
         if runs:
             print("\n".join([HEAD, *(run.row(size) for run in runs)]))
     print(
-        json.dumps({**figures, "peak_memory_mib": max(peaks), "gigabytes": round(size / GB, 2), "load": round(load, 1)})
+        json.dumps(
+            {
+                **figures,
+                "peak_memory_mib": max(peaks, default=0),
+                "gigabytes": round(size / GB, 2),
+                "load": round(load, 1),
+            }
+        )
     )
 
 

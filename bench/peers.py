@@ -124,12 +124,11 @@ class Bed:
         self.emptied("logical")
         return run
 
-    def pgbackrest(self, codec: str, level: int | None) -> tuple[Run, Run]:
-        """The backup and its restore. Level None: the codec's default."""
-        folder = self.bucket("theirs")
+    def pgbackrest_options(self, bucket: str) -> tuple[list[str], list[str], dict[str, str]]:
+        """For every command of it, for those beside the server, and the environment."""
         # By name, since pgBackRest does not look for addresses in a certificate.
         common = [
-            "--stanza=b", "--repo1-type=s3", "--repo1-path=/c", "--repo1-s3-bucket=theirs",
+            "--stanza=b", "--repo1-type=s3", "--repo1-path=/c", f"--repo1-s3-bucket={bucket}",
             f"--repo1-s3-region={REGION}", "--repo1-s3-endpoint=localhost", "--repo1-s3-uri-style=path",
             "--repo1-storage-host=localhost", f"--repo1-storage-port={self.store.port}",
             f"--repo1-storage-ca-file={self.store.ca_file}", "--repo1-cipher-type=aes-256-cbc",
@@ -141,10 +140,20 @@ class Bed:
             "PGBACKREST_REPO1_S3_KEY": self.store.access_key,
             "PGBACKREST_REPO1_S3_KEY_SECRET": self.store.secret_key,
         }
+        return common, here, environment
+
+    def pgbackrest_stanza(self, bucket: str) -> None:
+        common, here, environment = self.pgbackrest_options(bucket)
         subprocess.run(
             ["pgbackrest", *common, *here, "--no-online", "stanza-create"],
             check=True, env={**os.environ, **environment}, stdout=sys.stderr,
         )  # fmt: skip
+
+    def pgbackrest(self, codec: str, level: int | None) -> tuple[Run, Run]:
+        """The backup and its restore. Level None: the codec's default."""
+        folder = self.bucket("theirs")
+        common, here, environment = self.pgbackrest_options("theirs")
+        self.pgbackrest_stanza("theirs")
         jobs = f"--process-max={self.jobs}"
         speed = [f"--compress-type={codec}", *([] if level is None else [f"--compress-level={level}"]), jobs]
         name = f"pgBackRest {codec} {'default' if level is None else level}"

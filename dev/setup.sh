@@ -78,6 +78,7 @@ peers() {
     missing=""
     [ -x /usr/lib/postgresql/15/bin/postgres ] || missing="$missing postgresql-15"
     for program in pgbackrest openssl; do command -v "$program" >/dev/null || missing="$missing $program"; done
+    command -v barman-cloud-backup >/dev/null || missing="$missing barman-cli-cloud"
     # shellcheck disable=SC2086 # a list of words
     [ -z "$missing" ] || apt_install $missing
 }

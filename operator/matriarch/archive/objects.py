@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import struct
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,16 @@ class Peeked:
     size: int
 
 
-def compress(data: bytes, level: int = LEVEL) -> bytes:
-    return zstandard.ZstdCompressor(level=level).compress(data)
+_compressors = threading.local()  # its tables are made once for each thread and level
+
+
+def compress(data: bytes | bytearray, level: int = LEVEL) -> bytes:
+    known: dict[int, zstandard.ZstdCompressor] | None = getattr(_compressors, "by_level", None)
+    if known is None:
+        known = _compressors.by_level = {}
+    if level not in known:
+        known[level] = zstandard.ZstdCompressor(level=level)
+    return known[level].compress(data)
 
 
 def expand(name: WalName, packed: bytes) -> bytes:
@@ -57,7 +66,14 @@ def expand(name: WalName, packed: bytes) -> bytes:
 
 
 def seal(
-    name: WalName, data: bytes, packed: bytes, *, system: int, cluster: str, dek: Dek, slots: tuple[Any, ...]
+    name: WalName,
+    data: bytes | bytearray,
+    packed: bytes,
+    *,
+    system: int,
+    cluster: str,
+    dek: Dek,
+    slots: tuple[Any, ...],
 ) -> bytes:
     """`packed` is `data` compressed; `cluster` the uid of the cluster that writes, which is recorded only."""
     context = {
@@ -70,7 +86,7 @@ def seal(
     return b"".join((sealer.prologue, *sealer.update(packed), sealer.finish()))
 
 
-def digest(dek: Dek, data: bytes) -> str:
+def digest(dek: Dek, data: bytes | bytearray) -> str:
     """HMAC-SHA-256 of the content under a key of its own."""
     key = derive(dek.secret, salt=bytes.fromhex(dek.id), info=b"matriarch/wal-digest/1", length=32)
     return hmac.new(key, data, hashlib.sha256).hexdigest()

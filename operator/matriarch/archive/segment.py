@@ -22,7 +22,7 @@ _HEADER = struct.Struct("=HHIQI4xQII")
 _LONG = 0x0002
 
 
-def check(name: WalName, data: bytes, system: int) -> None:
+def check(name: WalName, data: bytes | bytearray, system: int) -> None:
     """Raises Refused (BadSegment) with the first thing that is wrong. `system`: the cluster's system identifier."""
     if name.holds_wal:
         _check_wal(name, data, system)
@@ -32,7 +32,7 @@ def check(name: WalName, data: bytes, system: int) -> None:
         raise _bad(name, "it is no label of a base backup")
 
 
-def _check_wal(name: WalName, data: bytes, system: int) -> None:
+def _check_wal(name: WalName, data: bytes | bytearray, system: int) -> None:
     if len(data) != SEGMENT_SIZE:
         raise _bad(name, f"it has {len(data)} bytes and not {SEGMENT_SIZE}")
     magic, info, timeline, address, _, found, segment_size, page_size = _HEADER.unpack_from(data)
@@ -49,7 +49,7 @@ def _check_wal(name: WalName, data: bytes, system: int) -> None:
         raise _bad(name, f"its segments have {segment_size} bytes and its pages {page_size}")
 
 
-def _check_history(name: WalName, data: bytes) -> None:
+def _check_history(name: WalName, data: bytes | bytearray) -> None:
     try:
         if len(data) > TEXT_LIMIT or not parse_history(name.timeline, data.decode()):
             raise _bad(name, "it names no parent")

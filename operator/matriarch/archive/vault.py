@@ -49,7 +49,7 @@ class Vault:
         """Make the folder this system's, or see that it is. Raises Refused (PrefixOwnedByAnother)."""
         catalog.claim(self._store, self._cluster, str(self._system), timestamp(self._store.now()))
 
-    def put(self, name: WalName, data: bytes) -> int:
+    def put(self, name: WalName, data: bytes | bytearray) -> int:
         """Stored when it returns: the bytes of the object, 0 when it was there with this very content.
 
         Raises Refused (BadSegment, SplitBrain), Corrupt (the object that is there is damaged), Unavailable.
@@ -73,7 +73,7 @@ class Vault:
             return 0
         return len(body)
 
-    def confirm(self, name: WalName, data: bytes) -> bool:
+    def confirm(self, name: WalName, data: bytes | bytearray) -> bool:
         """Whether it is stored with this very content. Raises as `put` does."""
         segment.check(name, data, self._system)
         found = self._compare(name, data)
@@ -81,7 +81,7 @@ class Vault:
             raise self._split(name)
         return bool(found)
 
-    def _compare(self, name: WalName, data: bytes) -> Literal[True, False, None]:
+    def _compare(self, name: WalName, data: bytes | bytearray) -> Literal[True, False, None]:
         """Same, other, absent. Of an encrypted object only the beginning is read, and its size."""
         key = name.key(encrypted=self._keys.encrypts)
         size = self._store.size(key)

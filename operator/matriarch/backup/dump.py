@@ -1,8 +1,9 @@
 """One database into the SQL text: pg_dump and the fingerprint, both in one exported snapshot.
 
 The session that exports the snapshot stays open for the whole dump, holds ACCESS SHARE on every table from before
-pg_dump starts, and computes the hashes meanwhile. What pg_dump writes and what the manifest says is therefore one
-state, or the dump fails; also on a standby, and also when that standby is promoted in between.
+pg_dump starts, and counts the rows meanwhile. What pg_dump writes and what the manifest says is therefore one state, or
+the dump fails; also on a standby, and also when that standby is promoted in between. The hashes are of the rows as they
+go by (copytext); where that is in doubt the session reads the table again and hashes it in the server.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import asyncpg
 
 from matriarch.backup import databases, fingerprint
 from matriarch.backup.children import Child
+from matriarch.backup.copytext import Aside, Rows
+from matriarch.backup.fingerprint import Found
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.manifest import Database, Table
 from matriarch.backup.pipeline import Packer
@@ -25,6 +29,13 @@ from matriarch.backup.progress import Tracker
 from matriarch.backup.server import Facts, Server, Session, look
 from matriarch.backup.stop import Stop, in_thread
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
+
+T = TypeVar("T")
+
+# What pg_dump leaves to the server's settings, as our own sessions have it (server._SESSION): a restored table is read
+# by those. Every server reads either form. libpq sends PGTZ by itself, which would win over an option.
+_TEXT_FORMS = "-c bytea_output=hex"
+_ZONE = {"PGTZ": "UTC"}
 
 _LOCK_WAIT = "60000"  # milliseconds
 _REACHED_WITHIN = 15.0  # seconds for pg_dump to show up on our server
@@ -86,25 +97,30 @@ async def _dump(
     packer.end_section("create", name)
 
     seen = _Seen()
-    conninfo, environment = server.libpq(name, name=label)
+    conninfo, environment = server.libpq(name, name=label, options=_TEXT_FORMS)
     arguments = ["pg_dump", "--format=plain", "--no-tablespaces", f"--snapshot={snapshot}",
-                 f"--lock-wait-timeout={_LOCK_WAIT}", "--no-password", "--dbname", conninfo]  # fmt: skip
-    child = Child(arguments, environment, stdout=True)
+                 f"--lock-wait-timeout={_LOCK_WAIT}", f"--encoding={properties.encoding}", "--no-password",
+                 "--dbname", conninfo]  # fmt: skip
+    child = Child(arguments, environment | _ZONE, stdout=True)
+    # Tables by rows of the stream. In other encodings it is not known what a comparison after a restore would read.
+    aside = Aside() if properties.encoding == "UTF8" else None
 
     def take(text: memoryview) -> None:
         if len(seen.head) < 4096:
             seen.head += bytes(text[:4096])
+        if aside is not None:
+            aside.update(text)
         packer.write(text)
         tracker.bytes_done += len(text)
 
-    async def hashes() -> list[Table]:
+    async def counts() -> dict[Found, int]:
         await _same_server(session, label, child)
-        tables = []
+        found = {}
         for table in wanted:
             stop.check()
-            tables.append(await fingerprint.hash_table(session, table))
+            found[table] = await fingerprint.count_rows(session, table)
             tracker.tables_done += 1
-        return tables
+        return found
 
     async def text() -> None:
         await asyncio.to_thread(child.copy_out, take, stop)
@@ -112,10 +128,17 @@ async def _dump(
             raise _explain_dump(child.complaint)
 
     try:
-        tables = await _together(text(), hashes(), end=child.kill)
+        counted = await _together(text(), counts(), end=child.kill)
+        streamed = {} if aside is None else (await asyncio.to_thread(aside.finish)).tables
     finally:
         await asyncio.to_thread(child.kill)
+        if aside is not None:
+            await asyncio.to_thread(aside.end)
     packer.end_section("database", name)
+    tables = []
+    for table, rows in counted.items():
+        stop.check()
+        tables.append(in_stream(table, rows, streamed) or await fingerprint.hash_table(session, table))
     last = await fingerprint.read_sequences(session)
     large_objects = await fingerprint.read_large_objects(session)
     return Database(
@@ -133,9 +156,20 @@ async def _dump(
     )
 
 
-async def _together(text: Awaitable[None], hashes: Awaitable[list[Table]], *, end: Callable[[], None]) -> list[Table]:
+def in_stream(table: Found, rows: int, streamed: Mapping[tuple[str, str], Rows | None]) -> Table | None:
+    """The table as it went by in the dump. None when the server has to hash it, since the stream may not be understood:
+    another number of rows than the server counted (a line of a function's body that looks like COPY), a table that came
+    twice or not at all, or text that a server with other settings writes otherwise.
+    """
+    found = streamed.get((table.schema, table.name))
+    if found is None or found.rows != rows or table.money or set(found.columns) != set(table.columns):
+        return None
+    return Table(schema=table.schema, name=table.name, rows=rows, hash=found.digest, columns=found.columns)
+
+
+async def _together(text: Awaitable[None], other: Awaitable[T], *, end: Callable[[], None]) -> T:
     """Both halves; when one fails the other is ended before the failure goes on. `end()` ends what `text` waits for."""
-    one, two = asyncio.ensure_future(text), asyncio.ensure_future(hashes)
+    one, two = asyncio.ensure_future(text), asyncio.ensure_future(other)
     try:
         done, _ = await asyncio.wait((one, two), return_when=asyncio.FIRST_EXCEPTION)
         for task in done:

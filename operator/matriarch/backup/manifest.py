@@ -32,12 +32,15 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """`hash` is the order-independent digest of backup.fingerprint over the rows the dump saw."""
+    """`hash` is an order-independent digest over the rows the dump saw: with `columns`, of the lines of COPY's text
+    with the columns in that order (backup.rowsum); without, the server's own (backup.fingerprint).
+    """
 
     schema: str
     name: str
     rows: int
     hash: str  # 32 hex digits
+    columns: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -151,8 +151,8 @@ class Server:
         ) as error:
             raise _explain_connect(error, self.address, database) from error
 
-    def libpq(self, database: str, *, name: str = "matriarch") -> tuple[str, dict[str, str]]:
-        """A conninfo for a child's --dbname and the environment it needs."""
+    def libpq(self, database: str, *, name: str = "matriarch", options: str = "") -> tuple[str, dict[str, str]]:
+        """A conninfo for a child's --dbname and the environment it needs. `options` come after the user's own."""
         conninfo = {
             **_KEEPALIVE,
             "connect_timeout": str(int(CONNECT_TIMEOUT)),
@@ -160,6 +160,8 @@ class Server:
             "dbname": database,
             "application_name": name,
         }
+        if options:
+            conninfo["options"] = f"{self.settings.get('options', '')} {options}".strip()
         return render_conninfo(conninfo), self._environment()
 
     def environment(self, *, name: str = "matriarch") -> dict[str, str]:

@@ -77,7 +77,7 @@ def test_what_replay_needs_ends_the_dump_on_the_standby_not_the_backup(
     """VACUUM of dead rows on the primary conflicts with the snapshot; the primary is read then."""
     primary, standby = pair
     caught_up(primary, standby)
-    original = dump_module.fingerprint.hash_table
+    original = dump_module.fingerprint.count_rows
     roles: list[str] = []
 
     async def slow(session: Any, table: Any) -> Any:
@@ -90,7 +90,7 @@ def test_what_replay_needs_ends_the_dump_on_the_standby_not_the_backup(
             await asyncio.sleep(1)
         return await original(session, table)
 
-    monkeypatch.setattr(dump_module.fingerprint, "hash_table", slow)
+    monkeypatch.setattr(dump_module.fingerprint, "count_rows", slow)
     store = local(tmp_path / "store")
     opened = make_backup(store, primary, servers=[standby.server(), primary.server()], prefer="standby")
     assert roles[0] == "standby"
@@ -104,7 +104,7 @@ def test_promoted_in_the_middle(
     """Never passed over in silence: it fails, and is taken again from what is primary now."""
     primary, standby = pair
     caught_up(primary, standby)
-    original = dump_module.fingerprint.hash_table
+    original = dump_module.fingerprint.count_rows
     promoted: list[bool] = []
 
     async def promote(session: Any, table: Any) -> Any:
@@ -113,7 +113,7 @@ def test_promoted_in_the_middle(
             await asyncio.to_thread(standby.sql, "SELECT pg_promote()")
         return await original(session, table)
 
-    monkeypatch.setattr(dump_module.fingerprint, "hash_table", promote)
+    monkeypatch.setattr(dump_module.fingerprint, "count_rows", promote)
     store = local(tmp_path / "store")
     with pytest.raises(Unavailable) as error:
         make_backup(store, primary, servers=[standby.server()], prefer="any")
@@ -152,6 +152,7 @@ def test_a_backup_under_load_is_one_moment(source: Postgres, target: Postgres, t
                 await session.execute("SET lock_timeout = '50ms'")
                 with contextlib.suppress(asyncpg.LockNotAvailableError):
                     await session.execute("TRUNCATE scratch")
+                await session.execute("SET lock_timeout = 0")
         await session.close()
 
     clients = [threading.Thread(target=lambda n=n: asyncio.run(client(n * 100_000))) for n in range(3)]  # type: ignore[misc]  # a bound default

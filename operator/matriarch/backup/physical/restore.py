@@ -22,6 +22,7 @@ from matriarch.backup import lineage
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
+from matriarch.backup.physical import writeback
 from matriarch.backup.physical.contents import Contents, File, Pack, Piece
 from matriarch.backup.physical.crew import work
 from matriarch.backup.physical.exclude import CONTROL
@@ -243,6 +244,7 @@ class _Writer:
             data, offset = data[count:], offset + count
 
     def close(self) -> None:
+        writeback.begin(self._fd)
         os.close(self._fd)
 
 
