@@ -156,8 +156,10 @@ async def _attempt(
     tracker.step("Dumping", bytes_total=estimate, tables_total=0)
 
     async with Marker(store, name.id) as marker:
-        # What an attempt before left under this name; it has no manifest, or we were not here.
-        await asyncio.to_thread(store.delete, path)
+        # What an attempt before left under this name; it has no manifest, or we were not here. Looked for first: the
+        # identity that writes may have no right to delete.
+        if await asyncio.to_thread(store.size, path) is not None:
+            await asyncio.to_thread(store.delete, path)
         packer = await in_thread(
             lambda: Packer(
                 store,

@@ -12,13 +12,18 @@ import pytest
 from botocore.exceptions import ClientError
 
 from dev.s3 import S3Server
+from matriarch.backup import catalog, expire, restore
 from matriarch.backup import s3 as s3_module
-from matriarch.backup.jobspec import ObjectLock, S3Store, StoreSpec
+from matriarch.backup.jobspec import ObjectLock, Retention, S3Store, StoreSpec
+from matriarch.backup.physical.restore import verify as verify_physical
+from matriarch.backup.progress import Tracker
 from matriarch.backup.s3 import S3
+from matriarch.backup.stop import Stop
 from matriarch.backup.store import Exists, Store, open_store
 from matriarch.cli.bare import parse_store
 from matriarch.errors import Corrupt, Refused
-from tests.postgres.backup.bed import s3_spec
+from tests.postgres.backup.bed import KEY, Postgres, make_backup, s3_spec
+from tests.postgres.backup.physbed import physical_backup
 
 WRITES = ("s3:ListBucket", "s3:GetBucketObjectLockConfiguration", "s3:GetObject", "s3:PutObject",
           "s3:PutObjectRetention", "s3:AbortMultipartUpload", "s3:ListBucketMultipartUploads")  # fmt: skip
@@ -101,6 +106,49 @@ def test_the_identity_that_writes_needs_no_right_to_delete(
         store.delete("owner.json")
     assert error.value.reason == "CredentialsRefused"
     assert store.get("owner.json") == b"{}"
+
+
+def _as(server: S3Server, spec: S3Store, folder: Path, *actions: str) -> S3:
+    access, secret = server.user(spec.bucket, *actions)
+    folder.mkdir()
+    (folder / "access-key").write_text(access)
+    (folder / "secret-key").write_text(secret)
+    return S3(replace(spec, credentials=str(folder)))
+
+
+def test_whole_backups_are_made_and_verified_by_an_identity_that_cannot_delete(
+    source: Postgres, s3server: S3Server, locked: S3Store, tmp_path: Path
+) -> None:
+    writer = _as(s3server, locked, tmp_path / "writer", *WRITES[:6])
+    made = [make_backup(writer, source), physical_backup(writer, source)]
+    assert [m.body.sequence for m in made] == [1, 2]
+    restore.check_object(writer, made[0], Tracker(), Stop())
+    verify_physical(writer, made[1], Tracker(), Stop())
+    data = [e.key for f in ("logical", "physical", "manifests", "keys") for e in writer.list(f)]
+    assert len(data) >= 5
+    for key in ("owner.json", *data):
+        assert _until(s3server, locked, key) is not None, key
+    # Their markers stay behind, and the identity that deletes takes them with what dead backups left.
+    assert len([*writer.list("running")]) == 2
+    deleter = _as(s3server, locked, tmp_path / "deleter", *WRITES, "s3:DeleteObject")
+    catalog.sweep(deleter)
+    assert [*writer.list("running")] == []
+    system = made[0].body.origin.system_identifier
+    done = expire.retain(deleter, (KEY,), Retention(count=1), system)
+    assert done.deleted == (made[0].body.id,)
+    assert [m.body.id for m in catalog.read_catalog(writer).manifests] == [made[1].body.id]
+
+
+def test_a_backup_into_a_bucket_without_lock_writes_nothing(
+    source: Postgres, s3server: S3Server, tmp_path: Path
+) -> None:
+    spec = s3_spec(s3server, "backups", tmp_path / "credentials", prefix=tmp_path.name)
+    store = S3(replace(spec, lock=ObjectLock(mode="COMPLIANCE", days=1)))
+    for make in (make_backup, physical_backup):
+        with pytest.raises(Refused) as error:
+            make(store, source)
+        assert error.value.reason == "BucketNotLocked"
+    assert list(S3(spec).list("")) == []
 
 
 @pytest.fixture
