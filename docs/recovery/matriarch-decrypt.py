@@ -14,10 +14,10 @@
     python3 matriarch-decrypt.py bundle  BUNDLE                        what a recovery bundle says
 
 KEY is a file with the key (32 bytes, 64 hex digits, base64, or a line `x25519-private:…`), or a recovery bundle: then
-the passphrase is asked for (or taken from MATRIARCH_PASSPHRASE), or --private FILE opens it. For a store in the clear
-write `-`. `backup --wal FOLDER` lets the physical backup go on with the WAL that `wal` has written to FOLDER.
+the passphrase is asked for (or taken from MATRIARCH_PASSPHRASE), or --private FILE opens it. For a store that is not
+encrypted write `-`. `backup --wal FOLDER` lets the physical backup go on with the WAL that `wal` has written to FOLDER.
 
-    psql -X -v ON_ERROR_STOP=1 -d postgres -f OUT/backup.sql      logical; psql 17.6, 16.10, 15.14 or later, superuser
+    psql -X -v ON_ERROR_STOP=1 -d postgres -f OUT/backup.sql     logical; psql 17.6, 16.10, 15.14 or later, superuser
     chmod 700 OUT; postgres -D OUT                                physical; same major version, as a user that is not root
 
 It follows docs/reference/backup-format.md and shares no code with Matriarch. It ends with 0 only when every check has
