@@ -15,6 +15,7 @@ from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.env import Env
 from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
+from matriarch.decide import keys_needed
 from matriarch.decide.backups import HealthFacts, Phase, backup_health
 from matriarch.decide.conditions import Condition, conditions
 from matriarch.errors import Refused
@@ -24,7 +25,7 @@ from matriarch.kube.errors import NotFound
 MANAGER = "matriarch-backup"
 LOOK_EVERY = 60.0
 """Seconds: what is overdue is not told by any event."""
-TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", "Restoring")
+TYPES = ("BackupHealthy", "BackupsEncrypted", "BackupKeySaved", keys_needed.TYPE, "Restoring")
 
 
 def wake(env: Env, cluster: Object) -> None:
@@ -52,11 +53,17 @@ async def report(env: Env, around: Around) -> None:
         if place.key is not None:
             secret = await env.kube.get("Secret", around.namespace, place.key.name)
     healthy = _healthy(around)
-    wanted = [healthy, *_protection(around, secret), *_restoring(around)]
+    needed = backup_key.needs(around.backups)
+    gone = keys_needed.keys_present(needed, await backup_key.present(env.kube, around.namespace, needed))
+    wanted = [healthy, *_protection(around, secret), *([gone] if gone else []), *_restoring(around)]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
     there = cluster.get("status") or {}
     METRICS.clusters[around.namespace, around.name] = figures(
-        there, status["backup"], around.backups, (healthy.status, healthy.reason)
+        there,
+        status["backup"],
+        around.backups,
+        (healthy.status, healthy.reason),
+        key_gone=gone is not None if needed else None,
     )
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]
     generation = cluster["metadata"].get("generation", 0)
