@@ -6,7 +6,7 @@ NAME ?= dev
 UV := 0.13.9
 export PYTHONPATH := operator:.
 
-.PHONY: help venv setup lock images cluster cluster-down generate check unit model test test-long test-faults demo failover creation clean
+.PHONY: help venv setup lock images cluster cluster-down generate check unit model test test-long test-faults fuzz kills demo failover creation clean
 
 help: ## show this
 	@echo "make TARGET"
@@ -66,6 +66,12 @@ failover: ## how long writes stop, and whether one is lost: ARGS="--fault pid1-k
 
 test-faults: setup ## histories under faults: ARGS="--seed 7 --hours 4", ARGS="--mutant no-cut", ARGS=--help
 	@$(PYTHON_ENV) -m bench.history $(ARGS)
+
+fuzz: venv ## fuzz everything that reads a store, by coverage: ARGS="--minutes 60", ARGS=--report, ARGS=--help
+	@$(PYTHON_ENV) -m tests.fuzz.run $(ARGS)
+
+kills: setup ## SIGKILL backups and the archiver at random moments: ARGS="--kills 200 --folder DIR" goes on where it was
+	@$(PYTHON_ENV) -m tests.postgres.backup.killing $(ARGS)
 
 creation: venv ## how long a new cluster takes, on the demo's Kubernetes: ARGS="--runs 5"
 	@$(PYTHON_ENV) -m bench.creation $(ARGS)

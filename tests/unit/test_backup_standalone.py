@@ -1,4 +1,4 @@
-"""docs/matriarch-decrypt.py: the reader for the day on which nothing else is there, held to the same vectors."""
+"""docs/recovery/matriarch-decrypt.py: the reader for a day with nothing else, held to the same vectors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from matriarch.backup.format import seal
 from matriarch.backup.keys import Dek, Kek
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "matriarch-decrypt.py"
+SCRIPT = Path(__file__).parents[2] / "docs" / "recovery" / "matriarch-decrypt.py"
 VECTORS = json.loads((Path(__file__).parent / "backup_format_vectors.json").read_text())
 
 
@@ -22,7 +22,7 @@ def decrypt(folder: Path, key: bytes, data: bytes) -> subprocess.CompletedProces
     (folder / "object").write_bytes(data)
     # -I: neither this tree nor anything else of ours is importable.
     return subprocess.run(
-        [sys.executable, "-I", SCRIPT, folder / "key", folder / "object"], capture_output=True, check=False
+        [sys.executable, "-I", SCRIPT, "object", folder / "key", folder / "object"], capture_output=True, check=False
     )
 
 

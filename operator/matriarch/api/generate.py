@@ -25,6 +25,7 @@ KINDS: tuple[type[Resource], ...] = (DatabaseCluster, Backup, BackupSchedule, Re
 
 ROOT = Path(__file__).parents[3]
 HEALTH = "manifests/argocd/health.lua"
+DECRYPTOR = "docs/recovery/matriarch-decrypt.py"
 _HEADER = "# Generated from operator/matriarch/api/{source}.py by `make generate`. Change it there.\n"
 
 
@@ -53,6 +54,8 @@ def files(root: Path = ROOT) -> dict[str, str]:
     made["crds/Kustomization"] = _kustomization()
     made["manifests/argocd/argocd-cm.yaml"] = _argocd((root / HEALTH).read_text(encoding="utf-8"))
     made["docs/reference/api.md"] = page(KINDS)
+    # The command puts it into recovery bundles, also where there are no docs.
+    made["operator/matriarch/cli/decryptor.txt"] = (root / DECRYPTOR).read_text(encoding="utf-8")
     return made
 
 

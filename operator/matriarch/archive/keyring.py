@@ -23,7 +23,7 @@ class Keyring:
     """Used by several threads. `keys`: the first one wraps new data keys, all of them open what exists.
 
     `reread` gives them as they are now: a Secret that is replaced under a process that goes on for months. The new key
-    wraps from then on, and the earlier ones still open. What raises Refused changes nothing.
+    wraps from then on, and the earlier ones still open. What raises Refused, or only writes, changes nothing.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Keyring:
             fresh = tuple(self._reread())
         except Refused:
             return
-        if fresh and fresh[0].id != self._keys[0].id:
+        if fresh and fresh[0].opens and fresh[0].id != self._keys[0].id:
             ids = {key.id for key in fresh}
             self._keys = (*fresh, *(key for key in self._keys if key.id not in ids))
             self._current = None

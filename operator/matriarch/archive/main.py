@@ -24,10 +24,11 @@ from matriarch.archive.fetching import Fetcher
 from matriarch.archive.keyring import Keyring
 from matriarch.archive.vault import Throttle, Vault
 from matriarch.archive.walfolder import WalFolder
-from matriarch.backup.jobspec import StoreSpec
+from matriarch.backup.jobspec import Reason, StoreSpec
 from matriarch.backup.keys import Kek
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import open_store
+from matriarch.errors import Refused
 
 log = logging.getLogger("matriarch.archive")
 
@@ -47,6 +48,13 @@ def make_vault(config: ArchiveConfig, system: int, stop: Stop, given: tuple[Kek,
         return [Kek.read(Path(config.key_folder) / name) for name in config.keys]
 
     keys = given if given is not None else read_keys()
+    if keys and not keys[0].opens:
+        # A file that is stored already is compared by a digest under its data key, which has to be opened for that.
+        raise Refused(
+            f"The WAL archive has to read what it wrote, and key {keys[0].id} is a public key, which can't; give the "
+            "archive's store a key of its own, or the private key.",
+            reason=Reason.BAD_KEY,
+        )
     store = open_store(_with_folder(config, system), stop, outage=_STORE_OUTAGE, connections=config.parallel + 2)
     store.check()
     return Vault(

@@ -1,8 +1,8 @@
 """One archived file as an object of a store, and back: compressed, then sealed, and bound to its name.
 
-The format is the one of backups (docs/backup-format.md). What the context adds is what a later writer needs to tell
-whether it holds the same file without reading the object: a digest of the content, keyed so that the store learns
-nothing from it, and the size of the compressed content, from which the object's whole size follows.
+The format is the one of backups (docs/reference/backup-format.md). What the context adds is what a later writer needs
+to tell whether it holds the same file without reading the object: a digest of the content, keyed so that the store
+learns nothing from it, and the size of the compressed content, from which the object's whole size follows.
 """
 
 from __future__ import annotations

@@ -59,6 +59,11 @@ def rotate(
     old = tuple(old)
     if any(key.id == new.id for key in old):
         raise Refused(f"The new key {new.id} is one of the old ones; give another.", reason="BadKey")
+    if not new.opens:
+        raise Refused(
+            f"{new.id} is a public key, and only its private key can prove that the new slots open; give that one.",
+            reason="BadKey",
+        )
     catalog.require_cluster(store)
     done = list(_broken(store))
     for what, dek_id, own, prove in _each(store):

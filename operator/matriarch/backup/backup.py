@@ -99,7 +99,7 @@ def _finished(request: Request, name: BackupName) -> Opened | None:
     store = request.store
     for manifest in catalog.read_catalog(store).manifests:
         if manifest.name == name:
-            opened = catalog.open_manifest(store, manifest, [request.key] if request.key else [])
+            opened = catalog.open_own(store, manifest, request.key)
             if is_whole(store, manifest.body.object):
                 return opened
             catalog.delete_backup(store, manifest)  # of an attempt that lost its object to a later one

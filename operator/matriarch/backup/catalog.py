@@ -172,6 +172,17 @@ def open_manifest(store: Store, manifest: Manifest, keys: Iterable[Kek]) -> Open
     return manifest.open(keys, added_slots(encryption.dek, encryption.slots, keys, store.get))
 
 
+def open_own(store: Store, manifest: Manifest, key: Kek | None) -> Opened:
+    """What an earlier attempt with the same key completed. One that was written for a public key stays unread: that it
+    is there in whole is all that its writer may know. Raises as `open_manifest` does.
+    """
+    encryption = manifest.body.encryption
+    slots = encryption.slots if encryption is not None else ()
+    if key is not None and not key.opens and any(slot.get("kek") == key.id for slot in slots):
+        return manifest.unread()
+    return open_manifest(store, manifest, [key] if key else [])
+
+
 def added_slots(
     dek_id: str, own: Iterable[Mapping[str, Any]], keys: Iterable[Kek], read: Callable[[str], bytes | None]
 ) -> list[dict[str, Any]]:

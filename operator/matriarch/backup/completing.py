@@ -52,6 +52,8 @@ def complete(
             continue
         if store.get(manifest.key) == manifest.raw and is_whole(body):
             again = Manifest.parse(manifest.raw, where=manifest.key)
+            if dek is not None and not any(key.opens for key in keys):
+                return again.open_with(dek)  # the last time that anybody can without the private key
             return catalog.open_manifest(store, again, keys)
         # Another attempt took over in between: what this one wrote must not pass as a backup.
         # Where these credentials may not delete, its digests tell: they are not those of the data.

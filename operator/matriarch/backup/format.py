@@ -1,6 +1,6 @@
 """The object format: a header that commits to its key, then authenticated chunks that can't be cut, moved or mixed.
 
-Byte for byte in docs/backup-format.md, with test vectors beside this module's test. In short:
+Byte for byte in docs/reference/backup-format.md, with test vectors beside this module's test. In short:
 
     header   fixed part | context (canonical JSON) | commitment       immutable; its SHA-256 is every chunk's AAD
     slots    length | JSON                                             wrapped data keys, may be replaced by a copy

@@ -17,9 +17,11 @@ def figures(
     backups: Iterable[Mapping[str, Any]],
     healthy: tuple[str, str] = ("Unknown", ""),
     now: datetime | None = None,
+    *,
+    key_gone: bool | None = None,
 ) -> dict[str, float]:
     """Gauges by full name. `status` is the cluster's, `summary` its `status.backup`, `backups` its Backups,
-    `healthy` status and reason of its condition BackupHealthy.
+    `healthy` status and reason of its condition BackupHealthy; `key_gone` None where no backup needs a key.
 
     A figure that is not known is left out, so that an alert on its absence can be told from one on its value.
     """
@@ -31,6 +33,8 @@ def figures(
         found["matriarch_backup_last_failure_timestamp_seconds"] = failure.timestamp()
     if healthy[1] not in _NOT_ASKED_FOR:
         found["matriarch_backup_unhealthy"] = float(healthy[0] == "False")
+    if key_gone is not None:
+        found["matriarch_backup_key_gone"] = float(key_gone)
     condition = next((c for c in status.get("conditions") or () if c.get("type") == "ArchivingWal"), None)
     archive = status.get("walArchive")
     if condition is not None:  # Unknown, too: nobody says that it is stored

@@ -15,6 +15,7 @@ from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.env import Env
 from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
+from matriarch.decide import keys_needed
 from matriarch.decide.backups import HealthFacts, Phase, backup_health
 from matriarch.decide.conditions import Condition, conditions
 from matriarch.errors import Refused
@@ -28,6 +29,7 @@ TYPES = (
     "BackupHealthy",
     "BackupsEncrypted",
     "BackupKeySaved",
+    keys_needed.TYPE,
     "Restoring",
     "ObjectivesMet",
     "StoreIntact",
@@ -62,7 +64,16 @@ async def report(env: Env, around: Around) -> None:
     healthy = _healthy(around)
     aims = objectives.look(around)
     tended = await store_tending.tend(env, around)
-    wanted = [healthy, *_protection(around, secret), *_restoring(around), *aims.conditions, *tended.conditions]
+    needed = backup_key.needs(around.backups)
+    gone = keys_needed.keys_present(needed, await backup_key.present(env.kube, around.namespace, needed))
+    wanted = [
+        healthy,
+        *_protection(around, secret),
+        *([gone] if gone else []),
+        *_restoring(around),
+        *aims.conditions,
+        *tended.conditions,
+    ]
     status: dict[str, Any] = {"backup": _summary(around, secret)}
     if aims.status is not None:
         status["objectives"] = aims.status
@@ -70,7 +81,14 @@ async def report(env: Env, around: Around) -> None:
         status["backup"]["stores"] = list(tended.stores)
     there = cluster.get("status") or {}
     METRICS.clusters[around.namespace, around.name] = {
-        **figures(there, status["backup"], around.backups, (healthy.status, healthy.reason), around.now),
+        **figures(
+            there,
+            status["backup"],
+            around.backups,
+            (healthy.status, healthy.reason),
+            around.now,
+            key_gone=gone is not None if needed else None,
+        ),
         **aims.figures,
     }
     ours = [c for c in there.get("conditions") or () if c.get("type") in TYPES]

@@ -13,7 +13,8 @@ from dataclasses import replace
 
 from matriarch.backup.keys import Kek
 from matriarch.controller.backup_store import Place, key_id
-from matriarch.decide.backups import Need
+from matriarch.decide.backups import Need, Phase
+from matriarch.decide.keys_needed import Needs
 from matriarch.kube.client import Kube, Object
 from matriarch.kube.errors import Conflict
 from matriarch.resources.job import labels
@@ -38,6 +39,27 @@ def depends(secret: str, backups: Iterable[Object]) -> str | None:
         if (status.get("keySecret") or {}).get("name") == secret and status.get("backupName"):
             return str(backup["metadata"]["name"])
     return None
+
+
+def needs(backups: Iterable[Object]) -> list[Needs]:
+    """Which Secret each complete, encrypted Backup needs."""
+    found = []
+    for backup in backups:
+        status = backup.get("status") or {}
+        secret = (status.get("keySecret") or {}).get("name")
+        if secret and status.get("phase") == Phase.COMPLETE:
+            found.append(Needs(backup["metadata"]["name"], secret))
+    return found
+
+
+async def present(kube: Kube, namespace: str, needed: Iterable[Needs]) -> frozenset[str]:
+    """Those of the Secrets that are there and not on their way out, with something in them."""
+    found = set()
+    for name in {need.secret for need in needed}:
+        secret = await kube.get("Secret", namespace, name)
+        if secret is not None and secret.get("data") and not secret["metadata"].get("deletionTimestamp"):
+            found.add(name)
+    return frozenset(found)
 
 
 async def ensure(kube: Kube, namespace: str, cluster: str, place: Place, backups: Iterable[Object]) -> None:

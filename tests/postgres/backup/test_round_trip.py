@@ -57,10 +57,10 @@ def test_the_file_is_plain_sql_once_it_is_decrypted(tmp_path: Path, source: Post
     store = local(tmp_path / "store")
     opened = make_backup(store, source)
     (tmp_path / "key").write_text(KEY.secret.hex())
-    script = Path(__file__).parents[3] / "docs" / "matriarch-decrypt.py"
+    script = Path(__file__).parents[3] / "docs" / "recovery" / "matriarch-decrypt.py"
     file = tmp_path / "store" / opened.body.object.path
     packed = subprocess.run(
-        [sys.executable, "-I", script, tmp_path / "key", file], capture_output=True, check=True
+        [sys.executable, "-I", script, "object", tmp_path / "key", file], capture_output=True, check=True
     ).stdout
     subprocess.run(
         ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", f"host={target.folder} user=postgres dbname=postgres"],

@@ -130,7 +130,7 @@ def _finished(request: Request) -> Opened | None:
     store.check()
     for manifest in catalog.read_catalog(store).manifests:
         if manifest.body.kind == "physical" and names.is_attempt_of(manifest.name, chosen):
-            opened = catalog.open_manifest(store, manifest, [request.key] if request.key else [])
+            opened = catalog.open_own(store, manifest, request.key)
             if _is_all_there(store, opened.body):
                 return opened
     return None
