@@ -189,7 +189,7 @@ def test_maps_whose_pieces_do_not_fit_are_refused() -> None:
     good = contents()
     for broken in (
         dataclasses.replace(good, backup="other"),
-        dataclasses.replace(good, version=2),
+        dataclasses.replace(good, version=3),
         dataclasses.replace(good, packs=()),
         dataclasses.replace(good, packs=(dataclasses.replace(good.packs[0], size=18),)),
         dataclasses.replace(good, files=good.files[:2]),
