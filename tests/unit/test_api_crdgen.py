@@ -129,12 +129,17 @@ def test_messages_are_sentences_without_a_full_stop_at_the_end() -> None:
             assert not rule["message"].endswith("."), path
 
 
+COPIES = {"operator/matriarch/cli/decryptor.txt"}
+"""Handed on byte by byte: a first line of ours would make it another file than the one in the docs."""
+
+
 def test_files_are_small_say_their_source_and_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     made = files()
     assert {f"crds/matriarch.dev_{m.about.plural}.yaml" for m in KINDS} <= set(made)
     for name, text in made.items():
         assert len(text.encode()) < 120_000, name  # `kubectl apply` keeps a copy, of 262,144 bytes at most
-        assert "Generated from " in text.splitlines()[0], name
+        if name not in COPIES:
+            assert "Generated from " in text.splitlines()[0], name
         if name.startswith("crds/matriarch.dev_"):
             assert yaml.safe_load(text)["kind"] == "CustomResourceDefinition"
     assert main(["--check"]) == 0, capsys.readouterr().out
