@@ -175,6 +175,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
+    measured = revision()
     ours = Backed(kubernetes(args.name), args.namespace, args.cluster)
     ours.prepare()
     cluster = ours.cluster
@@ -230,7 +231,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "said": beside.said,
         "errors": figures.errors,
         "machine": machine(),
-        "revision": revision(),
+        "revision": measured,
     }
 
 
