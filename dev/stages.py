@@ -81,7 +81,7 @@ def test_stages() -> list[Stage]:
         Stage("set-up: programs", (*python, "dev.programs"), limit=2400),
         *check_stages(helm=True),
         _pytest("model", "tests/model", 300),
-        _pytest("apiserver", "tests/apiserver", 600),
+        _pytest("apiserver", "tests/apiserver", 1200),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),
         _pytest("postgres", "tests/postgres", 2400),

@@ -399,9 +399,9 @@ async def test_a_physical_backup_runs_beside_a_replica_and_one_with_bad_pages_is
     assert condition(cluster, "BackupHealthy") == ("False", "LastBackupSuspect")
     assert "lastBackup" not in cluster["status"]["backup"]
     restore = {"source": {"backup": {"name": "files"}}, "target": {"cluster": "copy"}}
-    await world.make("Restore", "too-early", restore)
-    refused = await world.look("Restore", "too-early")
-    assert condition(refused, "Failed") == ("True", "PhysicalBackup")
+    await world.make("Restore", "of-bad-pages", restore)
+    refused = await world.look("Restore", "of-bad-pages")
+    assert condition(refused, "Failed") == ("True", "Suspect")
     assert await world.jobs("verify") == []
 
 

@@ -207,7 +207,7 @@ async def test_refused_before_anything_is_made(world: World, backup: Object, spe
     await world.make("Restore", "back", {**restore_of({"backup": {"name": "good"}}, target), **spec})
     restore = await world.look("Restore", "back")
     assert condition(restore, "Failed") == ("True", reason)
-    assert await world.jobs() == []
+    assert [await world.jobs(purpose) for purpose in ("verify", "restore")] == [[], []]
     assert await world.kube.get("DatabaseCluster", world.namespace, "again") is None
 
 

@@ -26,7 +26,7 @@ class BackupSpec(OneShot):
     target: Literal["prefer-replica", "primary"] | None = None
     """The instance to read from; `prefer-replica` if absent."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (INCREMENTAL,)
+    rules: ClassVar[tuple[Rule, ...]] = (*OneShot.rules, INCREMENTAL)
 
 
 class PhysicalBackup(Model):
