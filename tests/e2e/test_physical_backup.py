@@ -1,4 +1,4 @@
-"""A physical backup asked for by a resource: read beside a replica, whole in the store."""
+"""Physical backups asked for by a resource: read beside a replica, whole in the store; an increment is restored."""
 
 from __future__ import annotations
 
@@ -58,3 +58,16 @@ def test_the_files_of_a_replica_are_in_the_store(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "is whole" in done.stdout
+
+    cluster.database().execute("UPDATE t SET m = 'changed' WHERE g <= 100")
+    wanted = resource("Backup", "changes", {"cluster": "ledger", "method": "physical", "incremental": {}})
+    changes = one_shot(kubectl, wanted, namespace, timeout=240)["status"]
+    assert changes["physical"]["type"] == "incremental", changes["physical"].get("fullBecause")
+    assert changes["physical"]["parent"] == status["id"]
+    assert changes["storedBytes"] < status["storedBytes"] / 2
+    back = {"source": {"backup": {"name": "changes"}}, "target": {"cluster": "copy"}}
+    one_shot(kubectl, resource("Restore", "back", back), namespace, timeout=300)
+    copy = Cluster(kubectl, namespace, "copy")
+    copy.wait_ready(timeout=120)
+    sql = "SELECT count(*), count(*) FILTER (WHERE m = 'changed'), count(*) FILTER (WHERE m = md5(g::text)) FROM t"
+    assert copy.database().rows(sql) == [(100_000, 100, 99_900)]
