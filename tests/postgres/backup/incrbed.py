@@ -61,7 +61,7 @@ class Workload:
         self.server, self.dice = server, random.Random(seed)
         self.tables: list[str] = []
         self.databases: list[str] = []
-        self._next = 0
+        self._next = 1000 * seed  # one server may see several histories
 
     def steps(self, count: int) -> None:
         for _ in range(count):
