@@ -78,11 +78,10 @@ def test_a_store_becomes_servers_again(tools: Path, short_folder: Path, tmp_path
     assert "public key" in decrypt("backup", tmp_path / "public", here, tmp_path / "no", fails=True)
     target = Postgres(short_folder / "alone-l").create()
     try:
+        where = f"host={target.folder} user=postgres dbname=postgres"
+        script = tmp_path / "sql" / "backup.sql"
         subprocess.run(
-            ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", f"host={target.folder} user=postgres dbname=postgres"],
-            stdin=(tmp_path / "sql" / "backup.sql").open("rb"),
-            check=True,
-            capture_output=True,
+            ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", where, "-f", script], check=True, capture_output=True
         )
         assert {name: target.dump(name) for name in wanted} == wanted
     finally:
