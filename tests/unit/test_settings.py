@@ -122,6 +122,12 @@ def test_a_full_volume_makes_transactions_read_only_whatever_users_set() -> None
     assert "default_transaction_read_only" not in _render(ServerSettings())
 
 
+def test_where_there_is_no_room_no_wal_waits_for_summaries() -> None:
+    assert _render(ServerSettings())["summarize_wal"] == "on"
+    for settings in (ServerSettings(read_only=True), ServerSettings({"summarize_wal": "on"}, summarize=False)):
+        assert _render(settings)["summarize_wal"] == "off"
+
+
 @pytest.mark.parametrize(
     ("volume", "limit"), [(0, 4 * GB), (300 * MB, 64 * MB), (10 * GB, 2 * GB), (900 * GB, 64 * GB)]
 )

@@ -105,6 +105,7 @@ class ServerSettings:
     standby_slots: tuple[str, ...] = ()  # as `standby_names`, for consumers of logical slots
     delay: int = 0  # seconds that a standby's replay stays behind
     read_only: bool = False  # the volume is full: transactions are read-only unless a session says otherwise
+    summarize: bool = True  # notes which pages change; WAL of which that is not noted yet is kept
     superuser_access: bool = False
     archive: bool = False  # finished WAL goes to the archiver
     clients: bool = True  # whether anybody but the cluster itself may log in
@@ -157,6 +158,8 @@ def render_main(
         values["recovery_min_apply_delay"] = f"{settings.delay}s"
     if settings.read_only:
         values["default_transaction_read_only"] = "on"
+    if settings.read_only or not settings.summarize:
+        values["summarize_wal"] = "off"  # where there is no room for a summary, WAL would wait for it
     libraries = (*settings.preload, *_list(values.get("shared_preload_libraries", "")))
     values["shared_preload_libraries"] = ",".join(dict.fromkeys(libraries))
     return _render(values) + f"include '{STREAM_FILE}'\n"

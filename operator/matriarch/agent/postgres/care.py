@@ -7,7 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import asyncpg
 
@@ -60,13 +60,32 @@ class Care(Logical):
         return processes.title(found[0]) if found else ""
 
     async def free_kept_wal(self, *, timeout: float = 60.0) -> None:
-        """On a standby: gives up WAL that is kept for other members, and recycles it by a restartpoint."""
+        """On a standby: gives up WAL that is kept for members and summaries, and recycles it by a restartpoint.
+
+        While `summarize_wal` is on, PostgreSQL removes no WAL that is not summarized yet (its manual on that setting).
+        """
         for slot in await self.slots():
             if not slot.active:
                 async with self._sessions.new("drop a slot", timeout) as session:
                     with suppress(asyncpg.ObjectInUseError, asyncpg.UndefinedObjectError):
                         await session.fetch("SELECT pg_drop_replication_slot($1)", slot.name)
-        await self.checkpoint(timeout=timeout)
+        settings = self._settings
+        if settings is not None:
+            await self.configure(replace(settings, summarize=False))  # the next increment is a full backup then
+        try:
+            await self._await_no_summaries()
+            await self.checkpoint(timeout=timeout)
+        finally:
+            if settings is not None:
+                await self.configure(settings)
+
+    async def _await_no_summaries(self) -> None:
+        """A new session shows what the checkpointer was told before it. What takes longer is no reason to wait."""
+        for _ in range(50):
+            async with self._sessions.new("whether WAL is kept for summaries", 5.0) as session:
+                if await session.fetchval("SELECT current_setting('summarize_wal')") == "off":
+                    return
+            await asyncio.sleep(0.1)
 
     async def oldest_wal(self) -> int:
         """The LSN of the first byte of WAL here; what came before is gone."""
