@@ -81,7 +81,7 @@ async def test_those_who_wait_leave_room_for_the_agent(box: Box) -> None:
     assert await one.value("SELECT 1") == 1
     await one.server.set_door(clients=True)
     let_in = [c for c in await asyncio.gather(*clients, return_exceptions=True) if isinstance(c, asyncpg.Connection)]
-    assert len(let_in) >= 10
+    assert len(let_in) >= 5, "the agent's room is a few connections, not most of them"
     for client in let_in:
         client.terminate()
 

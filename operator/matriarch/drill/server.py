@@ -32,6 +32,7 @@ class Throwaway:
     folder: Path
     sockets: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _working: subprocess.Popen[str] | None = field(default=None, repr=False)  # initdb or another tool
 
     @property
     def data(self) -> Path:
@@ -103,7 +104,9 @@ class Throwaway:
 
     def stop(self) -> None:
         """Gone when this returns; what it wrote is thrown away, so nothing is flushed. Blocks."""
-        process, self._process = self._process, None
+        working, process, self._process = self._working, self._process, None
+        if working is not None:
+            _end_group(working)
         if process is None:
             return
         for number, within in ((signal.SIGQUIT, STOP_WITHIN), (signal.SIGKILL, STOP_WITHIN)):
@@ -115,22 +118,37 @@ class Throwaway:
 
     def _tool(self, name: str, arguments: list[str]) -> str:
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC", "HOME": str(self.folder)}
+        pipe = subprocess.PIPE
         try:
-            done = subprocess.run(
+            self._working = process = subprocess.Popen(
                 [find_tool(name), *arguments],
                 env=environment,
-                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                stdout=pipe,
+                stderr=pipe,
                 text=True,
-                timeout=_TOOL_WITHIN,
-                check=False,
+                start_new_session=True,  # initdb has children of its own
             )
+        except OSError as error:
+            raise Refused(f"{name} can't be started ({error.strerror}).", reason=Reason.VERSION_UNSUPPORTED) from None
+        try:
+            said, complaint = process.communicate(timeout=_TOOL_WITHIN)
         except subprocess.TimeoutExpired:
+            _end_group(process)
+            process.communicate()
             raise Unavailable(
                 f"{name} did not end within {_TOOL_WITHIN:.0f} s.", reason=Reason.TARGET_UNAVAILABLE
             ) from None
-        except OSError as error:
-            raise Refused(f"{name} can't be started ({error.strerror}).", reason=Reason.VERSION_UNSUPPORTED) from None
-        if done.returncode != 0:
-            text = " ".join((done.stderr or done.stdout).split())[-300:]
+        finally:
+            self._working = None
+        if process.returncode != 0:
+            text = " ".join((complaint or said).split())[-300:]
             raise Unavailable(f"{name} failed in the throwaway instance: {text}", reason=Reason.TARGET_UNAVAILABLE)
-        return done.stdout
+        return said
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(STOP_WITHIN)
