@@ -84,10 +84,10 @@ def test_stages() -> list[Stage]:
         _pytest("apiserver", "tests/apiserver", 1200),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),
-        _pytest("postgres", "tests/postgres", 2400),
+        _pytest("postgres", "tests/postgres", 3300, "-m", "not long"),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
-        _pytest("e2e", "tests/e2e", 2400, f"--ignore={GROUND}", "-m", "not long", env={"KEEP": "1"}),
+        _pytest("e2e", "tests/e2e", 3000, f"--ignore={GROUND}", "-m", "not long", env={"KEEP": "1"}),
         _pytest("histories", HISTORIES, 900),
     ]
 
@@ -96,6 +96,7 @@ def long_stages() -> list[Stage]:
     """What takes hours rather than minutes."""
     return [
         *test_stages(),
+        _pytest("postgres-long", "tests/postgres", 3600, "-m", "long"),
         _pytest("e2e-long", "tests/e2e", 3600, f"--ignore={GROUND}", "-m", "long", env={"KEEP": "1"}),
         _pytest("faults", "tests/faults", 6 * 3600, f"--ignore={HISTORIES}"),
     ]

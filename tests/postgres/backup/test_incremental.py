@@ -58,7 +58,7 @@ def of(opened: Opened) -> int:
     return opened.body.size
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
 def test_a_random_history_comes_back_from_its_chain(server: Postgres, folder: Path, tmp_path: Path, seed: int) -> None:
     store = local(tmp_path / "store")
     work = Workload(server, seed)
