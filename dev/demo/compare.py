@@ -79,7 +79,7 @@ async def _compare(wanted: tuple[Wanted, ...], restored: Database) -> list[Compa
         seen = []
         for table in wanted:
             there = found.get((table.schema, table.name))
-            actual = await fingerprint.hash_table(session, there) if there else None
+            actual = await fingerprint.measured(session, table, there) if there else None
             label = f"{table.schema}.{table.name}"
             seen.append(Compared(label, table.rows, table.hash, (actual.rows, actual.hash) if actual else None))
         return seen

@@ -115,6 +115,11 @@ async def hash_table(session: Session, table: Found) -> Table:
     return Table(schema=table.schema, name=table.name, rows=row[0], hash=_digest(row[1], row[2]))
 
 
+async def measured(session: Session, wanted: Table, there: Found) -> Table:
+    """Rows and hash of `there`, taken in the way in which those of `wanted` were."""
+    return await (hash_table(session, there) if wanted.columns is None else sum_table(session, wanted))
+
+
 def _digest(low: int | None, high: int | None) -> str:
     return f"{int(low or 0) % _MOD:016x}{int(high or 0) % _MOD:016x}"
 
@@ -207,13 +212,10 @@ async def compare(
         if table is None:
             differences.append(Difference(label, "is missing"))
             continue
-        if wanted.columns is None:
-            actual = await hash_table(session, table)
-        elif missing := sorted(set(wanted.columns) - set(table.columns)):
+        if missing := sorted(set(wanted.columns or ()) - set(table.columns)):
             differences.append(Difference(label, f"has no column {missing[0]}"))
             continue
-        else:
-            actual = await sum_table(session, wanted)
+        actual = await measured(session, wanted, table)
         if actual.rows != wanted.rows:
             differences.append(Difference(label, f"has {actual.rows} rows, the backup {wanted.rows}"))
         elif actual.hash != wanted.hash:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import asyncpg
 
 from matriarch.backup import catalog, databases, fingerprint, target
+from matriarch.backup.amcheck import amcheck
 from matriarch.backup.children import Child, find_tool, tool_version
 from matriarch.backup.fingerprint import Difference, quote
 from matriarch.backup.jobspec import Reason, RestoreResult, RestoreTask
@@ -389,21 +390,8 @@ async def _amcheck(server: Server, database: Database, place: Place, stop: Stop)
     try:
         had = await session.fetchval("SELECT true FROM pg_catalog.pg_extension WHERE extname = 'amcheck'")
         await session.execute("CREATE EXTENSION IF NOT EXISTS amcheck WITH SCHEMA pg_catalog")
-        arguments = ["pg_amcheck", "--no-password", "--jobs=2", "--database", place.temporary]
-        child = Child(arguments, server.environment(name="matriarch restore"), stdout=True)
-        said = bytearray()
-
-        def work() -> int:
-            child.copy_out(lambda text: said.extend(text[: 2000 - len(said)]), stop)
-            return child.wait(stop)
-
-        try:
-            code = await asyncio.to_thread(work)
-        finally:
-            await asyncio.to_thread(child.kill)
-        if code != 0:
-            text = " ".join(said.decode(errors="replace").split())[:400] or child.complaint
-            raise Corrupt(f"pg_amcheck found fault with {database.name}: {text}", reason=Reason.VERIFICATION_FAILED)
+        options = ["--database", place.temporary]
+        await amcheck(options, server.environment(name="matriarch restore"), database.name, stop)
         if not had:
             await session.execute("DROP EXTENSION amcheck")
     finally:

@@ -8,13 +8,14 @@ from typing import Any
 
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.backup import jobspec
-from matriarch.controller import backup_jobs, backup_store, restore_access, restore_recovery
+from matriarch.controller import backup_jobs, backup_store, restore_access, restore_check, restore_recovery
 from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather, order, over
 from matriarch.controller.backup_status import parse_time
 from matriarch.controller.backup_task import RESTORE, job_wish
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
+from matriarch.controller.restore_check import report_to
 from matriarch.controller.restore_cluster import RESTORED_BY, wanted_cluster
 from matriarch.controller.restore_source import Source, source_of
 from matriarch.controller.restore_status import restore_status
@@ -288,35 +289,10 @@ def _safety_backup(restore: Restore, around: Around) -> Object:
     }
 
 
-def _report(restore: Restore) -> jobspec.Report:
-    metadata = restore.metadata
-    return jobspec.Report(kind="Restore", namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
-
-
 def _verify_job(env: Env, found: Object, restore: Restore, around: Around, source: Source, name: str) -> JobWish:
     assert source.place is not None
-    assert source.identity is not None
-    task = jobspec.JobSpec(
-        task="verify",
-        cluster=source.identity,
-        store=backup_store.spec(source.place),
-        keys=backup_store.key_names(source.place),
-        report=_report(restore),
-        verify=jobspec.VerifyTask(backup=source.backup, method="logical", allow_unencrypted=source.place.key is None),
-    )
-    return job_wish(
-        env,
-        around,
-        source.place,
-        name=name,
-        owner=found,
-        purpose="verify",
-        task=task,
-        tls=None,
-        version=source.version,
-        # a new cluster has no account yet: that of the backed-up one may write the progress
-        account=names.backup_account(source.cluster.metadata.name) if source.cluster is not None else None,
-    )
+    verify = jobspec.VerifyTask(backup=source.backup, method="logical", allow_unencrypted=source.place.key is None)
+    return restore_check.check_job(env, found, restore, around, source, name, verify)
 
 
 def _restore_job(
@@ -333,7 +309,7 @@ def _restore_job(
         store=backup_store.spec(source.place),
         keys=backup_store.key_names(source.place),
         server=jobspec.ServerSpec(hosts=(f"{around.name}-rw",), user="postgres", prefer="primary"),
-        report=_report(restore),
+        report=report_to(restore),
         restore=jobspec.RestoreTask(
             backup=status.backup_name or source.backup,
             mode="in-place" if mode is Mode.IN_PLACE else "new",

@@ -8,10 +8,11 @@ from datetime import datetime
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.api.rules import quantity
 from matriarch.backup import jobspec
-from matriarch.controller import backup_store
+from matriarch.controller import backup_store, restore_check
 from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_task import job_wish
 from matriarch.controller.env import Env
+from matriarch.controller.restore_check import report_to
 from matriarch.controller.restore_source import Source
 from matriarch.decide import lease as lease_codec
 from matriarch.decide.pitr import Target
@@ -94,33 +95,14 @@ async def lift(env: Env, around: Around, restore: Restore) -> None:
 def check_job(env: Env, found: Object, restore: Restore, around: Around, source: Source, name: str) -> JobWish:
     """Says whether the backup is there and leads to the moment."""
     assert source.place is not None
-    assert source.identity is not None
-    task = jobspec.JobSpec(
-        task="verify",
-        cluster=source.identity,
-        store=backup_store.spec(source.place),
-        keys=backup_store.key_names(source.place),
-        report=_report(restore),
-        verify=jobspec.VerifyTask(
-            backup=source.backup,
-            method="physical",
-            allow_unencrypted=source.place.key is None,
-            moment=moment(restore),
-            manifest_sha256=source.manifest_sha256,
-        ),
+    verify = jobspec.VerifyTask(
+        backup=source.backup,
+        method="physical",
+        allow_unencrypted=source.place.key is None,
+        moment=moment(restore),
+        manifest_sha256=source.manifest_sha256,
     )
-    wish = job_wish(
-        env,
-        around,
-        source.place,
-        name=name,
-        owner=found,
-        purpose="verify",
-        task=task,
-        tls=None,
-        version=source.version,
-        account=names.backup_account(source.cluster.metadata.name) if source.cluster is not None else None,
-    )
+    wish = restore_check.check_job(env, found, restore, around, source, name, verify)
     return replace(wish, command=COMMAND, image=_image(restore, source) or wish.image)
 
 
@@ -141,7 +123,7 @@ async def recover_job(env: Env, found: Object, restore: Restore, around: Around,
         cluster=source.identity,
         store=backup_store.spec(source.place),
         keys=backup_store.key_names(source.place),
-        report=_report(restore),
+        report=report_to(restore),
         recover=jobspec.RecoverTask(
             backup=status.backup_name or source.backup,
             restore_id=restore.metadata.uid,
@@ -166,11 +148,6 @@ async def recover_job(env: Env, found: Object, restore: Restore, around: Around,
         requests=requests,
         memory=memory,
     )
-
-
-def _report(restore: Restore) -> jobspec.Report:
-    metadata = restore.metadata
-    return jobspec.Report(kind="Restore", namespace=metadata.namespace, name=metadata.name, uid=metadata.uid)
 
 
 def _image(restore: Restore, source: Source) -> str | None:

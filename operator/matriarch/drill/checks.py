@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from matriarch.backup.children import Child
+from matriarch.backup import amcheck as pg_amcheck
 from matriarch.backup.drillspec import Amcheck, DrillQuery
 from matriarch.backup.fingerprint import find_tables, quote
 from matriarch.backup.jobspec import Reason
@@ -63,23 +63,8 @@ async def holds(place: Throwaway) -> Holds:
 
 async def amcheck(place: Throwaway, how: Amcheck, stop: Stop) -> None:
     """Every table and B-tree index of every database. Raises Corrupt (VerificationFailed)."""
-    arguments = ["pg_amcheck", "--all", "--install-missing=pg_catalog", "--no-password", f"--jobs={_JOBS}"]
-    if how == "heapallindexed":
-        arguments.append("--heapallindexed")
-    child = Child(arguments, place.server.environment(name="matriarch drill"), stdout=True)
-    said = bytearray()
-
-    def work() -> int:
-        child.copy_out(lambda text: said.extend(text[: 2000 - len(said)]), stop)
-        return child.wait(stop)
-
-    try:
-        code = await asyncio.to_thread(work)
-    finally:
-        await asyncio.to_thread(child.kill)
-    if code != 0:
-        text = " ".join(said.decode(errors="replace").split())[:400] or child.complaint
-        raise Corrupt(f"pg_amcheck found fault with what was restored: {text}", reason=Reason.VERIFICATION_FAILED)
+    options = ["--all", "--install-missing=pg_catalog", *(["--heapallindexed"] if how == "heapallindexed" else [])]
+    await pg_amcheck.amcheck(options, place.server.environment(name="matriarch drill"), "what was restored", stop)
 
 
 async def ask(place: Throwaway, queries: Sequence[DrillQuery]) -> None:
