@@ -64,7 +64,7 @@ page_sets = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.lists(page_sets, min_size=1, max_size=4), st.integers(0, 150_000), st.integers(1, 150_000))
 def test_changes_are_all_that_any_summary_says(touched: list[set[int]], first: int, length: int) -> None:
     changes = Changes()
