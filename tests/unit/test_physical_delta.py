@@ -64,7 +64,7 @@ page_sets = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(page_sets, min_size=1, max_size=4), st.integers(0, 150_000), st.integers(1, 150_000))
 def test_changes_are_all_that_any_summary_says(touched: list[set[int]], first: int, length: int) -> None:
     changes = Changes()
@@ -76,6 +76,20 @@ def test_changes_are_all_that_any_summary_says(touched: list[set[int]], first: i
     assert fork.pages(first, first + length).tolist() == sorted(wanted)
     assert changes.of(5, 16385) is None
     assert not changes.is_new(5)
+
+
+@pytest.mark.parametrize("extra", [0, 1, 2, 5000])
+@pytest.mark.parametrize("first", [1, 4000, 4095, 5000])
+def test_pages_that_are_many_only_together(first: int, extra: int) -> None:
+    """The page numbers of several summaries become a bitmap when together they are more than a bitmap's words."""
+    changes = Changes()
+    there: set[int] = set()
+    for pages in (set(range(first)), set(range(2048, 6143 + extra)), {9, 65_535}):
+        changes.add(summary([(1663, 5, 16384, 0, NO_LIMIT, pages)]))
+        there |= pages
+    fork = changes.of(5, 16384)
+    assert fork is not None
+    assert fork.pages(0, 65_536).tolist() == sorted(there)
 
 
 def test_limits_and_databases() -> None:

@@ -56,13 +56,13 @@ class Fork:
     def mark(self, chunk: int, words: npt.NDArray[np.uint16]) -> None:
         """Touched pages of one chunk, as a summary has them."""
         held = self._chunks.get(chunk)
-        if len(words) < _BITMAP and (held is None or held.dtype == np.uint16):
+        bitmap = len(words) >= _BITMAP  # by their number alone a summary tells a bitmap from page numbers
+        if not bitmap and (held is None or held.dtype == np.uint16):
             both = np.unique(words) if held is None else np.union1d(held, words)
             if len(both) <= _SPARSE:
                 self._chunks[chunk] = both.astype(np.uint16)
                 return
-            words, held = both.astype(np.uint16), None
-        bits = _bits(words) if len(words) >= _BITMAP else _bits_of(words)
+        bits = _bits(words) if bitmap else _bits_of(words)
         if held is not None:
             bits |= held if held.dtype == np.uint8 else _bits_of(held)
         self._chunks[chunk] = bits
