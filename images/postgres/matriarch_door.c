@@ -6,6 +6,9 @@
  * on the very machine that is trying to finish a failover. So they log in and are then kept waiting, until the agent
  * removes a file from the data directory, or for LONGEST at most; after that they are refused as by a server that starts.
  *
+ * A file with something in it refuses at once: a server that led a moment ago may still be where kube-proxy leads clients
+ * of the write Service, and they shall come again, not wait here and read what a replica has.
+ *
  * Whoever belongs to the cluster itself passes. So does nobody who failed to log in: that is said at once.
  */
 #include "postgres.h"
@@ -30,12 +33,21 @@ PG_MODULE_MAGIC;
 
 static ClientAuthentication_hook_type next_hook = NULL;
 
-static bool
-is_closed(void)
+typedef enum
+{
+	OPEN,
+	WAITS,
+	REFUSES
+} DoorState;
+
+static DoorState
+door_state(void)
 {
 	struct stat found;
 
-	return stat(DOOR, &found) == 0 || errno != ENOENT;
+	if (stat(DOOR, &found) == 0)
+		return found.st_size > 0 ? REFUSES : WAITS;
+	return errno == ENOENT ? OPEN : WAITS;
 }
 
 static bool
@@ -59,16 +71,22 @@ static void
 wait_at_door(Port *port, int status)
 {
 	TimestampTz end;
+	DoorState	door;
 
 	if (next_hook != NULL)
 		next_hook(port, status);
 	if (status != STATUS_OK || is_ours(port->user_name))
 		return;
 	end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LONGEST);
-	while (is_closed())
+	while ((door = door_state()) != OPEN)
 	{
 		int			events;
 
+		if (door == REFUSES)
+			ereport(FATAL,
+					(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+					 errmsg("this instance is a replica that takes no clients yet"),
+					 errhint("Connect again: the write Service leads to the primary.")));
 		if (GetCurrentTimestamp() >= end || !has_room())
 			ereport(FATAL,
 					(errcode(ERRCODE_CANNOT_CONNECT_NOW),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timeout(240)
 @pytest.fixture
 async def one(box: Box) -> Member:
     member = await box.primary(preload=(DOOR,))
-    await member.server.set_door(clients=False)
+    await member.server.set_door("waits")
     return member
 
 
@@ -33,7 +33,7 @@ async def test_who_comes_to_a_closed_door_waits_and_gets_in(one: Member) -> None
     await asyncio.sleep(0.3)
     assert not any(c.done() for c in clients)
     assert await one.value("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'") == 0
-    await one.server.set_door(clients=True)
+    await one.server.set_door("open")
     for client in await asyncio.gather(*clients):
         assert await client.fetchval("SELECT current_user") == "app"
         await client.close()
@@ -44,9 +44,9 @@ async def test_no_signal_is_needed_for_the_door(one: Member, monkeypatch: pytest
         pytest.fail("a reload signals every process of the server")
 
     monkeypatch.setattr(one.server, "reload", reload)
-    await one.server.set_door(clients=True)
+    await one.server.set_door("open")
     await (await _log_in(one)).close()
-    await one.server.set_door(clients=False)
+    await one.server.set_door("waits")
     with pytest.raises(TimeoutError):
         await _log_in(one, timeout=0.5)
 
@@ -59,6 +59,22 @@ async def test_a_wrong_password_is_refused_at_once(one: Member) -> None:
 async def test_the_wait_has_an_end_that_says_why(one: Member) -> None:
     with pytest.raises(asyncpg.CannotConnectNowError, match="not open for clients yet"):
         await _log_in(one, timeout=30)
+
+
+async def test_a_door_that_refuses_does_so_at_once_and_also_those_who_wait(one: Member) -> None:
+    waiting = asyncio.create_task(_log_in(one))
+    await eventually(lambda: one.children("authentication"), "it waits")
+    await one.server.set_door("refuses")
+    for client in (waiting, _log_in(one, timeout=2)):
+        with pytest.raises(asyncpg.CannotConnectNowError, match="takes no clients yet"):
+            await client
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await _log_in(one, password="wrong", timeout=3)
+    await one.server.set_door("waits")
+    with pytest.raises(TimeoutError):
+        await _log_in(one, timeout=0.5)
+    await one.server.set_door("open")
+    await (await _log_in(one)).close()
 
 
 async def test_who_gives_up_leaves_nothing_behind(one: Member) -> None:
@@ -75,11 +91,11 @@ async def test_who_gives_up_leaves_nothing_behind(one: Member) -> None:
 
 async def test_those_who_wait_leave_room_for_the_agent(box: Box) -> None:
     one = await box.primary(preload=(DOOR,), parameters={"shared_buffers": "16MB", "max_connections": "20"})
-    await one.server.set_door(clients=False)
+    await one.server.set_door("waits")
     clients = [asyncio.create_task(_log_in(one, timeout=20)) for _ in range(20)]
     await eventually(lambda: any(c.done() for c in clients), "some are refused", within=4)
     assert await one.value("SELECT 1") == 1
-    await one.server.set_door(clients=True)
+    await one.server.set_door("open")
     let_in = [c for c in await asyncio.gather(*clients, return_exceptions=True) if isinstance(c, asyncpg.Connection)]
     assert len(let_in) >= 5, "the agent's room is a few connections, not most of them"
     for client in let_in:
@@ -104,13 +120,13 @@ async def test_members_of_the_cluster_are_not_kept(box: Box, one: Member) -> Non
 async def test_who_waits_through_a_promotion_may_write(box: Box) -> None:
     one = await box.primary(preload=(DOOR,))
     two = await box.standby(2, one, preload=(DOOR,), standby_names="")
-    await two.server.set_door(clients=False)
+    await two.server.set_door("waits")
     client = asyncio.create_task(_log_in(two))
     await eventually(lambda: two.children("authentication"), "it waits")
     one.kill()
     await two.server.cut_stream()
     await two.server.promote(2)
-    await two.server.set_door(clients=True)
+    await two.server.set_door("open")
     session = await client
     await session.execute("CREATE TABLE written (i int)")
     await session.close()
@@ -118,7 +134,7 @@ async def test_who_waits_through_a_promotion_may_write(box: Box) -> None:
 
 async def test_without_the_library_clients_are_refused(box: Box) -> None:
     one = await box.primary()
-    await one.server.set_door(clients=False)
+    await one.server.set_door("waits")
 
     async def refused() -> bool:
         try:
@@ -129,14 +145,14 @@ async def test_without_the_library_clients_are_refused(box: Box) -> None:
 
     await eventually(refused, "pg_hba.conf refuses")
     # Settings that name the library do not put it into a server that runs.
-    await one.server.configure(replace(one.settings, preload=(DOOR,), clients=False))
+    await one.server.configure(replace(one.settings, preload=(DOOR,), door="waits"))
     assert await refused()
 
 
 async def test_a_new_agent_knows_what_the_server_has(one: Member) -> None:
     await one.restart_agent()
-    await one.server.configure(replace(one.settings, clients=False))
+    await one.server.configure(replace(one.settings, door="waits"))
     with pytest.raises(TimeoutError):
         await _log_in(one, timeout=0.5)
-    await one.server.configure(replace(one.settings, clients=True))
+    await one.server.configure(replace(one.settings, door="open"))
     await (await _log_in(one)).close()

@@ -34,6 +34,7 @@ from matriarch.decide.member import Member as Named
 from matriarch.errors import Unavailable
 from matriarch.kube.errors import Conflict
 from matriarch.postgres.conninfo import Upstream
+from matriarch.postgres.preload import Door
 from matriarch.postgres.settings import ServerSettings
 from tests.postgres.pgbox import Box, Member, eventually
 from tests.postgres.test_pg_replica_cluster import mount
@@ -219,9 +220,9 @@ async def sites(box: Box, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tupl
     monkeypatch.setattr(lead, "_secret", lambda name: "secret" if name == "app" else None)
     real = settings.server_settings
 
-    def here(instance: Instance, names: str, *, clients: bool) -> ServerSettings:
+    def here(instance: Instance, names: str, *, door: Door) -> ServerSettings:
         own = next(m for m in box.members if m.instance == instance.env.instance).settings
-        made = real(instance, names, clients=clients)
+        made = real(instance, names, door=door)
         return replace(
             made, parameters=own.parameters, preload=(), listen_addresses=own.listen_addresses, port=own.port,
             system_user=own.system_user,

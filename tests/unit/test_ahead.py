@@ -24,7 +24,8 @@ class _Side:
         self.lease, self.is_holder, self.server_role = LEASE, role == "primary", role
         self.addresses = {B.instance: "192.0.2.2"}
         self.env = SimpleNamespace(instance=B.instance)
-        self.clients_expected_until, self.applied = 0, (1,)
+        self.clients_expected_until, self.applied, self.follows_line = 0, (1,), True
+        self.kube = SimpleNamespace(away_at=0)
         self.server = SimpleNamespace(clients_wait=lambda: waits)
         self.written: list[dict[str, Any]] = []
         self.peers = self.routing = self
@@ -35,6 +36,9 @@ class _Side:
         if isinstance(self._says, Exception):
             raise self._says
         return self._says
+
+    def led_here(self, now: int) -> int:
+        return 0
 
     async def write(self, epoch: int, slices: dict[str, Any]) -> None:
         assert epoch == 5
@@ -60,23 +64,23 @@ async def test_an_heir_closes_its_door_first_and_opens_it_by_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     heir = _Side({})
-    applied: list[bool] = []
+    applied: list[str] = []
 
-    async def apply(instance: Any, names: str, *, clients: bool) -> None:
-        applied.append(clients)
+    async def apply(instance: Any, names: str, *, door: str) -> None:
+        applied.append(door)
 
     monkeypatch.setattr(ahead, "apply_config", apply)
     assert await ahead.expect_clients(heir, 5) == {"waits": True}  # type: ignore[arg-type]
-    assert applied == [False]
-    assert not ahead.door_of_standby(heir)  # type: ignore[arg-type]
+    assert applied == ["waits"]
+    assert ahead.door_of_standby(heir) == "waits"  # type: ignore[arg-type]
     monkeypatch.setattr(ahead, "boottime", lambda: boottime() + ahead.EXPECTED)
-    assert ahead.door_of_standby(heir)  # type: ignore[arg-type]
+    assert ahead.door_of_standby(heir) == "open"  # type: ignore[arg-type]
 
 
 async def test_where_clients_do_not_wait_the_door_stays_open() -> None:
     heir = _Side({}, waits=False)
     assert await ahead.expect_clients(heir, 5) == {"waits": False}  # type: ignore[arg-type]
-    assert ahead.door_of_standby(heir)  # type: ignore[arg-type]
+    assert ahead.door_of_standby(heir) == "open"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("epoch", "role"), [(4, "standby"), (6, "standby"), (5, "primary"), (5, "stopped")])

@@ -15,8 +15,10 @@ from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
+from matriarch.decide import standby_door
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Refused, Unavailable
+from matriarch.postgres.preload import Door
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -47,12 +49,21 @@ async def expect_clients(instance: Instance, epoch: int) -> dict[str, Any]:
     if not instance.server.clients_wait():
         return {"waits": False}
     instance.clients_expected_until = boottime() + EXPECTED
-    await apply_config(instance, NOBODY, clients=False)
+    await apply_config(instance, NOBODY, door="waits")
     if instance.applied is None:
         raise Unavailable("the configuration is not known yet")
     return {"waits": True}
 
 
-def door_of_standby(instance: Instance) -> bool:
-    """Whether a standby lets clients in now."""
-    return boottime() >= instance.clients_expected_until
+def door_of_standby(instance: Instance) -> Door:
+    """What becomes of a standby's clients now."""
+    now = boottime()
+    return standby_door.door(
+        standby_door.Facts(
+            now=now,
+            follows=instance.follows_line,
+            clients_expected_until=instance.clients_expected_until,
+            led_here=instance.routing.led_here(now),
+            api_away=instance.kube.away_at,
+        )
+    )

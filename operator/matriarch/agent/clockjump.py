@@ -47,7 +47,7 @@ async def _look_again(instance: Instance) -> None:
     if instance.door == "open" and instance.server_role == "primary" and instance.config and instance.lease:
         log.warning("this machine's clock jumped: no clients until the Lease was read again")
         instance.door, instance.door_reason = "closed", "this machine's clock jumped"
-        await apply_config(instance, standby_names(instance.lease, instance.config.wish), clients=False)
+        await apply_config(instance, standby_names(instance.lease, instance.config.wish), door="waits")
         await instance.server.end_client_sessions()
     await instance.leases.read(wait=1.0)
     instance.clock_jumped = False

@@ -79,6 +79,7 @@ class Follower:
             return await self._park()
         if status.receiver is not None and status.receiver.status == "streaming":
             self._streamed = boottime()
+            instance.follows_line = True
             self.doctor.rewinds_failed = 0
             self.doctor.waits = False
         address = instance.addresses.get(lease.holder.instance)
@@ -90,7 +91,7 @@ class Follower:
             if instance.illness is None:
                 instance.reason = ""
             self._made_from = None
-            await apply_config(instance, NOBODY, clients=door_of_standby(instance))
+            await apply_config(instance, NOBODY, door=door_of_standby(instance))
             slots = [slot_name(m.instance) for m in waited_for_if_elected(lease, me)]
             await instance.server.set_standby_names(names_if_elected(lease, me), slots=slots)
             if boottime() - self._slots_at > SLOTS_EVERY:
@@ -101,7 +102,7 @@ class Follower:
             return 1.0
         if instance.delay and status.received_lsn is None and not await self._replayed_all():
             instance.state, instance.reason = "running", "replays what it has, late as it should, before it streams"
-            await apply_config(instance, NOBODY, clients=door_of_standby(instance))
+            await apply_config(instance, NOBODY, door=door_of_standby(instance))
             return 2.0
         return await self._decide(lease, me, lease.holder, address)
 

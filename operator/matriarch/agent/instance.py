@@ -81,6 +81,7 @@ class Instance:
     served: int = field(default_factory=boottime)  # when PostgreSQL last ran as it should
     clock_jumped: bool = False  # the Lease was not read since this machine's clock jumped
     refusal: str = ""  # why nobody is elected now, as this member saw it last
+    follows_line: bool = False  # standby: since its start it was seen to follow a primary
     clients_expected_until: int = 0  # heir: clients are kept at the door (boot-time ns)
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
     space: Space = field(default_factory=Space)  # the volume, as last seen
@@ -108,6 +109,11 @@ class Instance:
     @property
     def is_holder(self) -> bool:
         return self.me is not None and self.lease is not None and self.lease.holder == self.me
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether clients get into the server that runs, be it a primary or a standby."""
+        return self.server_role in ("primary", "standby") and self.applied is not None and self.applied[1] == "open"
 
     @property
     def feeds(self) -> bool:

@@ -17,6 +17,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.logical import Consumers
 from matriarch.agent.postgres.facts import WalSender
+from matriarch.agent.readers import Readers
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
 from matriarch.decide import lease as transitions
@@ -64,6 +65,7 @@ class Leadership:
         self._consumers = Consumers(self.instance, self.instance.lease) if self.instance.lease else None
         self._streaming: set[Member] = set()
         self._seen: frozenset[tuple[int, str]] | None = None  # the streams of the last round, with their states
+        self._readable = Readers(self.instance)
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
@@ -94,9 +96,7 @@ class Leadership:
             await instance.look()
         await self._attempt("history", self._record_history())
         if instance.door == "open":
-            await self._attempt(
-                "configuration", apply_config(instance, standby_names(lease, config.wish), clients=True)
-            )
+            await self._attempt("configuration", apply_config(instance, standby_names(lease, config.wish), door="open"))
         senders = await self._senders()
         if senders is not None:
             await self._attempt("voters", self._voters(senders))
@@ -367,7 +367,7 @@ class Leadership:
             await instance.arm()
         if instance.lease is None or not self._leads(instance.lease):
             return
-        await apply_config(instance, standby_names(lease, config.wish), clients=True)
+        await apply_config(instance, standby_names(lease, config.wish), door="open")
         instance.door, instance.door_reason = "open", ""
         log.info(
             "open for clients at epoch %d, %d ms after PostgreSQL",
@@ -409,17 +409,7 @@ class Leadership:
         await self._label()
 
     def _readers(self, senders: list[WalSender]) -> tuple[frozenset[str], frozenset[str]]:
-        config = self.instance.config
-        assert config is not None
-        replicas = frozenset(
-            m.instance
-            for s in senders
-            if s.role == STREAM_ROLE
-            and s.state == "streaming"
-            and (m := Member.parse(s.application_name)) is not None
-            and m.instance in config.instances
-            and m.instance not in config.delays
-        )
+        replicas = self._readable.among(senders)
         return replicas, replicas | {self.instance.env.instance}
 
     async def _write_slices(self, senders: list[WalSender]) -> None:

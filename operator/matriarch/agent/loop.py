@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from matriarch.agent import mutant, stepdown
+from matriarch.agent.ahead import door_of_standby
 from matriarch.agent.candidate import Won
 from matriarch.agent.clock import MILLISECOND, SECOND, boottime
 from matriarch.agent.follow import Follower
@@ -31,6 +32,7 @@ from matriarch.decide.member import Member
 from matriarch.decide.voters import standby_names
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import slot_name
+from matriarch.postgres.preload import Door
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -251,7 +253,7 @@ class Loop:
             if not instance.is_holder:
                 return 0.0
             names = standby_names(lease, config.wish)
-            await self._configure(names, clients=False)
+            await self._configure(names, door="waits")
             instance.server_role, instance.starts_primary = "starting", True
             instance.state, instance.reason = "starting", "recovers"
             await instance.server.start_primary(timeout=START_WAIT)
@@ -279,10 +281,10 @@ class Loop:
             await stepdown.end_postgres(instance)
             raise
 
-    async def _configure(self, names: str, *, clients: bool) -> None:
+    async def _configure(self, names: str, *, door: Door) -> None:
         instance = self._instance
         instance.applied = None
-        await apply_config(instance, names, clients=clients)
+        await apply_config(instance, names, door=door)
 
     async def _route_here(self, lease: LeaseState) -> None:
         """Send clients here before the door opens: refused at once is better than swallowed by a dead address, and
@@ -355,7 +357,7 @@ class Loop:
         return 0.0
 
     async def _close_door(self, names: str) -> None:
-        await apply_config(self._instance, names, clients=False)
+        await apply_config(self._instance, names, door="waits")
         await self._instance.server.end_client_sessions()
 
     def _door_not_before(self, lease: LeaseState) -> int:
@@ -415,12 +417,13 @@ class Loop:
         if (pause := await self._follower.doctor.examine(None)) is not None:
             return pause
         async with instance.control:
-            await self._configure(NOBODY, clients=True)
             instance.server_role, instance.starts_primary = "starting", False
             instance.state, instance.reason = "starting", ""
             source = lease.mode == "follow" and instance.is_holder
             upstream = self._source.first_upstream() if source else self._follower.first_upstream(lease)
             line = lease.lineage if lease.promoting is None else ()
+            instance.follows_line = upstream is not None
+            await self._configure(NOBODY, door=door_of_standby(instance))
             # Without upstream a copy that is not consistent never becomes it: `follow` then attaches it.
             wait = START_WAIT if upstream is not None else ORPHAN_WAIT
             await instance.server.start_standby(upstream, line=line, timeout=wait)

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from matriarch.agent.clock import boottime
 from matriarch.agent.config import Environment
 from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Kube
@@ -19,6 +20,9 @@ from matriarch.kube.errors import Conflict, NotFound
 log = logging.getLogger(__name__)
 
 EPOCH = "matriarch.dev/epoch"
+LED_BEFORE = "matriarch.dev/led-before"
+"""On the slice of -rw: the addresses that it led to before, newest first. Some kube-proxy may still lead there."""
+_REMEMBERED = 4
 ROLE = "matriarch.dev/role"
 PORTS = [{"name": "postgres", "port": 5432, "protocol": "TCP"}]
 
@@ -46,6 +50,14 @@ def same_endpoints(slice_: Mapping[str, Any], wanted: list[dict[str, Any]]) -> b
     return key(slice_.get("endpoints") or []) == key(wanted)
 
 
+def _addresses(slice_: Mapping[str, Any]) -> list[str]:
+    return [a for e in slice_.get("endpoints") or [] for a in e.get("addresses") or []]
+
+
+def _led_before(slice_: Mapping[str, Any]) -> list[str]:
+    return [a for a in (slice_["metadata"].get("annotations") or {}).get(LED_BEFORE, "").split(",") if a]
+
+
 def epoch_of(slice_: Mapping[str, Any]) -> int:
     """The epoch that the slice carries; 0 for one that nobody has written."""
     return int((slice_["metadata"].get("annotations") or {}).get(EPOCH) or 0)
@@ -59,10 +71,28 @@ class Routing:
         self._env = env
         self._slices: dict[str, dict[str, Any]] = {}
         self._labelled: dict[str, str] = {}
+        self._leads_here: bool | None = None  # None: the slice of -rw was not seen yet
+        self._left_here = 0
 
     def seen(self, slice_: dict[str, Any]) -> None:
         """Take in a slice from the watch."""
-        self._slices[slice_["metadata"]["name"]] = slice_
+        name = slice_["metadata"]["name"]
+        self._slices[name] = slice_
+        if name == f"{self._env.cluster}-rw":
+            here = self._env.pod_ip in _addresses(slice_)
+            first = self._leads_here is None and self._env.pod_ip in _led_before(slice_)  # when, nobody knows any more
+            if not here and (self._leads_here or first):
+                self._left_here = boottime()
+            self._leads_here = here
+
+    def led_here(self, now: int) -> int:
+        """When the write Service last led to this pod, as far as is known (boot-time ns): `now` while it does, or 0."""
+        return now if self._leads_here else self._left_here
+
+    def led_before(self) -> list[str]:
+        """Addresses that the write Service led to before."""
+        slice_ = self._slices.get(f"{self._env.cluster}-rw")
+        return _led_before(slice_) if slice_ is not None else []
 
     def leads_to(self, service: str, instance: str) -> bool:
         """Whether the newest known slice of `service` ("rw") sends clients to `instance`."""
@@ -95,13 +125,11 @@ class Routing:
                 raise Superseded(f"EndpointSlice {name} is at epoch {epoch_of(slice_)}")
             if epoch_of(slice_) == epoch and same_endpoints(slice_, wanted):
                 return
-            meta = slice_["metadata"]
+            meta = {k: v for k, v in slice_["metadata"].items() if k != "managedFields"}
+            notes = {**(meta.get("annotations") or {}), EPOCH: str(epoch), **self._before(slice_, wanted)}
             changed = {
                 **slice_,
-                "metadata": {
-                    **{k: v for k, v in meta.items() if k != "managedFields"},
-                    "annotations": {**(meta.get("annotations") or {}), EPOCH: str(epoch)},
-                },
+                "metadata": {**meta, "annotations": notes},
                 "endpoints": wanted,
                 "ports": PORTS,
             }
@@ -112,6 +140,13 @@ class Routing:
                 continue
             return
         raise Unavailable(f"EndpointSlice {name} changed too often")
+
+    def _before(self, slice_: Mapping[str, Any], wanted: list[dict[str, Any]]) -> dict[str, str]:
+        if slice_["metadata"]["name"] != f"{self._env.cluster}-rw":
+            return {}
+        now = _addresses({"endpoints": wanted})
+        past = dict.fromkeys(a for a in (*_addresses(slice_), *_led_before(slice_)) if a not in now)
+        return {LED_BEFORE: ",".join([*past][:_REMEMBERED])}
 
     async def _read(self, name: str, timeout: float) -> dict[str, Any]:
         slice_ = await self._kube.get("EndpointSlice", self._env.namespace, name, timeout=timeout)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import get_args
 
 from matriarch.agent.instance import Instance
 from matriarch.decide.logical import waited_for
 from matriarch.postgres.conninfo import slot_name
-from matriarch.postgres.preload import DOOR, SYNC_WAIT, split_by_presence
+from matriarch.postgres.preload import DOOR, SYNC_WAIT, Door, split_by_presence
 from matriarch.postgres.settings import ServerSettings
 
 VOLUME = "/var/lib/matriarch"
@@ -17,7 +18,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 NO_LIMIT = 1 << 50
 
 
-def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerSettings:
+def server_settings(instance: Instance, names: str, *, door: Door) -> ServerSettings:
     """The settings for the next start or reload. `names`: synchronous_standby_names at a start."""
     config = instance.config
     assert config is not None
@@ -36,24 +37,24 @@ def server_settings(instance: Instance, names: str, *, clients: bool) -> ServerS
         read_only=instance.space.writes_stopped,
         superuser_access=config.superuser_access,
         archive=config.archive is not None,
-        clients=clients,
+        door=door,
     )
 
 
-async def apply_config(instance: Instance, names: str, *, clients: bool) -> None:
+async def apply_config(instance: Instance, names: str, *, door: Door) -> None:
     """Bring PostgreSQL to the configuration and the door as they are now. Raises Unavailable."""
     config = instance.config
     if config is None:
         return
     space = (instance.space.total_bytes, instance.space.writes_stopped)
-    wanted = (config, clients, *space)
+    wanted = (config, door, *space)
     if instance.applied == wanted and not instance.server.held_up:
         return
-    if instance.applied == (config, not clients, *space):  # only the door moves: nobody may wait for the rest of it
-        await instance.server.set_door(clients=clients)
+    if instance.applied in [(config, other, *space) for other in get_args(Door) if other != door]:
+        await instance.server.set_door(door)  # only the door moves: nobody may wait for the rest of it
         instance.applied = wanted
         return
-    await instance.server.configure(server_settings(instance, names, clients=clients))
+    await instance.server.configure(server_settings(instance, names, door=door))
     instance.applied = wanted
 
 

@@ -91,7 +91,7 @@ class SourceFollower:
             return await self._not_consistent()
         self._not_consistent_since = 0
         streaming = status.receiver is not None and status.receiver.status == "streaming"
-        await apply_config(instance, NOBODY, clients=True)
+        await apply_config(instance, NOBODY, door="open")
         instance.state, instance.reason = "running", ""
         if now - self._duties_at > DUTIES_EVERY:
             self._duties_at = now

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ class Kube:
         self._manager = {"fieldManager": manager}
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self.away_at = 0
+        """Boot-time instant (ns) at which a call or a watch last got no answer; 0: never."""
 
     @classmethod
     def connect(
@@ -199,7 +202,7 @@ class Kube:
                     for line in lines:
                         yield line
         except (aiohttp.ClientError, TimeoutError, OSError) as e:
-            raise Unavailable(f"watch {path}: {type(e).__name__} {e}".strip()) from e
+            raise self._away(f"watch {path}: {type(e).__name__} {e}".strip()) from e
 
     async def close(self) -> None:
         """Close all connections; running watches end with an error."""
@@ -238,9 +241,13 @@ class Kube:
                     parsed: Object = json.loads(await answer.read())
                     return parsed
         except TimeoutError as e:
-            raise Unavailable(f"{method} {path}: no answer within {limit:g} s") from e
+            raise self._away(f"{method} {path}: no answer within {limit:g} s") from e
         except (aiohttp.ClientError, OSError, ValueError) as e:
-            raise Unavailable(f"{method} {path}: {type(e).__name__} {e}".strip()) from e
+            raise self._away(f"{method} {path}: {type(e).__name__} {e}".strip()) from e
+
+    def _away(self, why: str) -> Unavailable:
+        self.away_at = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        return Unavailable(why)
 
     async def _send(
         self,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import PurePath
+from typing import Literal
 
 SYNC_WAIT = "matriarch_syncwait"
 """Matriarch's own: a cancelled wait for replication ends the connection in place of answering with a warning."""
@@ -14,6 +15,11 @@ SYNC_WAIT = "matriarch_syncwait"
 DOOR = "matriarch_door"
 """Matriarch's own: while `CLOSED` lies in the data directory, clients wait when they logged in, and are not refused."""
 CLOSED = "matriarch.closed"
+"""Empty: they wait. Anything in it: they are refused at once, as by a server that starts."""
+
+Door = Literal["open", "waits", "refuses"]
+"""What becomes of clients: they get in, wait at the door until it opens, or are sent away to try again. Without the
+library `waits` refuses, too, and as a matter of pg_hba.conf."""
 
 LIBRARIES = (
     "auth_delay",

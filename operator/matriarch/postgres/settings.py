@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from matriarch.postgres.preload import Door
 from matriarch.postgres.standbynames import NOBODY
 
 MAIN_FILE = "matriarch.conf"
@@ -108,7 +109,7 @@ class ServerSettings:
     summarize: bool = True  # notes which pages change; WAL of which that is not noted yet is kept
     superuser_access: bool = False
     archive: bool = False  # finished WAL goes to the archiver
-    clients: bool = True  # whether anybody but the cluster itself may log in
+    door: Door = "open"  # for everybody but the cluster itself
     listen_addresses: str = "*"
     port: int = 5432
     system_user: str = "postgres"  # the agent's, and PostgreSQL's, in the image

@@ -23,7 +23,7 @@ from matriarch.postgres.conninfo import SERVICE_FILE, Upstream
 from matriarch.postgres.controldata import ControlData
 from matriarch.postgres.hba import render_hba, render_ident
 from matriarch.postgres.outside import receiver_conninfo
-from matriarch.postgres.preload import CLOSED, DOOR
+from matriarch.postgres.preload import CLOSED, DOOR, Door
 from matriarch.postgres.settings import (
     MAIN_FILE,
     ServerSettings,
@@ -59,7 +59,7 @@ class Lifecycle(DataDirectory):
             await self.reload()
         return changed
 
-    async def set_door(self, *, clients: bool, timeout: float = 5.0) -> None:
+    async def set_door(self, door: Door, *, timeout: float = 5.0) -> None:
         """Whether anybody but the cluster itself may get in from here on: a part of configure().
 
         Sessions that are there stay. Whoever logs in at a closed door waits, or is refused where the image lacks the
@@ -68,7 +68,7 @@ class Lifecycle(DataDirectory):
         if self._settings is None:
             msg = "the settings of PostgreSQL are not known yet; call configure() first"
             raise Refused(msg, reason="NotConfigured")
-        self._settings = replace(self._settings, clients=clients)
+        self._settings = replace(self._settings, door=door)
         if self.postmaster() is not None and await files.in_thread(timeout, self._write_door):
             await self.reload()
 
@@ -212,11 +212,12 @@ class Lifecycle(DataDirectory):
     def _write_door(self) -> bool:
         """True when a running server must read its files again. Nothing is flushed: each start writes it anew."""
         assert self._settings is not None
-        waits, closed = self.clients_wait(), self.paths.pgdata / CLOSED
-        shut = waits and not self._settings.clients
+        door, closed = self._settings.door, self.paths.pgdata / CLOSED
+        kept = self.clients_wait()  # by the library, in place of pg_hba.conf
+        shut = kept and door != "open"
         if shut:
-            files.write_durably(closed, "", flush=False)
-        text = render_hba(superuser_access=self._settings.superuser_access, clients=self._settings.clients or waits)
+            files.write_durably(closed, door if door == "refuses" else "", flush=False)
+        text = render_hba(superuser_access=self._settings.superuser_access, clients=door == "open" or kept)
         changed = files.write_durably(self.paths.pgdata / "pg_hba.conf", text, flush=False)
         if not shut:
             closed.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""Whom the Services for reading lead to: replicas that stream and let clients in.
+
+One that led before keeps its door shut for a while (`decide/standby_door.py`), so it is asked first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from matriarch.agent.clock import SECOND, boottime
+from matriarch.agent.instance import Instance
+from matriarch.agent.postgres.facts import WalSender
+from matriarch.decide.member import Member
+from matriarch.errors import Refused, Unavailable
+from matriarch.postgres.conninfo import STREAM_ROLE
+
+ASK_EVERY = SECOND
+ASK_WITHIN = 1.0  # seconds
+
+
+class Readers:
+    """What a primary knows of its replicas' doors."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self._open: set[str] = set()  # addresses that led before and let clients in again
+        self._asking: asyncio.Task[None] | None = None
+        self._next = 0
+
+    def among(self, senders: Iterable[WalSender]) -> frozenset[str]:
+        """Names of the replicas to lead readers to now."""
+        config, addresses = self._instance.config, self._instance.addresses
+        assert config is not None
+        streaming = {
+            m.instance
+            for s in senders
+            if s.role == STREAM_ROLE
+            and s.state == "streaming"
+            and (m := Member.parse(s.application_name)) is not None
+            and m.instance in config.instances
+            and m.instance not in config.delays
+        }
+        before = set(self._instance.routing.led_before())
+        self._open &= before
+        doubtful = {i for i in streaming if addresses.get(i) in before - self._open}
+        if doubtful and boottime() >= self._next and (self._asking is None or self._asking.done()):
+            self._next = boottime() + ASK_EVERY
+            self._asking = asyncio.create_task(self._ask(doubtful))  # beside the loop: it may not answer
+        return frozenset(streaming - doubtful)
+
+    async def _ask(self, doubtful: set[str]) -> None:
+        for name in sorted(doubtful):
+            try:
+                said = await self._instance.peers.get(name, "/v1/status", timeout=ASK_WITHIN)
+            except (Unavailable, Refused):
+                continue
+            if said.get("lets_in", True):  # an older agent shuts nobody out
+                self._open.add(self._instance.addresses.get(name, ""))

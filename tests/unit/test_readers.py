@@ -1,0 +1,118 @@
+"""Readers are led to streaming replicas; one that led before is asked whether it lets them in."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from matriarch.agent import readers
+from matriarch.agent.readers import Readers
+from matriarch.agent.routing import EPOCH, LED_BEFORE, Routing, endpoints
+from matriarch.errors import Unavailable
+from matriarch.postgres.conninfo import STREAM_ROLE
+
+ADDRESSES = {"orders-1": "192.0.2.1", "orders-2": "192.0.2.2", "orders-3": "192.0.2.3"}
+
+
+class _Peers:
+    def __init__(self) -> None:
+        self.says: dict[str, Any] | Exception = {"lets_in": False}
+        self.asked: list[str] = []
+
+    async def get(self, name: str, path: str, *, timeout: float) -> dict[str, Any]:
+        self.asked.append(name)
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+
+def _sender(name: str, state: str = "streaming") -> Any:
+    return SimpleNamespace(role=STREAM_ROLE, state=state, application_name=f"{name}-{'a' * 12}")
+
+
+def _slice(addresses: list[str], before: str = "") -> dict[str, Any]:
+    ends = [{"addresses": [a], "targetRef": {"kind": "Pod", "name": a}} for a in addresses]
+    return {"metadata": {"name": "orders-rw", "annotations": {LED_BEFORE: before}}, "endpoints": ends}
+
+
+def _routing(pod_ip: str = "192.0.2.1", kube: Any = None) -> Routing:
+    return Routing(kube, SimpleNamespace(cluster="orders", pod_ip=pod_ip, namespace="n"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def peers() -> _Peers:
+    return _Peers()
+
+
+def _readers(peers: _Peers, before: str) -> Readers:
+    routing = _routing()
+    routing.seen(_slice(["192.0.2.1"], before))
+    config = SimpleNamespace(instances=("orders-1", "orders-2", "orders-3"), delays={"orders-3": 60})
+    made = SimpleNamespace(config=config, addresses=ADDRESSES, routing=routing, peers=peers)
+    return Readers(made)  # type: ignore[arg-type]
+
+
+async def test_one_that_streams_and_never_led_is_read_at_once(peers: _Peers) -> None:
+    of = _readers(peers, "")
+    assert of.among([_sender("orders-2"), _sender("orders-3")]) == {"orders-2"}  # the other one is late on purpose
+    assert of.among([_sender("orders-2", "catchup")]) == frozenset()
+    assert peers.asked == []
+
+
+@pytest.mark.parametrize("later", [{"lets_in": True}, {}])
+async def test_one_that_led_is_read_when_it_lets_clients_in(
+    peers: _Peers, later: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(readers, "ASK_EVERY", 0)
+    of = _readers(peers, "192.0.2.2")
+    for says in ({"lets_in": False}, Unavailable("no answer")):
+        peers.says = says
+        assert of.among([_sender("orders-2")]) == frozenset()
+        await asyncio.sleep(0.01)
+    peers.says = later
+    assert of.among([_sender("orders-2")]) == frozenset()
+    await asyncio.sleep(0.01)
+    assert of.among([_sender("orders-2")]) == {"orders-2"}
+    assert peers.asked == ["orders-2"] * 3
+
+
+def test_a_pod_knows_when_the_write_service_left_it() -> None:
+    routing = _routing()
+    assert routing.led_here(5) == 0
+    routing.seen(_slice(["192.0.2.1"]))
+    assert routing.led_here(5) == 5
+    routing.seen(_slice(["192.0.2.2"], "192.0.2.1"))
+    left = routing.led_here(5)
+    assert left > 5
+    routing.seen(_slice(["192.0.2.2"], "192.0.2.1"))
+    assert routing.led_here(5) == left
+
+
+def test_a_new_agent_takes_a_move_that_it_did_not_see_for_a_new_one() -> None:
+    routing = _routing()
+    routing.seen(_slice(["192.0.2.2"], "192.0.2.3,192.0.2.1"))
+    assert routing.led_here(5) > 5
+    other = _routing("192.0.2.9")
+    other.seen(_slice(["192.0.2.2"], "192.0.2.3,192.0.2.1"))
+    assert other.led_here(5) == 0
+
+
+async def test_a_move_writes_down_from_where() -> None:
+    class Kube:
+        def __init__(self) -> None:
+            self.written: list[dict[str, Any]] = []
+
+        async def replace(self, obj: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+            self.written.append(obj)
+            return obj
+
+    kube = Kube()
+    routing = _routing(kube=kube)
+    routing.seen(_slice(["192.0.2.1"], "192.0.2.3,192.0.2.2,192.0.2.7,192.0.2.8"))
+    await routing.write(4, {"rw": endpoints(["orders-2"], ADDRESSES)})
+    notes = kube.written[0]["metadata"]["annotations"]
+    assert notes == {EPOCH: "4", LED_BEFORE: "192.0.2.1,192.0.2.3,192.0.2.7,192.0.2.8"}
+    assert routing.led_before() == ["192.0.2.1", "192.0.2.3", "192.0.2.7", "192.0.2.8"]
