@@ -78,12 +78,19 @@ class StandIn:
         self.member, self.cluster = member, cluster
         self.view = HeartbeatView(sequence=0)
         self.routed: dict[str, Any] = {}
+        self.away_at = 0
 
     async def send(self, state: HeartbeatState) -> None:
         self.view = replace(self.view, sequence=state.sequence)
 
     async def in_force(self, sequence: int, timeout: float) -> bool:
         return self.view.sequence >= sequence
+
+    def led_here(self, now: int) -> int:
+        return 0
+
+    def led_before(self) -> list[str]:
+        return []
 
     async def arm(self) -> None: ...
 
