@@ -7,8 +7,11 @@ other. pgBackRest is asynchronous with --jobs processes, so that most of its cal
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,21 +48,43 @@ def backlog(bed: Bed, segments: int) -> list[Path]:
 
 def pgbackrest(bed: Bed, segments: list[Path], codec: str, level: int | None) -> Run:
     folder = bed.bucket("theirwal")
-    spool = bed.place / "spool"
-    spool.mkdir(exist_ok=True)
+    spool = bed.place / f"spool-{codec}"  # it believes what is written down there to be stored
+    spool.mkdir()
     common, _, environment = bed.pgbackrest_options("theirwal")
     bed.pgbackrest_stanza("theirwal")
+    # The process that it leaves behind to push takes no secrets from its environment.
+    config = bed.place / "pgbackrest.conf"
+    words = [w.removeprefix("--") for w in common] + [
+        f"{n[11:].lower().replace('_', '-')}={v}" for n, v in environment.items()
+    ]
+    config.write_text("\n".join(["[global]", *(w for w in words if not w.startswith("stanza=")), ""]))
     how = [f"--compress-type={codec}", *([] if level is None else [f"--compress-level={level}"])]
     how += ["--archive-async", f"--process-max={bed.jobs}", f"--spool-path={spool}"]
-    push = " ".join(f"'{w}'" for w in ["pgbackrest", *common, f"--pg1-path={bed.data}", *how, "archive-push"])
+    push = " ".join(
+        f"'{w}'"
+        for w in ["pgbackrest", f"--config={config}", "--stanza=b", f"--pg1-path={bed.data}", *how, "archive-push"]
+    )
     loop = f'for f in "$@"; do {push} "$f" || exit 1; done'
     name = f"pgBackRest {codec} {'default' if level is None else level}, WAL"
-    run = timed(name, ["sh", "-c", loop, "sh", *map(str, segments)], environment)
+    run = timed(name, ["sh", "-c", loop, "sh", *map(str, segments)], {})
+    _ended(bed.place / "lock" / "b-archive.lock")
     stored = sum(1 for f in folder.rglob("0*-*") if f.is_file())
     if stored < len(segments):
         sys.exit(f"pgBackRest stored {stored} of {len(segments)} segments")
     bed.emptied("theirwal")
     return run
+
+
+def _ended(lock: Path, seconds: float = 120.0) -> None:
+    """Until the process that pushes in the background let go of its lock."""
+    deadline = time.monotonic() + seconds
+    with lock.open("a") as file:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            time.sleep(0.2)
+    sys.exit(f"pgBackRest still pushes after {seconds:.0f} s")
 
 
 def measure(bed: Bed, segments: int) -> dict[str, float]:
