@@ -60,10 +60,21 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
     return 1
 }
 
+# The compiled part of rowsum.py (it says what for), where there is a compiler: it works without.
+native() {
+    source=operator/matriarch/backup/rowsum.c
+    made=.venv/lib/matriarch/rowsum-$(sha256sum "$source" | cut -c1-12).so
+    if [ ! -e "$made" ] && command -v cc >/dev/null; then
+        mkdir -p .venv/lib/matriarch
+        cc -std=gnu11 -O2 -shared -fPIC -o "$made.$$" "$source" && mv "$made.$$" "$made" || rm -f "$made.$$"
+    fi
+}
+
 venv() {
     lock=requirements/dev.txt
     wanted=$(cksum <"$lock")
     if [ -x .venv/bin/python ] && [ "$(cat .venv/.lock 2>/dev/null)" = "$wanted" ] && .venv/bin/python -c '' 2>/dev/null; then
+        native
         return 0
     fi
     chosen=$(python)
@@ -72,6 +83,7 @@ venv() {
     [ -x .venv/bin/python ] && .venv/bin/python -c '' 2>/dev/null || "$chosen" -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r "$lock" </dev/null
     echo "$wanted" >.venv/.lock
+    native
 }
 
 peers() {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from matriarch.backup.copytext import Aside, CopyText, Rows
 from matriarch.backup.dump import in_stream
 from matriarch.backup.fingerprint import Found
-from matriarch.backup.rowsum import BLOCK, LONG, RowSum, plain
+from matriarch.backup.rowsum import BLOCK, LONG, RowSum, native, plain
 
 LINE = st.one_of(
     st.binary(max_size=40),
@@ -23,7 +25,16 @@ HEAD = b"--\n-- PostgreSQL database dump\n--\n\nSET x = 1;\nCREATE TABLE public.
 
 
 def summed(text: bytes, cuts: list[int] | None = None) -> RowSum:
-    found, at = RowSum(), 0
+    """By numpy; and by the compiled loop, where there is one, it must be the same."""
+    vectors, loop = in_pieces(RowSum(None), text, cuts), native()
+    if loop is not None:
+        compiled = in_pieces(RowSum(loop), text, cuts)
+        assert (compiled.rows, compiled.digest()) == (vectors.rows, vectors.digest())
+    return vectors
+
+
+def in_pieces(found: RowSum, text: bytes, cuts: list[int] | None) -> RowSum:
+    at = 0
     for cut in [*sorted(c % (len(text) + 1) for c in cuts or ()), len(text)]:
         found.update(text[at:cut])
         at = cut
@@ -44,6 +55,12 @@ def test_it_is_what_its_definition_says_in_pieces_of_any_size(lines: list[bytes]
 def test_lines_longer_than_what_is_held(size: int) -> None:
     lines = [b"a", b"y" * size, b"", b"z" * size, b"b"]
     assert summed(joined(lines)).digest() == plain(lines)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
+def test_where_there_is_a_compiler_the_environment_has_the_loop(tmp_path: Path) -> None:
+    assert native() is not None
+    assert native(tmp_path) is None
 
 
 def test_more_than_a_block_of_lines() -> None:

@@ -71,7 +71,8 @@ class CopyText:
         begins = self._sum.at_line_start
         if begins and data.startswith(_END):
             return self._finish(data[len(_END) :])
-        at = data.find(b"\n" + _END)
+        first = data.find(b"\\")  # one character is looked for six times as fast as four
+        at = data.find(b"\n" + _END, max(first - 1, 0)) if first >= 0 else -1
         if at >= 0:
             self._sum.update(memoryview(data)[: at + 1])
             return self._finish(data[at + 1 + len(_END) :])
