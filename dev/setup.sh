@@ -60,10 +60,10 @@ sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
     return 1
 }
 
-# The compiled part of rowsum.py (it says what for), where there is a compiler: it works without.
+# The inner loops of backups (native.py says more), where there is a compiler: it works without.
 native() {
-    source=operator/matriarch/backup/rowsum.c
-    made=.venv/lib/matriarch/rowsum-$(sha256sum "$source" | cut -c1-12).so
+    source=operator/matriarch/backup/native.c
+    made=.venv/lib/matriarch/native-$(sha256sum "$source" | cut -c1-12).so
     if [ ! -e "$made" ] && command -v cc >/dev/null; then
         mkdir -p .venv/lib/matriarch
         cc -std=gnu11 -O2 -shared -fPIC -o "$made.$$" "$source" && mv "$made.$$" "$made" || rm -f "$made.$$"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import struct
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from matriarch.backup.native import NATIVE
 from matriarch.backup.physical import control, wal
 from matriarch.backup.physical.contents import Contents, Directory, File, Pack, Piece
 from matriarch.backup.physical.exclude import enters, left_out, relation
@@ -39,12 +41,18 @@ def by_the_book(page: bytes, block: int) -> int:
 
 @given(st.binary(min_size=64, max_size=64), st.integers(0, U32))
 def test_page_checksum_is_that_of_the_header_file(seed: bytes, block: int) -> None:
-    import numpy as np
-
     page = (seed * 128)[:PAGE]
     other = bytes(reversed(page))
-    found = checksums(page + other, np.array([block, block ^ 1], dtype=np.uint32))
-    assert list(found) == [by_the_book(page, block), by_the_book(other, block ^ 1)]
+    blocks = np.array([block, block ^ 1], dtype=np.uint32)
+    for library in {NATIVE, None}:  # compiled, where it is, and by numpy
+        found = checksums(page + other, blocks, library)
+        assert list(found) == [by_the_book(page, block), by_the_book(other, block ^ 1)]
+
+
+@pytest.mark.parametrize("size", [PAGE - 1, PAGE + 1, 2 * PAGE])
+def test_bytes_that_are_not_as_many_pages_as_there_are_numbers(size: int) -> None:
+    with pytest.raises(ValueError, match="are not 1 pages|reshape|broadcast"):
+        checksums(bytes(size), np.array([1], dtype=np.uint32))
 
 
 def sealed_page(lsn: int, block: int) -> bytes:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from matriarch.backup.copytext import Aside, CopyText, Rows
 from matriarch.backup.dump import in_stream
 from matriarch.backup.fingerprint import Found
-from matriarch.backup.rowsum import BLOCK, LONG, RowSum, native, plain
+from matriarch.backup.native import NATIVE, load
+from matriarch.backup.rowsum import BLOCK, LONG, RowSum, plain
 
 LINE = st.one_of(
     st.binary(max_size=40),
@@ -26,9 +27,9 @@ HEAD = b"--\n-- PostgreSQL database dump\n--\n\nSET x = 1;\nCREATE TABLE public.
 
 def summed(text: bytes, cuts: list[int] | None = None) -> RowSum:
     """By numpy; and by the compiled loop, where there is one, it must be the same."""
-    vectors, loop = in_pieces(RowSum(None), text, cuts), native()
-    if loop is not None:
-        compiled = in_pieces(RowSum(loop), text, cuts)
+    vectors = in_pieces(RowSum(None), text, cuts)
+    if NATIVE is not None:
+        compiled = in_pieces(RowSum(NATIVE), text, cuts)
         assert (compiled.rows, compiled.digest()) == (vectors.rows, vectors.digest())
     return vectors
 
@@ -58,9 +59,9 @@ def test_lines_longer_than_what_is_held(size: int) -> None:
 
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no compiler")
-def test_where_there_is_a_compiler_the_environment_has_the_loop(tmp_path: Path) -> None:
-    assert native() is not None
-    assert native(tmp_path) is None
+def test_where_there_is_a_compiler_the_environment_has_the_loops(tmp_path: Path) -> None:
+    assert NATIVE is not None
+    assert load(tmp_path) is None
 
 
 def test_more_than_a_block_of_lines() -> None:

@@ -4,19 +4,19 @@ A dump's own stream is what is summed up, while it passes: no row is read twice 
 and the sum of all, in two mixtures, is the table's (docs/backup-format.md has it to the bit). It tells of faults, of
 lost, added or changed rows; that nobody altered a backup is what its HMAC says.
 
-rowsum.c does it, where it was compiled: in the images, and where there was a compiler when the environment was made.
-Elsewhere numpy does a step for all lines of a block at once. Both let go of the interpreter's lock.
+native.c does it where it was compiled. Elsewhere numpy does a step for all lines of a block at once, and lets go of the
+interpreter's lock for that.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from matriarch.backup.native import NATIVE
 
 LONG = 1024  # bytes of a line; a longer one is hashed by SHA-256, whose first 8 bytes count
 BLOCK = 1 << 19  # bytes that are looked at in one go; its vectors take 100 bytes a line, so 50 MiB at the very worst
@@ -32,29 +32,12 @@ _SLACK = 8  # bytes behind the text that a word's reading may touch
 Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-def native(prefix: Path = Path(sys.prefix)) -> Any:
-    """The compiled loop; None where it is not there. What other sources made has another name."""
-    try:
-        source = Path(__file__).with_suffix(".c").read_bytes()
-        made = hashlib.sha256(source).hexdigest()[:12]
-        loop = ctypes.CDLL(str(prefix / "lib" / "matriarch" / f"rowsum-{made}.so")).matriarch_rowsum
-    except (OSError, AttributeError):
-        return None
-    numbers = ctypes.POINTER(ctypes.c_uint64)
-    loop.argtypes = [ctypes.c_void_p, ctypes.c_size_t, numbers, numbers, ctypes.POINTER(ctypes.c_size_t)]
-    loop.restype = ctypes.c_size_t
-    return loop
-
-
-_NATIVE = native()
-
-
 class RowSum:
     """Fed with text in pieces of any size. Holds at most a block, however long a line is."""
 
-    def __init__(self, loop: Any = _NATIVE) -> None:
+    def __init__(self, library: ctypes.CDLL | None = NATIVE) -> None:
         self.rows = 0
-        self._loop = loop
+        self._library = library
         self._low = self._high = 0
         self._buffer = bytearray(BLOCK + _SLACK)
         self._bytes = np.frombuffer(self._buffer, dtype=np.uint8)
@@ -96,7 +79,7 @@ class RowSum:
 
     def _block(self, end: int) -> None:
         """All lines of the buffer up to `end`; the rest of it begins the next block, or is a long line's."""
-        done = self._vectors(end) if self._loop is None else self._compiled(end)
+        done = self._vectors(end) if self._library is None else self._compiled(self._library, end)
         left = end - done
         if left > LONG:
             self._long = hashlib.sha256(self._buffer[done:end])
@@ -105,11 +88,11 @@ class RowSum:
             self._buffer[:left] = self._buffer[done:end]
         self._held = left
 
-    def _compiled(self, end: int) -> int:
+    def _compiled(self, library: ctypes.CDLL, end: int) -> int:
         sums, count = (ctypes.c_uint64 * 3)(), ctypes.c_size_t()
         longs = (ctypes.c_uint64 * (2 * BLOCK // LONG))()
         address = self._bytes.ctypes.data
-        done: int = self._loop(address, end, sums, longs, ctypes.byref(count))
+        done: int = library.matriarch_rowsum(address, end, sums, longs, ctypes.byref(count))
         self.rows += sums[0]
         self._low = (self._low + sums[1]) & _MASK
         self._high = (self._high + sums[2]) & _MASK

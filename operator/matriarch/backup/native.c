@@ -1,7 +1,8 @@
 /*
- * The inner loop of rowsum.py, which says what the numbers mean and does the same without this, ten times slower.
+ * The two inner loops of backups: the sums over rows (rowsum.py) and the checksums of pages (physical/pages.py). Those
+ * files say what the numbers mean, and do the same by numpy where this was not compiled, 4 to 7 times slower.
  *
- *     cc -O2 -shared -fPIC -o PREFIX/lib/matriarch/rowsum-SHA.so rowsum.c
+ *     cc -O2 -shared -fPIC -o PREFIX/lib/matriarch/native-SHA.so native.c
  *
  * SHA: the first 12 hex digits of this file's SHA-256, so that what was made from other sources is never loaded.
  */
@@ -81,4 +82,53 @@ matriarch_rowsum(const unsigned char *text, size_t end, uint64_t *sums, uint64_t
 	sums[1] += low;
 	sums[2] += high;
 	return start;
+}
+
+#define PAGE 8192
+#define LANES 32
+#define PRIME 16777619u
+
+static const uint32_t offsets[LANES] = {
+	0x5B1F36E9, 0xB8525960, 0x02AB50AA, 0x1DE66D2A, 0x79FF467A, 0x9BB9F8A3, 0x217E7CD2, 0x83E13D2C,
+	0xF8D4474F, 0xE39EB970, 0x42C6AE16, 0x993216FA, 0x7B093B5D, 0x98DAFF3C, 0xF718902A, 0x0B1C9CDB,
+	0xE58F764B, 0x187636BC, 0x5D7B3BB1, 0xE73DE7DE, 0x92BEC979, 0xCCA6C0B2, 0x304A0979, 0x85AA43D4,
+	0x783125BB, 0x6CA8EAA2, 0xE407EAC6, 0x4B5CFC3E, 0x9FBF8C76, 0x15CA20BE, 0xF2CA9FD3, 0x959BD756,
+};
+
+static void
+round_of(uint32_t *sums, const uint32_t *words)
+{
+	for (int lane = 0; lane < LANES; lane++)
+	{
+		uint32_t	t = sums[lane] ^ words[lane];
+
+		sums[lane] = t * PRIME ^ t >> 17;
+	}
+}
+
+/* The checksum that each of `count` whole pages should carry; `blocks` are their numbers within their relations. */
+void
+matriarch_checksums(const unsigned char *pages, size_t count, const uint32_t *blocks, uint16_t *found)
+{
+	for (size_t page = 0; page < count; page++, pages += PAGE)
+	{
+		uint32_t	sums[LANES],
+					words[LANES],
+					folded = blocks[page];
+
+		memcpy(sums, offsets, sizeof sums);
+		for (size_t row = 0; row < PAGE / sizeof words; row++)
+		{
+			memcpy(words, pages + row * sizeof words, sizeof words);
+			if (row == 0)
+				words[2] &= 0xFFFF0000;	/* the field itself counts as zero */
+			round_of(sums, words);
+		}
+		memset(words, 0, sizeof words);
+		round_of(sums, words);
+		round_of(sums, words);
+		for (int lane = 0; lane < LANES; lane++)
+			folded ^= sums[lane];
+		found[page] = (uint16_t) (folded % 65535 + 1);
+	}
 }
