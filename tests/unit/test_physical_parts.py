@@ -51,7 +51,7 @@ def test_page_checksum_is_that_of_the_header_file(seed: bytes, block: int) -> No
 
 @pytest.mark.parametrize("size", [PAGE - 1, PAGE + 1, 2 * PAGE])
 def test_bytes_that_are_not_as_many_pages_as_there_are_numbers(size: int) -> None:
-    with pytest.raises(ValueError, match="are not 1 pages|reshape|broadcast"):
+    with pytest.raises(ValueError, match="are not 1 pages"):
         checksums(bytes(size), np.array([1], dtype=np.uint32))
 
 

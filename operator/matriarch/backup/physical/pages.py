@@ -45,15 +45,15 @@ def checksums(
     data: bytes | bytearray | memoryview, blocks: npt.NDArray[np.uint32], library: ctypes.CDLL | None = NATIVE
 ) -> npt.NDArray[np.uint16]:
     """The checksum each page of `data` should carry; `blocks` are their numbers within their relations."""
+    pages = np.frombuffer(data, dtype=np.uint8)
+    if len(pages) != len(blocks) * PAGE:
+        raise ValueError(f"{len(pages)} bytes are not {len(blocks)} pages")
     if library is not None:
-        pages = np.frombuffer(data, dtype=np.uint8)
         numbers = np.ascontiguousarray(blocks, dtype=np.uint32)
-        if len(pages) != len(numbers) * PAGE:
-            raise ValueError(f"{len(pages)} bytes are not {len(numbers)} pages")
         found = np.empty(len(numbers), dtype=np.uint16)
         library.matriarch_checksums(pages.ctypes.data, len(numbers), numbers.ctypes.data, found.ctypes.data)
         return found
-    words = np.frombuffer(data, dtype="<u4").reshape(-1, PAGE // 4 // _LANES, _LANES)
+    words = pages.view("<u4").reshape(-1, PAGE // 4 // _LANES, _LANES)
     # Row by row over all pages; pages lie 8 KiB apart, which in place would meet in the same few lines of the cache.
     rows = words.transpose(1, 0, 2).copy()
     rows[0, :, 2] &= _WITHOUT_CHECKSUM  # the field itself counts as zero
