@@ -17,7 +17,7 @@ import pytest
 from dev.apiserver import ApiServer
 from dev.host import PROJECT
 from dev.kubectl import Kubectl
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult, jobspec
 from matriarch.controller import backup_reconcile, pki, restore_reconcile, schedule_reconcile
 from matriarch.controller.agents import Agents
 from matriarch.controller.env import Env
@@ -150,7 +150,7 @@ class World:
         found = await self.kube.list("Job", self.namespace, labels)
         return sorted(found, key=lambda job: job["metadata"]["name"])
 
-    async def pod_ends(self, job: Object, result: jobspec.Result | None, *, code: int = 0) -> None:
+    async def pod_ends(self, job: Object, result: jobresult.Result | None, *, code: int = 0) -> None:
         """The kubelet: the Job's pod ended and left its word, or none."""
         pod = await self.make(
             "Pod",
@@ -182,12 +182,12 @@ class World:
         name = job["metadata"]["name"]
         await self.kube.patch("Job", self.namespace, name, {"status": status}, subresource="status")
 
-    async def finish(self, job: Object, result: jobspec.Result) -> None:
+    async def finish(self, job: Object, result: jobresult.Result) -> None:
         """A Job that ended well."""
         await self.pod_ends(job, result)
         await self.job_ends(job)
 
-    async def refuse(self, job: Object, result: jobspec.Result) -> None:
+    async def refuse(self, job: Object, result: jobresult.Result) -> None:
         """A Job that ended with a word that no repetition mends."""
         await self.pod_ends(job, result, code=20)
         await self.job_ends(job, failed="PodFailurePolicy")
@@ -215,9 +215,9 @@ def task(job: Object) -> jobspec.JobSpec:
     return jobspec.JobSpec.from_json(next(e["value"] for e in env if e["name"] == "MATRIARCH_JOB"))
 
 
-def backup_result(name: str, **more: Any) -> jobspec.Result:
+def backup_result(name: str, **more: Any) -> jobresult.Result:
     """What the engine says of a complete backup, or of one that it checked."""
-    done = jobspec.BackupResult(
+    done = jobresult.BackupResult(
         id=name.split("Z-")[1].split(".", maxsplit=1)[0],
         name=name,
         sequence=1,
@@ -237,17 +237,17 @@ def backup_result(name: str, **more: Any) -> jobspec.Result:
         snapshot_lsn="0/3000148",
         source="standby",
         instance="orders-2",
-        databases=(jobspec.DatabaseResult(name="shop", owner="keeper", size=300_000_000),),
+        databases=(jobresult.DatabaseResult(name="shop", owner="keeper", size=300_000_000),),
         tables=8,
         rows=214_000,
     )
-    return jobspec.Result(**{
+    return jobresult.Result(**{
         "ok": True, "task": "backup", "reason": jobspec.Reason.COMPLETED, "message": "Done.", "backup": done, **more
     })  # fmt: skip
 
 
-def failure(task: jobspec.Task, reason: jobspec.Reason, message: str) -> jobspec.Result:
-    return jobspec.Result(ok=False, task=task, reason=reason, message=message)
+def failure(task: jobspec.Task, reason: jobspec.Reason, message: str) -> jobresult.Result:
+    return jobresult.Result(ok=False, task=task, reason=reason, message=message)
 
 
 def condition(obj: Object, kind: str) -> tuple[str, str] | None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from matriarch.backup.jobspec import PhysicalResult, Reason
+from matriarch.backup.jobresult import PhysicalResult
+from matriarch.backup.jobspec import Reason
 from matriarch.kube.client import Object
 from tests.apiserver.backup_world import IMAGE, KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
 from tests.apiserver.backup_world import task as task_of

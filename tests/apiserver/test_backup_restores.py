@@ -6,7 +6,8 @@ from contextlib import suppress
 
 import pytest
 
-from matriarch.backup.jobspec import Reason, RestoreResult, Result
+from matriarch.backup.jobresult import RestoreResult, Result
+from matriarch.backup.jobspec import Reason
 from matriarch.kube.client import Object
 from tests.apiserver.backup_world import KEY_TEXT, S3, SYSTEM, Dying, World, backup_result, condition, failure
 from tests.apiserver.backup_world import task as task_of

@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from matriarch.backup.jobspec import Reason, Result
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import Reason
 from matriarch.controller.backup_status import parse_time
 from matriarch.kube.client import Object
 from tests.apiserver.backup_world import SYSTEM, World, backup_result, condition

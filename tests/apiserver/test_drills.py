@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from matriarch.backup.drillspec import DrillResult
-from matriarch.backup.jobspec import Reason, Result
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import Reason
 from matriarch.controller.metrics import METRICS
 from matriarch.kube.client import Object
 from matriarch.kube.errors import Invalid

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from matriarch.backup.jobspec import Moment, Reason, RecoverResult, Result
+from matriarch.backup.jobresult import RecoverResult, Result
+from matriarch.backup.jobspec import Moment, Reason
 from matriarch.decide import lease as lease_codec
 from matriarch.kube.client import Object
 from matriarch.resources import names

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from matriarch.backup.jobspec import Reason, Result, Seen, TendResult, WalResult
+from matriarch.backup.jobresult import Result, TendResult, WalResult
+from matriarch.backup.jobspec import Reason, Seen
 from matriarch.controller.backup_status import parse_time
 from matriarch.kube.client import Object
 from tests.apiserver.backup_world import S3, SHA, Dying, World, backup_result, condition, task

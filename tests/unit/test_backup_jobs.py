@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult, jobspec
 from matriarch.controller.backup_jobs import seen
 from matriarch.decide.backups import JobState
 
 NOW = datetime(2026, 3, 1, 2, 10, tzinfo=UTC)
-GOOD = jobspec.Result(ok=True, task="list", reason=jobspec.Reason.COMPLETED, message="ok")
-BAD = jobspec.Result(ok=False, task="list", reason=jobspec.Reason.STORE_UNAVAILABLE, message="S3 does not answer.")
+GOOD = jobresult.Result(ok=True, task="list", reason=jobspec.Reason.COMPLETED, message="ok")
+BAD = jobresult.Result(ok=False, task="list", reason=jobspec.Reason.STORE_UNAVAILABLE, message="S3 does not answer.")
 
 
 def job(*conditions: tuple[str, str], **spec: Any) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.backup import jobspec
-from matriarch.backup.jobspec import JobSpec, Reason, Result
+from matriarch.backup import jobresult, jobspec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import JobSpec, Reason
 
 SPEC = JobSpec(
     task="backup",
@@ -63,13 +64,13 @@ def test_a_result_always_fits_the_termination_log(message: str, warnings: list[s
         deleted=tuple(deleted),
     )
     text = result.to_json()
-    assert len(text.encode()) <= jobspec.RESULT_LIMIT
+    assert len(text.encode()) <= jobresult.RESULT_LIMIT
     again = Result.from_json(text)
     assert replace(again, message="", warnings=(), deleted=()) == replace(result, message="", warnings=(), deleted=())
 
 
 def test_progress_leaves_absent_values_out() -> None:
-    status = jobspec.Progress(step="Dumping", bytes_done=5, bytes_total=4).to_status("2026-01-01T00:00:00.000Z")
+    status = jobresult.Progress(step="Dumping", bytes_done=5, bytes_total=4).to_status("2026-01-01T00:00:00.000Z")
     assert status == {
         "step": "Dumping",
         "percent": 100,
@@ -77,4 +78,4 @@ def test_progress_leaves_absent_values_out() -> None:
         "bytesTotal": 4,
         "updatedAt": "2026-01-01T00:00:00.000Z",
     }
-    assert "percent" not in jobspec.Progress(step="Dumping", bytes_done=5).to_status("")
+    assert "percent" not in jobresult.Progress(step="Dumping", bytes_done=5).to_status("")

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from matriarch.backup.drillspec import DrillQuery, DrillResult, DrillTask
-from matriarch.backup.jobspec import ClusterIdentity, JobSpec, LocalStore, Reason, Result, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import ClusterIdentity, JobSpec, LocalStore, Reason, StoreSpec
 from matriarch.cli.drill import record_of
 from matriarch.controller.backup_around import _drilled
 from matriarch.controller.drill_status import figures

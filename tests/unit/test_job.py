@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from matriarch.agent.postgres.facts import Paths
-from matriarch.backup.jobspec import KEY_FOLDER, RESULT_LIMIT, STORE_FOLDER, TLS_FOLDER, Exit
+from matriarch.backup.jobresult import RESULT_LIMIT
+from matriarch.backup.jobspec import KEY_FOLDER, STORE_FOLDER, TLS_FOLDER, Exit
 from matriarch.resources import job as module
 from matriarch.resources import names
 from matriarch.resources.job import JobWish, job, job_name, labels

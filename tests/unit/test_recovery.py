@@ -12,18 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matriarch.backup.job import exit_code, reason_of
-from matriarch.backup.jobspec import (
-    ClusterIdentity,
-    Exit,
-    JobSpec,
-    LocalStore,
-    Moment,
-    Reason,
-    RecoverResult,
-    RecoverTask,
-    Result,
-    StoreSpec,
-)
+from matriarch.backup.jobresult import RecoverResult, Result
+from matriarch.backup.jobspec import ClusterIdentity, Exit, JobSpec, LocalStore, Moment, Reason, RecoverTask, StoreSpec
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from matriarch.postgres.restored import restored_by
 from matriarch.recovery import identity

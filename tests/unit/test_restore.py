@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matriarch.decide.backups import JobFacts, JobState, Need, Phase, Result
-from matriarch.decide.restore import (
+from matriarch.decide.restore import READY_WITHIN, plan_restore
+from matriarch.decide.restore_facts import (
     NO_JOB,
-    READY_WITHIN,
     STEPS,
     HoldFacts,
     Mode,
@@ -23,7 +23,6 @@ from matriarch.decide.restore import (
     StepJob,
     StepState,
     TargetFacts,
-    plan_restore,
 )
 from matriarch.decide.verdict import Standing, Verdict
 

@@ -13,7 +13,8 @@ from matriarch.archive import expire
 from matriarch.archive.expire import Looked
 from matriarch.backup import catalog, intact
 from matriarch.backup.job import Job, main
-from matriarch.backup.jobspec import Reason, Result, TendResult, TendTask, WalResult
+from matriarch.backup.jobresult import Result, TendResult, WalResult
+from matriarch.backup.jobspec import Reason, TendTask
 from matriarch.backup.keys import Kek
 from matriarch.backup.names import timestamp
 from matriarch.backup.progress import size

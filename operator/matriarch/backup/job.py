@@ -18,8 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from matriarch.backup import backup, catalog, expire, jobspec, names, restore
-from matriarch.backup.jobspec import BackupResult, DatabaseResult, Exit, JobSpec, PhysicalResult, Reason, Result
+from matriarch.backup import backup, catalog, expire, jobresult, jobspec, names, restore
+from matriarch.backup.jobresult import BackupResult, DatabaseResult, PhysicalResult, Result
+from matriarch.backup.jobspec import Exit, JobSpec, Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened, Physical
 from matriarch.backup.names import timestamp
@@ -385,7 +386,7 @@ def _leave(result: Result) -> NoReturn:
     """Say the result and go at once: a thread may still wait for a store that hangs, and the grace period is short."""
     text = result.to_json()
     print(text, flush=True)
-    path = Path(os.environ.get("MATRIARCH_TERMINATION_LOG", jobspec.TERMINATION_LOG))
+    path = Path(os.environ.get("MATRIARCH_TERMINATION_LOG", jobresult.TERMINATION_LOG))
     with contextlib.suppress(OSError):  # by hand there is none
         path.write_text(text)
     os._exit(exit_code(result))

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from matriarch.backup.jobspec import Progress
+from matriarch.backup.jobresult import Progress
 
 _WINDOW = 10.0  # seconds over which the rate is taken
 

@@ -20,7 +20,8 @@ from matriarch.backup import catalog, databases, fingerprint, target
 from matriarch.backup.amcheck import amcheck
 from matriarch.backup.children import Child, find_tool, tool_version
 from matriarch.backup.fingerprint import Difference, quote
-from matriarch.backup.jobspec import Reason, RestoreResult, RestoreTask
+from matriarch.backup.jobresult import RestoreResult
+from matriarch.backup.jobspec import Reason, RestoreTask
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Database, Opened, Section, object_context
 from matriarch.backup.pipeline import unpack

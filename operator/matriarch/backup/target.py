@@ -17,7 +17,8 @@ import asyncpg
 
 from matriarch.backup.databases import REPLACED, TEMPORARY
 from matriarch.backup.fingerprint import literal, quote
-from matriarch.backup.jobspec import Reason, RestoreResult
+from matriarch.backup.jobresult import RestoreResult
+from matriarch.backup.jobspec import Reason
 from matriarch.backup.jsonclass import decode, encode
 from matriarch.backup.server import Session
 from matriarch.errors import Refused, Unavailable

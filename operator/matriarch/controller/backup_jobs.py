@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult
 from matriarch.decide.backups import JobFacts, JobState, Result
 from matriarch.kube.client import Kube, Object
 
@@ -28,7 +28,7 @@ class Seen:
     suspended: bool = False
     stuck: tuple[Object, ...] = ()
     """Pods that wait for a kubelet to end them, and none does."""
-    report: jobspec.Result | None = None
+    report: jobresult.Result | None = None
 
     @property
     def result(self) -> Result | None:
@@ -101,14 +101,14 @@ def _owned(job: Object, uid: str) -> bool:
     return any(ref.get("uid") == uid for ref in job["metadata"].get("ownerReferences") or ())
 
 
-def _report(pod: Object) -> jobspec.Result | None:
+def _report(pod: Object) -> jobresult.Result | None:
     for status in (pod.get("status") or {}).get("containerStatuses") or ():
         ended = (status.get("state") or {}).get("terminated") or {}
         text = ended.get("message") or ""
         if not text:
             continue
         try:
-            return jobspec.Result.from_json(text)
+            return jobresult.Result.from_json(text)
         except ValueError as error:  # not the engine's word: the runtime's, such as `failed to start container`
             log.info("pod %s left no result: %s", pod["metadata"]["name"], error)
     return None

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult
 from matriarch.decide.backups import BackupPlan, Phase
 from matriarch.decide.conditions import Condition, conditions, standing
 from matriarch.decide.verdict import Verdict
@@ -47,7 +47,7 @@ def backup_status(
     now: datetime,
     job: str | None,
     begun: Mapping[str, Any],
-    report: jobspec.Result | None,
+    report: jobresult.Result | None,
 ) -> dict[str, Any]:
     """The whole status that the controller applies. `begun` is what is chosen when the backup begins."""
     previous = backup.get("status") or {}
@@ -79,7 +79,7 @@ def is_suspect(backup: Object) -> bool:
     return ((backup.get("status") or {}).get("physical") or {}).get("pages") == "suspect"
 
 
-def reported(backup: jobspec.BackupResult) -> dict[str, Any]:
+def reported(backup: jobresult.BackupResult) -> dict[str, Any]:
     """What the engine says of a complete backup, in the words of the resource."""
     found = {
         "id": backup.id,
@@ -106,7 +106,7 @@ def reported(backup: jobspec.BackupResult) -> dict[str, Any]:
     return {key: value for key, value in found.items() if value is not None}
 
 
-def _physical(found: jobspec.PhysicalResult) -> dict[str, Any]:
+def _physical(found: jobresult.PhysicalResult) -> dict[str, Any]:
     said: dict[str, Any] = {
         "startLsn": found.start_lsn,
         "files": found.files,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from matriarch.api.backup_schedule import BackupSchedule
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult
 from matriarch.backup.drillspec import DrillResult
 from matriarch.controller import drill_task
 from matriarch.controller.backup_around import Around
@@ -20,7 +20,7 @@ KEPT = 10
 
 
 def drill_status(
-    found: Object, plan: DrillPlan, around: Around, report: jobspec.Result | None, backup: Object | None
+    found: Object, plan: DrillPlan, around: Around, report: jobresult.Result | None, backup: Object | None
 ) -> dict[str, Any]:
     """`drill`, `lastDrill` and `drills`. `backup` is the Backup of the drill that begins or is at work."""
     previous = found.get("status") or {}

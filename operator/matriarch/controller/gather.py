@@ -7,7 +7,6 @@ asked at the same time, each with the time limit that the spec gives.
 from __future__ import annotations
 
 import asyncio
-import copy
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from matriarch.api.model import refusals
 from matriarch.api.rules import quantity
 from matriarch.controller import facts_of, pki
 from matriarch.controller.agents import Door
+from matriarch.controller.drift import comparable, is_there, leads_nowhere
 from matriarch.controller.env import Env
 from matriarch.controller.queue import Key
 from matriarch.decide.certificates import Authority, Leaf, plan_certificates
@@ -170,7 +170,7 @@ async def gather(resource: Object, env: Env) -> View:
         missing=tuple(
             ref
             for ref, obj in wanted.items()
-            if not _is_there(_comparable(obj), existing.get(ref)) or _leads_nowhere(obj, existing.get(ref))
+            if not is_there(comparable(obj), existing.get(ref)) or leads_nowhere(obj, existing.get(ref))
         ),
         surplus=tuple(_surplus(view)),
         certificates=plan_certificates(authority, leaves, now),
@@ -497,39 +497,3 @@ def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[L
             )
         )
     return authority, leaves
-
-
-def _leads_nowhere(wanted: Object, found: Object | None) -> bool:
-    """Credentials that still name a pooler which is not wanted any more."""
-    if wanted["kind"] != "Secret" or found is None:
-        return False
-    return any(key.startswith("pooler") and key not in wanted["data"] for key in found.get("data") or {})
-
-
-def _comparable(wanted: Object) -> Object:
-    """Amounts come back in another spelling; the hash among a Deployment's annotations tells of their change."""
-    if wanted["kind"] != "Deployment":
-        return wanted
-    made = copy.deepcopy(wanted)
-    for container in made["spec"]["template"]["spec"]["containers"]:
-        del container["resources"]
-    return made
-
-
-def _is_there(wanted: Any, found: Any) -> bool:
-    """Whether everything that is wanted is so; what others or the API server added does not matter."""
-    if isinstance(wanted, dict):
-        return isinstance(found, dict) and all(
-            _some(v, found.get(k)) if k == "ownerReferences" else _is_there(v, found.get(k)) for k, v in wanted.items()
-        )
-    if isinstance(wanted, list):
-        return (
-            isinstance(found, list)
-            and len(wanted) == len(found)
-            and all(_is_there(w, f) for w, f in zip(wanted, found, strict=True))
-        )
-    return bool(wanted == found)
-
-
-def _some(wanted: list[Any], found: Any) -> bool:
-    return isinstance(found, list) and all(any(_is_there(w, f) for f in found) for w in wanted)

@@ -20,7 +20,8 @@ from matriarch.controller.restore_cluster import RESTORED_BY, wanted_cluster
 from matriarch.controller.restore_source import Source, source_of
 from matriarch.controller.restore_status import restore_status
 from matriarch.decide.backups import JobState, Need, Phase
-from matriarch.decide.restore import (
+from matriarch.decide.restore import plan_restore
+from matriarch.decide.restore_facts import (
     NO_JOB,
     STEPS,
     Mode,
@@ -31,7 +32,6 @@ from matriarch.decide.restore import (
     StepJob,
     StepState,
     TargetFacts,
-    plan_restore,
 )
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.errors import Refused

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.api.rules import quantity
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult, jobspec
 from matriarch.controller import backup_store, restore_check
 from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_task import job_wish
@@ -16,7 +16,7 @@ from matriarch.controller.restore_check import report_to
 from matriarch.controller.restore_source import Source
 from matriarch.decide import lease as lease_codec
 from matriarch.decide.pitr import Target
-from matriarch.decide.restore import HoldFacts
+from matriarch.decide.restore_facts import HoldFacts
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.errors import Refused
 from matriarch.kube.client import Object
@@ -158,7 +158,7 @@ def _image(restore: Restore, source: Source) -> str | None:
     return source.cluster.spec.image if source.cluster is not None else None
 
 
-def reached(restore: Restore, report: jobspec.RecoverResult) -> dict[str, object]:
+def reached(restore: Restore, report: jobresult.RecoverResult) -> dict[str, object]:
     """What the Job did, in the words of the resource."""
     found = {
         "lsn": report.lsn,

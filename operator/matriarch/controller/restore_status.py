@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from matriarch.api.restore import Restore
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult
 from matriarch.controller.backup_around import created
 from matriarch.controller.backup_status import JOBS_OWN, one_shot_conditions, rfc3339
 from matriarch.controller.restore_recovery import reached
 from matriarch.decide.backups import Phase
-from matriarch.decide.restore import STEPS, Mode, RestorePlan, Step, StepState
+from matriarch.decide.restore_facts import STEPS, Mode, RestorePlan, Step, StepState
 from matriarch.kube.client import Object
 
 
@@ -24,7 +24,7 @@ def restore_status(
     now: datetime,
     job: str | None,
     safety: str | None,
-    report: jobspec.Result | None,
+    report: jobresult.Result | None,
 ) -> dict[str, Any]:
     """The whole status that the controller applies. `report` is of the step that was at work before this plan."""
     previous = restore.get("status") or {}
@@ -85,7 +85,7 @@ def _steps(previous: Any, plan: RestorePlan, mode: Mode, now: str) -> list[dict[
     return made
 
 
-def _reported(restore: Object, report: jobspec.Result) -> Mapping[str, Any]:
+def _reported(restore: Object, report: jobresult.Result) -> Mapping[str, Any]:
     if report.task == "recover" and report.recover is not None:
         return reached(Restore.model_validate(restore), report.recover)
     if report.task == "verify" and report.backup is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from matriarch.api.backup import Backup
 from matriarch.api.stores import BackupStore
-from matriarch.backup import jobspec
+from matriarch.backup import jobresult, jobspec
 from matriarch.backup.progress import size
 from matriarch.controller import backup_jobs, backup_store
 from matriarch.controller.backup_around import Around, cluster_place
@@ -247,7 +247,7 @@ def _failed(entry: dict[str, Any], why: str, now: datetime) -> dict[str, Any]:
     }
 
 
-def _succeeded(entry: dict[str, Any], found: jobspec.TendResult, now: datetime) -> dict[str, Any]:
+def _succeeded(entry: dict[str, Any], found: jobresult.TendResult, now: datetime) -> dict[str, Any]:
     at = rfc3339(now)
     new = {k: v for k, v in entry.items() if k not in ("failures", "error", "lost")}
     new |= {"finishedAt": at, "lookedAt": at, "backups": found.backups}
@@ -268,7 +268,7 @@ def _succeeded(entry: dict[str, Any], found: jobspec.TendResult, now: datetime) 
     return new
 
 
-def _wal(before: Mapping[str, Any], found: jobspec.WalResult, at: str) -> dict[str, Any]:
+def _wal(before: Mapping[str, Any], found: jobresult.WalResult, at: str) -> dict[str, Any]:
     status: dict[str, Any] = {
         "step": found.step,
         "goingFiles": found.going,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from matriarch.backup import job
 from matriarch.backup.drillspec import DrillResult
-from matriarch.backup.jobspec import Reason, Result
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import Reason
 from matriarch.backup.progress import duration
 from matriarch.backup.store import open_store
 from matriarch.drill.drill import Clock, drill

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from matriarch.backup.job import Job, describe, main
-from matriarch.backup.jobspec import Reason, Result
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.store import Store, open_store
 from matriarch.errors import Refused

@@ -23,7 +23,8 @@ from pathlib import Path
 
 from matriarch.archive.config import ArchiveConfig
 from matriarch.backup.children import find_tool
-from matriarch.backup.jobspec import ClusterIdentity, JobSpec, Moment, Reason, RecoverResult, RecoverTask
+from matriarch.backup.jobresult import RecoverResult
+from matriarch.backup.jobspec import ClusterIdentity, JobSpec, Moment, Reason, RecoverTask
 from matriarch.backup.jsonclass import decode, encode
 from matriarch.backup.keys import Kek
 from matriarch.backup.names import timestamp

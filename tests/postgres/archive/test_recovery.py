@@ -19,17 +19,8 @@ from typing import Any
 import pytest
 
 from matriarch.backup.job import exit_code
-from matriarch.backup.jobspec import (
-    Exit,
-    JobSpec,
-    LocalStore,
-    Moment,
-    Reason,
-    RecoverTask,
-    Result,
-    StoreSpec,
-    VerifyTask,
-)
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import Exit, JobSpec, LocalStore, Moment, Reason, RecoverTask, StoreSpec, VerifyTask
 from matriarch.backup.manifest import Opened
 from matriarch.postgres.lsn import parse_lsn
 from matriarch.postgres.restored import MARK, restored_by

@@ -14,7 +14,8 @@ from matriarch.archive import tend as tending
 from matriarch.archive.listing import read_listing
 from matriarch.archive.restorable import restorable
 from matriarch.backup import catalog
-from matriarch.backup.jobspec import ExpectedStore, ObjectLock, Seen, StoreSpec, TendResult, TendTask
+from matriarch.backup.jobresult import TendResult
+from matriarch.backup.jobspec import ExpectedStore, ObjectLock, Seen, StoreSpec, TendTask
 from matriarch.backup.store import Store, open_store
 from matriarch.decide import wal_retention
 from tests.postgres.archive.archivebed import KEY, Archiver, archiving, ready, wait

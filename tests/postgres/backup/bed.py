@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 import asyncpg
 
 from matriarch.backup import backup, jobspec, restore
-from matriarch.backup.jobspec import BackupTask, ClusterIdentity, LocalStore, RestoreResult, RestoreTask, S3Store
+from matriarch.backup.jobresult import RestoreResult
+from matriarch.backup.jobspec import BackupTask, ClusterIdentity, LocalStore, RestoreTask, S3Store
 from matriarch.backup.keys import Kek
 from matriarch.backup.local import Local
 from matriarch.backup.manifest import Opened

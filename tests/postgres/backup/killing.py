@@ -34,7 +34,8 @@ from dev import s3 as s3_server
 from dev.s3 import S3Server
 from matriarch.archive.names import parse
 from matriarch.backup import catalog, names, restore
-from matriarch.backup.jobspec import BackupTask, JobSpec, Result, ServerSpec, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import BackupTask, JobSpec, ServerSpec, StoreSpec
 from matriarch.backup.names import BackupName
 from matriarch.backup.physical import restore as physical
 from matriarch.backup.progress import Tracker

@@ -15,7 +15,8 @@ import pytest
 
 from matriarch.backup import restore
 from matriarch.backup import target as places
-from matriarch.backup.jobspec import JobSpec, LocalStore, RestoreTask, Result, ServerSpec, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import JobSpec, LocalStore, RestoreTask, ServerSpec, StoreSpec
 from matriarch.backup.local import Local
 from matriarch.backup.manifest import Sequence
 from matriarch.backup.progress import Tracker

@@ -21,7 +21,8 @@ from dev.s3 import S3Server
 from matriarch.backup import backup as engine
 from matriarch.backup import catalog, jobspec, restore
 from matriarch.backup import s3 as s3_module
-from matriarch.backup.jobspec import BackupTask, JobSpec, LocalStore, Result, ServerSpec, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import BackupTask, JobSpec, LocalStore, ServerSpec, StoreSpec
 from matriarch.backup.local import Local
 from matriarch.backup.progress import Tracker
 from matriarch.backup.stop import Stop

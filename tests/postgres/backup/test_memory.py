@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from dev.s3 import S3Server
-from matriarch.backup.jobspec import BackupTask, JobSpec, RestoreTask, Result, ServerSpec, StoreSpec, VerifyTask
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import BackupTask, JobSpec, RestoreTask, ServerSpec, StoreSpec, VerifyTask
 from tests.postgres.backup.bed import CLUSTER, Postgres, job_environment, s3_spec
 from tests.postgres.backup.memgroup import MemoryGroup, memory_group
 

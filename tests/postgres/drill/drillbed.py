@@ -9,7 +9,8 @@ from typing import Any
 
 from dev.s3 import S3Server
 from matriarch.backup.drillspec import DrillTask
-from matriarch.backup.jobspec import JobSpec, Result, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import JobSpec, StoreSpec
 from matriarch.backup.manifest import Opened
 from matriarch.backup.store import Store, open_store
 from matriarch.drill.job import DrillJob

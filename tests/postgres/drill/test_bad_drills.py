@@ -11,7 +11,8 @@ import pytest
 from dev.s3 import S3Server
 from matriarch.backup import catalog
 from matriarch.backup.drillspec import DrillQuery
-from matriarch.backup.jobspec import LocalStore, Reason, Result, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import LocalStore, Reason, StoreSpec
 from matriarch.backup.manifest import Opened
 from matriarch.backup.store import Store, open_store
 from matriarch.drill import checks

@@ -14,7 +14,8 @@ import pytest
 
 from dev.s3 import S3Server
 from matriarch.backup.drillspec import DrillQuery
-from matriarch.backup.jobspec import Reason, Result, StoreSpec
+from matriarch.backup.jobresult import Result
+from matriarch.backup.jobspec import Reason, StoreSpec
 from matriarch.backup.store import open_store
 from tests.postgres.backup.bed import Postgres, job_environment, local, make_backup
 from tests.postgres.backup.test_physical_cli import matriarch

@@ -1,0 +1,166 @@
+"""What the decision about a Restore rests on and what it says: `decide/restore.py` decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from matriarch.decide.backups import JobFacts, Need, Phase, Result
+from matriarch.decide.verdict import Verdict
+
+
+class Mode(StrEnum):
+    """Where to."""
+
+    NEW = "new"
+    IN_PLACE = "in-place"
+    RECOVER = "recover"
+    """A physical backup into a new cluster."""
+
+
+class Step(StrEnum):
+    """The steps in their order; which ones there are depends on the mode."""
+
+    CHECK = "check"
+    """All that is named exists, and nothing is in the way."""
+    VERIFY = "verify"
+    """A Job reads the whole backup and checks it; it touches nothing."""
+    CREATE = "create-cluster"
+    READY = "wait-ready"
+    SAFETY = "safety-backup"
+    RESTORE = "restore"
+    """A Job loads, compares and switches; or fills the first volume."""
+    PREPARE = "prepare-volume"
+    """The held cluster has its Lease and its first volume."""
+    START = "start"
+    """The hold is lifted, and the cluster takes writes."""
+
+
+STEPS: Mapping[Mode, tuple[Step, ...]] = {
+    Mode.NEW: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.READY, Step.RESTORE),
+    Mode.IN_PLACE: (Step.CHECK, Step.VERIFY, Step.SAFETY, Step.RESTORE),
+    Mode.RECOVER: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.PREPARE, Step.RESTORE, Step.START),
+}
+
+
+class StepState(StrEnum):
+    """As `status.steps` shows it."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetFacts:
+    """The DatabaseCluster of the target's name."""
+
+    uid: str
+    deleting: bool
+    ready: bool
+    """Its primary takes writes."""
+    made_by: str | None
+    """uid of the Restore that made it."""
+    system: str | None = None
+    """Its database system identifier, once it is known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HoldFacts:
+    """The Lease of a cluster that a Restore fills, as far as that needs it."""
+
+    restore: str | None
+    """uid of the Restore that it waits for; None: for none, or it began already."""
+    lifted: bool
+    volume: bool
+    """The claim of the instance that begins is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyFacts:
+    """The safety Backup, if it exists."""
+
+    phase: Phase
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepJob:
+    """The Job of the step at work."""
+
+    made: int
+    """How many were made for this step."""
+    noted: bool
+    """The status names the newest of them."""
+    job: JobFacts | None
+    suspended: bool
+    result: Result | None
+
+
+NO_JOB = StepJob(made=0, noted=False, job=None, suspended=False, result=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreFacts:
+    """Everything the decision about one Restore rests on, read at one time."""
+
+    name: str
+    uid: str
+    now: datetime
+    created: datetime
+    mode: Mode
+    confirmation: str | None
+    target_name: str
+    phase: Phase | None
+    steps: Mapping[Step, StepState]
+    step_started: datetime | None
+    """When the step at work began."""
+    source: Verdict | None
+    """What is wrong with the source: a Backup that is not there, not complete, or has failed."""
+    needs: tuple[Need, ...]
+    target: TargetFacts | None
+    target_uid: str | None
+    """The cluster that this Restore works on, once noted."""
+    leftover: str | None
+    """A volume or Lease of a deleted cluster of the target's name."""
+    rival: str | None
+    """Another Restore into this target that is at work or was made earlier and is not over."""
+    busy: str | None
+    """A Backup of the target that is at work and is not ours."""
+    safety_name: str
+    safety: SafetyFacts | None
+    work: StepJob = NO_JOB
+    hold: HoldFacts | None = None
+    """None: there is no Lease."""
+    system: str | None = None
+    """The identifier of the database system that the Job made, as the status has it."""
+    refused: str | None = None
+    """Why the API server does not take what this step would create, as a sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePlan:
+    """Status is written first, then at most one action is carried out."""
+
+    phase: Phase
+    verdict: Verdict
+    steps: Mapping[Step, StepState]
+    step: Step | None = None
+    """The step at work."""
+    message: str = ""
+    """For that step."""
+    note_target: str | None = None
+    jobs_made: int = 0
+    job_noted: bool = False
+    create_cluster: bool = False
+    create_safety: bool = False
+    make_job: Step | None = None
+    resume_job: bool = False
+    lift: bool = False
+    """Let the instances start on what the Job made."""
+    finished: bool = False
+    requeue: timedelta | None = None
