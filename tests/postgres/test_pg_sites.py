@@ -89,9 +89,6 @@ class StandIn:
     def led_here(self, now: int) -> int:
         return 0
 
-    def led_before(self) -> list[str]:
-        return []
-
     async def arm(self) -> None: ...
 
     async def disarm(self) -> None: ...

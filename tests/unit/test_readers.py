@@ -47,36 +47,48 @@ def peers() -> _Peers:
     return _Peers()
 
 
-def _readers(peers: _Peers, before: str) -> Readers:
-    routing = _routing()
-    routing.seen(_slice(["192.0.2.1"], before))
-    config = SimpleNamespace(instances=("orders-1", "orders-2", "orders-3"), delays={"orders-3": 60})
-    made = SimpleNamespace(config=config, addresses=ADDRESSES, routing=routing, peers=peers)
-    return Readers(made)  # type: ignore[arg-type]
+def _readers(peers: _Peers) -> Readers:
+    config = SimpleNamespace(instances=("orders-1", "orders-2", "orders-3", "orders-4"), delays={"orders-3": 60})
+    return Readers(SimpleNamespace(config=config, addresses=ADDRESSES, peers=peers))  # type: ignore[arg-type]
 
 
-async def test_one_that_streams_and_never_led_is_read_at_once(peers: _Peers) -> None:
-    of = _readers(peers, "")
-    assert of.among([_sender("orders-2"), _sender("orders-3")]) == {"orders-2"}  # the other one is late on purpose
+async def _told(of: Readers, *senders: Any) -> frozenset[str]:
+    of.among(senders)
+    await asyncio.sleep(0.01)
+    return of.among(senders)
+
+
+async def test_replicas_that_stream_and_let_clients_in(peers: _Peers) -> None:
+    peers.says = {"lets_in": True}
+    of = _readers(peers)
+    late, homeless = _sender("orders-3"), _sender("orders-4")  # late on purpose; of no known address
+    assert await _told(of, _sender("orders-2"), late, homeless) == {"orders-2"}
+    assert await _told(of, _sender("orders-2"), late, homeless) == {"orders-2"}
+    assert peers.asked == ["orders-2"], "once for each stream"
     assert of.among([_sender("orders-2", "catchup")]) == frozenset()
-    assert peers.asked == []
+    peers.says = {"lets_in": False}
+    assert await _told(of, _sender("orders-2")) == frozenset(), "its server was started again"
 
 
 @pytest.mark.parametrize("later", [{"lets_in": True}, {}])
-async def test_one_that_led_is_read_when_it_lets_clients_in(
+async def test_one_whose_door_is_shut_is_asked_again(
     peers: _Peers, later: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(readers, "ASK_EVERY", 0)
-    of = _readers(peers, "192.0.2.2")
+    of = _readers(peers)
     for says in ({"lets_in": False}, Unavailable("no answer")):
         peers.says = says
-        assert of.among([_sender("orders-2")]) == frozenset()
-        await asyncio.sleep(0.01)
-    peers.says = later
-    assert of.among([_sender("orders-2")]) == frozenset()
+        assert await _told(of, _sender("orders-2")) == frozenset()
     await asyncio.sleep(0.01)
-    assert of.among([_sender("orders-2")]) == {"orders-2"}
-    assert peers.asked == ["orders-2"] * 3
+    peers.says = later
+    assert await _told(of, _sender("orders-2")) == {"orders-2"}
+
+
+async def test_a_new_stream_does_not_wait_for_the_next_round(peers: _Peers) -> None:
+    of = _readers(peers)
+    assert await _told(of, _sender("orders-2")) == frozenset()
+    peers.says = {"lets_in": True}
+    assert await _told(of, _sender("orders-2"), _sender("orders-1")) == {"orders-1", "orders-2"}
 
 
 def test_a_pod_knows_when_the_write_service_left_it() -> None:
@@ -115,4 +127,3 @@ async def test_a_move_writes_down_from_where() -> None:
     await routing.write(4, {"rw": endpoints(["orders-2"], ADDRESSES)})
     notes = kube.written[0]["metadata"]["annotations"]
     assert notes == {EPOCH: "4", LED_BEFORE: "192.0.2.1,192.0.2.3,192.0.2.7,192.0.2.8"}
-    assert routing.led_before() == ["192.0.2.1", "192.0.2.3", "192.0.2.7", "192.0.2.8"]

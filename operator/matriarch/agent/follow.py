@@ -102,6 +102,7 @@ class Follower:
             return 1.0
         if instance.delay and status.received_lsn is None and not await self._replayed_all():
             instance.state, instance.reason = "running", "replays what it has, late as it should, before it streams"
+            instance.follows_line = True  # it is never elected, so all that it has came from a primary
             await apply_config(instance, NOBODY, door=door_of_standby(instance))
             return 2.0
         return await self._decide(lease, me, lease.holder, address)

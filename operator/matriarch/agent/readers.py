@@ -1,6 +1,7 @@
 """Whom the Services for reading lead to: replicas that stream and let clients in.
 
-One that led before keeps its door shut for a while (`decide/standby_door.py`), so it is asked first.
+A replica's door opens a moment after it streams, and later where it led before (`decide/standby_door.py`), so each is
+asked when its stream begins.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class Readers:
 
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
-        self._open: set[str] = set()  # addresses that led before and let clients in again
+        self._open: set[tuple[str, str]] = set()  # names and addresses that let clients in since their stream began
+        self._doubtful: set[tuple[str, str]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._next = 0
 
@@ -33,27 +35,29 @@ class Readers:
         config, addresses = self._instance.config, self._instance.addresses
         assert config is not None
         streaming = {
-            m.instance
+            (m.instance, addresses[m.instance])
             for s in senders
             if s.role == STREAM_ROLE
             and s.state == "streaming"
             and (m := Member.parse(s.application_name)) is not None
             and m.instance in config.instances
             and m.instance not in config.delays
+            and m.instance in addresses
         }
-        before = set(self._instance.routing.led_before())
-        self._open &= before
-        doubtful = {i for i in streaming if addresses.get(i) in before - self._open}
-        if doubtful and boottime() >= self._next and (self._asking is None or self._asking.done()):
+        self._open &= streaming
+        doubtful = streaming - self._open
+        due = boottime() >= self._next or not doubtful <= self._doubtful
+        if doubtful and due and (self._asking is None or self._asking.done()):
             self._next = boottime() + ASK_EVERY
+            self._doubtful = doubtful
             self._asking = asyncio.create_task(self._ask(doubtful))  # beside the loop: it may not answer
-        return frozenset(streaming - doubtful)
+        return frozenset(name for name, _ in self._open)
 
-    async def _ask(self, doubtful: set[str]) -> None:
-        for name in sorted(doubtful):
+    async def _ask(self, doubtful: set[tuple[str, str]]) -> None:
+        for name, address in sorted(doubtful):
             try:
                 said = await self._instance.peers.get(name, "/v1/status", timeout=ASK_WITHIN)
             except (Unavailable, Refused):
                 continue
             if said.get("lets_in", True):  # an older agent shuts nobody out
-                self._open.add(self._instance.addresses.get(name, ""))
+                self._open.add((name, address))

@@ -89,11 +89,6 @@ class Routing:
         """When the write Service last led to this pod, as far as is known (boot-time ns): `now` while it does, or 0."""
         return now if self._leads_here else self._left_here
 
-    def led_before(self) -> list[str]:
-        """Addresses that the write Service led to before."""
-        slice_ = self._slices.get(f"{self._env.cluster}-rw")
-        return _led_before(slice_) if slice_ is not None else []
-
     def leads_to(self, service: str, instance: str) -> bool:
         """Whether the newest known slice of `service` ("rw") sends clients to `instance`."""
         slice_ = self._slices.get(f"{self._env.cluster}-{service}")
