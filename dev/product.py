@@ -176,8 +176,15 @@ class Database:
                 finally:
                     connection.terminate()
 
+        async def tidied() -> T:
+            try:
+                return await session()
+            except BaseException:
+                await asyncio.sleep(0.05)  # a connection that came to nothing is closed in the loop's next turns
+                raise
+
         with asyncio.Runner(loop_factory=lambda: Resolver(self.names)) as runner:
-            return runner.run(session())
+            return runner.run(tidied())
 
     def value(self, sql: str, *arguments: object, timeout: float = 60) -> Any:
         """The first column of the first row."""
