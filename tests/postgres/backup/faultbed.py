@@ -21,7 +21,7 @@ from tests.postgres.backup.faultproxy import Fault, FaultProxy
 if TYPE_CHECKING:
     from types_boto3_s3.client import S3Client
 
-OUTAGE = 0.6  # seconds that a call of these tests waits for a store that is away
+OUTAGE = 2.0  # seconds that a call of these tests waits for a store that is away: one pause and a slow machine
 READ_TIMEOUT = 0.7  # seconds; longer than the real server ever takes for the little that is sent here
 
 
