@@ -77,6 +77,9 @@ HOLE = archive((1, (2, 3, 5)))
 FORK = archive((1, range(1, 9)), histories={4: LINE_4})
 LATER = archive((1, range(1, 5)), (4, (5,)), histories={4: LINE_4})
 BORDER = archive((1, range(1, 5)), histories={4: (Switch(4, 1, 4 * SEG),)})
+# There was a failover, and how it came about is gone; the deposed primary's own WAL goes on past it.
+NO_HISTORY = archive((1, range(1, 9)), (4, (4, 5)))
+NO_SECOND_HISTORY = archive((1, range(1, 4)), (4, (4, 5, 6)), (6, (6, 7)), histories={4: LINE_4})
 
 
 @pytest.mark.parametrize(
@@ -106,6 +109,17 @@ BORDER = archive((1, range(1, 5)), histories={4: (Switch(4, 1, 4 * SEG),)})
         (LATER, "latest", "", "WalMissing", "000000040000000000000004 is not in the archive"),
         (BORDER, "latest", "", "WalMissing", "000000040000000000000004 is not in the archive yet"),
         (archive((1, (3, 4))), "latest", "", "WalMissing", "000000010000000000000002 is not in the archive"),
+        (NO_HISTORY, "latest", "", "WalMissing", "00000004.history is not in the archive"),
+        (NO_HISTORY, "xid", "1234", "WalMissing", "00000004.history is not in the archive"),
+        (NO_HISTORY, "name", "before release", "WalMissing", "00000004.history is not in the archive"),
+        (NO_HISTORY, "time", at(3).isoformat(), None, ""),
+        (NO_HISTORY, "time", at(4).isoformat(), "TargetTooLate", "00000004.history is not in the archive"),
+        (NO_HISTORY, "lsn", "0/4000000", None, ""),
+        (NO_HISTORY, "lsn", "0/4000001", "TargetTooLate", "00000004.history is not in the archive"),
+        (NO_HISTORY, "immediate", "", None, ""),
+        (NO_SECOND_HISTORY, "latest", "", "WalMissing", "00000006.history is not in the archive"),
+        (NO_SECOND_HISTORY, "lsn", "0/6000000", None, ""),
+        (archive((1, range(1, 9)), (4, (1,))), "latest", "", None, ""),  # it began before the backup's end
     ],
 )
 def test_what_cannot_be_reached_is_refused_with_what_can(

@@ -96,7 +96,7 @@ def test_backups_in_other_stores_need_their_wal_as_well() -> None:
         pytest.param({"backups": ()}, "no good physical backup", id="no backup"),
         pytest.param({"backups": (backup(1, 9, good=False),)}, "no good physical backup", id="only a Suspect one"),
         pytest.param({"running": ("r",)}, "being made", id="one is being made"),
-        pytest.param({"broken": ("manifests/x",)}, "damaged", id="a damaged manifest"),
+        pytest.param({"broken": ("manifests/x",)}, "cannot be read", id="a damaged manifest"),
         pytest.param({"lost": ("Backup x is gone.",)}, "x is gone", id="a store that was set back"),
         pytest.param({"elsewhere": (0,)}, "another store", id="a backup elsewhere without its place"),
         pytest.param(

@@ -18,7 +18,7 @@ from matriarch.backup import catalog
 from matriarch.backup.catalog import added_slots, slot_key
 from matriarch.backup.format import Header, canonical
 from matriarch.backup.keys import Dek, Kek, open_slots
-from matriarch.backup.store import Exists, Store
+from matriarch.backup.store import Exists, Store, beginning
 from matriarch.errors import Corrupt, Refused
 
 _BEGINNING = 2 << 20  # bytes: more than any header with its slots
@@ -105,7 +105,7 @@ def _each(store: Store) -> Iterator[Each]:
     encrypted = [s for s in read_listing(store).files if s.key.endswith(ENCRYPTED)]
     system = system_of(store) if encrypted else 0
     for stored in encrypted:
-        peeked = objects.peek(stored.name, _beginning(store, stored.key))
+        peeked = objects.peek(stored.name, beginning(store, stored.key, _BEGINNING))
         if peeked.header.dek_id in seen:
             continue
         seen.add(peeked.header.dek_id)
@@ -131,15 +131,3 @@ def _open(store: Store, what: str, dek_id: str, own: Slots, keys: tuple[Kek, ...
 def _ids(store: Store, dek_id: str, own: Slots) -> tuple[str, ...]:
     added = [e.key.rpartition("/")[2].removesuffix(".json") for e in store.list(f"keys/{dek_id}")]
     return tuple(dict.fromkeys([*(str(s.get("kek")) for s in own), *added]))
-
-
-def _beginning(store: Store, key: str) -> bytes:
-    found = bytearray()
-    with store.read(key) as pieces:
-        for piece in pieces:
-            found += piece
-            if len(found) >= _BEGINNING:
-                break
-        if hasattr(pieces, "close"):
-            pieces.close()
-    return bytes(found)

@@ -20,8 +20,10 @@ from matriarch.backup import catalog
 from matriarch.backup.jobspec import ClusterIdentity
 from matriarch.backup.jobspec import Reason as StoreReason
 from matriarch.backup.names import timestamp
-from matriarch.backup.store import Exists, Store
+from matriarch.backup.store import Exists, Store, beginning
 from matriarch.errors import Corrupt, Refused
+
+_BEGINNING = 1 << 20  # bytes: more than a header with its slots
 
 
 class Vault:
@@ -90,7 +92,7 @@ class Vault:
         if not self._keys.encrypts:
             found = self._store.get(key)
             return None if found is None else objects.expand(name, found) == data
-        peeked = objects.peek(name, self._beginning(key))
+        peeked = objects.peek(name, beginning(self._store, key, _BEGINNING))
         dek = self._keys.open(peeked.header.dek_id, peeked.slots, self._store.get)
         claimed = objects.trust(name, peeked.header, dek, self._system)
         if size != peeked.size:
@@ -100,14 +102,6 @@ class Vault:
                 reason=StoreReason.OBJECT_CORRUPT,
             )
         return hmac.compare_digest(objects.digest(dek, data), claimed)
-
-    def _beginning(self, key: str) -> bytes:
-        with self._store.read(key) as pieces:
-            try:
-                return bytes(next(pieces, b""))
-            finally:
-                if hasattr(pieces, "close"):
-                    pieces.close()
 
     def get(self, name: WalName) -> bytes | None:
         """The file, proven; None when the archive has none of that name.

@@ -36,10 +36,11 @@ from matriarch.backup.progress import Tracker
 from matriarch.backup.roles import dump_roles
 from matriarch.backup.server import Facts, Server, choose, look
 from matriarch.backup.stop import Stop, in_thread
-from matriarch.backup.store import Exists, Store
+from matriarch.backup.store import Exists, Store, beginning
 from matriarch.errors import Refused, Unavailable
 
 RENEW = 60.0  # seconds between renewals of the marker
+_HEADER = 1 << 20  # bytes: more than an object's header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +113,7 @@ def is_whole(store: Store, wanted: DataObject) -> bool:
         return False
     if wanted.object_id is None:
         return True
-    with store.read(wanted.path) as pieces:
-        head = next(iter(pieces), b"")
+    head = beginning(store, wanted.path, _HEADER)
     length = int.from_bytes(head[16:20], "big")
     return Header.parse(head[:length]).object_id == wanted.object_id
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from matriarch.backup import catalog, intact, lineage, names
-from matriarch.backup.catalog import Catalog
+from matriarch.backup.catalog import Broken, Catalog
 from matriarch.backup.jobspec import Reason, Retention
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest
@@ -73,7 +73,7 @@ def plan(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention, no
         why = f"{lost[0]} Nothing is deleted."
         return RetentionPlan({m.body.id: (why,) for m in known.manifests}, (), frozen=why)
     if known.broken:
-        why = f"{known.broken[0].key} is damaged; look at it or remove it by hand. Nothing is deleted."
+        why = f"{_what_is_wrong(known.broken[0])} Nothing is deleted."
         return RetentionPlan({m.body.id: (why,) for m in known.manifests}, (), frozen=why)
     policy = RetentionPolicy(
         days=rules.days,
@@ -85,6 +85,12 @@ def plan(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention, no
         window=None if rules.window_days is None else timedelta(days=rules.window_days),
     )
     return plan_retention(gather(store, known, keys, rules), policy, now)
+
+
+def _what_is_wrong(broken: Broken) -> str:
+    if isinstance(broken.error, Corrupt):
+        return f"{broken.key} is damaged; look at it or remove it by hand."
+    return f"{broken.key} cannot be read: {broken.error}"  # of a later format, or kept from us: it may be a good one
 
 
 def retain(store: Store, keys: Iterable[Kek], rules: Retention, system_identifier: str | None) -> Expired:

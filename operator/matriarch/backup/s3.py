@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -37,7 +38,9 @@ LOCKED = frozenset(("owner.json", "logical", "physical", "manifests", "keys", "t
 """Folders whose objects are written once and for good; markers are renewed and taken away."""
 IN_FLIGHT = 2  # parts on their way while the next one fills
 OUTAGE = 180.0  # seconds a store may be away in the middle of the work before it fails
+READ_TIMEOUT = 60.0  # seconds without a byte of an answer until a request counts as lost
 _PIECE = 1 << 20
+_MARK = "upload"  # of the metadata of an object that was sent in parts: whose it is
 
 
 class S3:
@@ -99,6 +102,9 @@ class S3:
                 data = body.read(SMALL + 1)
             if len(data) > SMALL:
                 raise Corrupt(f"{self.address}/{key} is too big for what it is.", reason=Reason.OBJECT_CORRUPT)
+            # A read of at most so many bytes does not say that the connection ended before the last of them.
+            if len(data) < (size := _part_of(answer, "ContentLength")):
+                raise ConnectionError(f"the answer ended at byte {len(data)} of {size}")
             return data
 
         return self._unless_missing(once)
@@ -116,8 +122,8 @@ class S3:
             try:
                 more: dict[str, Any] = {"Range": f"bytes={done}-", "IfMatch": etag} if done else {}
                 answer = self.client.get_object(Bucket=self._bucket, Key=self._prefix + key, **of, **more)
-                etag = answer["ETag"]
-                total = done + answer["ContentLength"]
+                etag = _part_of(answer, "ETag")
+                total = done + _part_of(answer, "ContentLength")
                 with answer["Body"] as body:
                     while piece := body.read(_PIECE):
                         done += len(piece)
@@ -144,7 +150,7 @@ class S3:
     def put(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         condition |= self._retention(key)
-        lost = False  # an earlier try had no answer, so what is there may be our own
+        lost = False  # an earlier try may have worked, so what is there may be our own
 
         def once() -> None:
             nonlocal lost
@@ -156,7 +162,7 @@ class S3:
                 no_answer = not hasattr(error, "response")
                 # A server that refuses early may hang up before we read why: looking tells.
                 taken = if_absent and (_is_taken(error) or (no_answer and self.size(key) is not None))
-                lost = lost or no_answer
+                lost = lost or _may_have_worked(error)
                 if not taken:
                     raise
                 if not (lost and self.get(key) == data):
@@ -169,15 +175,17 @@ class S3:
 
     def size(self, key: str) -> int | None:
         return self._unless_missing(
-            lambda: self.client.head_object(Bucket=self._bucket, Key=self._prefix + key)["ContentLength"]
+            lambda: _part_of(self.client.head_object(Bucket=self._bucket, Key=self._prefix + key), "ContentLength")
         )
 
     def list(self, folder: str) -> Iterator[Entry]:
         token: dict[str, Any] = {}
         while True:
             page = self._call(
-                lambda token=token: self.client.list_objects_v2(  # type: ignore[misc]  # a bound default
-                    Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/" if folder else self._prefix, **token
+                lambda token=token: _whole_list(  # type: ignore[misc]  # a bound default
+                    self.client.list_objects_v2(
+                        Bucket=self._bucket, Prefix=f"{self._prefix}{folder}/" if folder else self._prefix, **token
+                    )
                 )
             )
             for found in page.get("Contents", ()):
@@ -193,8 +201,8 @@ class S3:
         markers: dict[str, Any] = {}
         while True:
             page = self._call(
-                lambda markers=markers: self.client.list_multipart_uploads(  # type: ignore[misc]  # as above
-                    Bucket=self._bucket, Prefix=self._prefix, **markers
+                lambda markers=markers: _whole_list(  # type: ignore[misc]  # as above
+                    self.client.list_multipart_uploads(Bucket=self._bucket, Prefix=self._prefix, **markers)
                 )
             )
             for found in page.get("Uploads", ()):
@@ -219,8 +227,8 @@ class S3:
         markers: dict[str, Any] = {}
         while True:
             page = self._call(
-                lambda markers=markers: self.client.list_object_versions(  # type: ignore[misc]  # as above
-                    Bucket=self._bucket, Prefix=self._prefix + begin, **markers
+                lambda markers=markers: _whole_list(  # type: ignore[misc]  # as above
+                    self.client.list_object_versions(Bucket=self._bucket, Prefix=self._prefix + begin, **markers)
                 )
             )
             for v in page.get("Versions", ()):
@@ -269,11 +277,11 @@ class _MultipartUpload:
     def __init__(self, store: S3, key: str, *, part: int) -> None:
         self._store, self._key, self._part = store, key, part
         self._buffer = bytearray()
-        self._size = 0
         self._id: str | None = None
         self._sent: list[str] = []  # ETags in order
         self._flying: deque[Future[str]] = deque()
         self._begun = 0
+        self._token = secrets.token_hex(16)  # by which the object is known for this upload's
         self._pool = ThreadPoolExecutor(max_workers=IN_FLIGHT, thread_name_prefix="upload")
 
     def _target(self) -> dict[str, Any]:
@@ -281,7 +289,6 @@ class _MultipartUpload:
 
     def write(self, data: bytes) -> None:
         self._buffer += data
-        self._size += len(data)
         while len(self._buffer) >= (size := self._part_size()):
             part = bytes(memoryview(self._buffer)[:size])
             del self._buffer[:size]
@@ -297,7 +304,14 @@ class _MultipartUpload:
         if self._id is None:
             # A repeated request may leave an upload without parts behind: the sweeper takes those.
             kept = self._store._retention(self._key)  # noqa: SLF001 - its other half
-            self._id = call(lambda: client.create_multipart_upload(**self._target(), **kept))["UploadId"]
+            mark = {_MARK: self._token}
+            self._id = str(
+                call(
+                    lambda: _part_of(
+                        client.create_multipart_upload(**self._target(), Metadata=mark, **kept), "UploadId"
+                    )
+                )
+            )
         while len(self._flying) >= IN_FLIGHT:
             self._sent.append(self._flying.popleft().result())
         self._begun += 1
@@ -306,11 +320,14 @@ class _MultipartUpload:
 
         def send() -> str:
             answer = call(
-                lambda: client.upload_part(
-                    **self._target(), PartNumber=number, UploadId=upload, Body=part, ContentMD5=digest
+                lambda: _part_of(
+                    client.upload_part(
+                        **self._target(), PartNumber=number, UploadId=upload, Body=part, ContentMD5=digest
+                    ),
+                    "ETag",
                 )
             )
-            return answer["ETag"]
+            return str(answer)
 
         self._flying.append(self._pool.submit(send))
 
@@ -329,27 +346,31 @@ class _MultipartUpload:
 
     def _complete(self) -> None:
         parts: Any = [{"ETag": tag, "PartNumber": number} for number, tag in enumerate(self._sent, 1)]
-        tried = False
+        lost = False  # as in `put`
 
         def once() -> None:
-            nonlocal tried
-            again, tried = tried, True
+            nonlocal lost
             try:
                 self._store.client.complete_multipart_upload(
                     **self._target(), UploadId=str(self._id), MultipartUpload={"Parts": parts}, IfNoneMatch="*"
                 )
             except Exception as error:
+                lost = lost or _may_have_worked(error)
                 # After a lost answer: the upload is gone because it became the object.
-                if again and (_is_missing(error) or _is_taken(error)) and self._is_there():
+                if lost and (_is_missing(error) or _is_taken(error)) and self._is_there():
                     return
                 if _is_taken(error):
                     raise Exists(self._key) from None
                 raise
 
         self._store._call(once)  # noqa: SLF001 - its other half
+        self._id = None  # nothing is left to abort
 
     def _is_there(self) -> bool:
-        return self._store.size(self._key) == self._size
+        """Not only one of this size: it may be another writer's."""
+        client = self._store.client
+        found = self._store._unless_missing(lambda: client.head_object(**self._target()))  # noqa: SLF001
+        return found is not None and found.get("Metadata", {}).get(_MARK) == self._token
 
     def abort(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -376,7 +397,7 @@ def _client(spec: S3Store, connections: int) -> S3Client:
     path_style = spec.path_style if spec.path_style is not None else spec.endpoint is not None
     config = Config(
         connect_timeout=5,
-        read_timeout=60,
+        read_timeout=READ_TIMEOUT,
         retries={"mode": "standard", "total_max_attempts": 3},
         # Newer checksum defaults are refused by many implementations; Content-MD5 is understood by all.
         request_checksum_calculation="when_required",
@@ -407,6 +428,28 @@ def _md5(data: bytes) -> str:
 def _code(error: BaseException) -> str:
     answer = getattr(error, "response", None) or {}
     return str(answer.get("Error", {}).get("Code", ""))
+
+
+def _may_have_worked(error: BaseException) -> bool:
+    """Whether a request that ended so, or a try of it by botocore before the last, may have had its effect."""
+    answer = getattr(error, "response", None)
+    if answer is None:
+        return True
+    about = answer.get("ResponseMetadata", {})
+    return int(about.get("HTTPStatusCode", 500)) >= 500 or int(about.get("RetryAttempts", 0)) > 0
+
+
+def _part_of(answer: Any, name: str) -> Any:
+    """What each such answer has. A connection that ends among an answer's headers looks like one with fewer of them."""
+    if name not in answer:
+        raise ConnectionError(f"the answer ended before its {name}")
+    return answer[name]
+
+
+def _whole_list(page: T) -> T:
+    """A list without its end is none: what it would not name would be taken for gone."""
+    _part_of(page, "IsTruncated")
+    return page
 
 
 def _is_missing(error: BaseException) -> bool:

@@ -91,6 +91,19 @@ class Store(Protocol):
         """The store's clock, by which ages of entries are judged."""
 
 
+def beginning(store: Store, key: str, size: int) -> bytes:
+    """At least `size` bytes of a big object, or all of it. A first piece alone may be short: its connection broke."""
+    found = bytearray()
+    with store.read(key) as pieces:
+        for piece in pieces:
+            found += piece
+            if len(found) >= size:
+                break
+        if hasattr(pieces, "close"):
+            pieces.close()
+    return bytes(found)
+
+
 def open_store(
     spec: StoreSpec, stop: Stop | None = None, *, outage: float | None = None, connections: int | None = None
 ) -> Store:

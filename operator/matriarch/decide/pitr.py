@@ -80,9 +80,24 @@ def route(made: Base, archive: Archive, target: Target) -> Route | Verdict:
     """The way to `target`, or why there is none: then nothing may be changed."""
     timeline = max((t for t, line in archive.histories.items() if leads(made, line)), default=made.timeline)
     line = archive.histories.get(timeline, ()) if timeline != made.timeline else ()
-    far = reach(made, timeline, line, archive.segments)
+    lost = _unfollowed(made, timeline, archive)
+    segments = archive.segments
+    if lost is not None:  # it may be the one that counts, so nothing is followed past where it can have begun
+        segments = {(t, n): stored for (t, n), stored in segments.items() if n < lost[1]}
+    far = reach(made, timeline, line, segments)
     found = Route(timeline=timeline, end=far.last, until=far.last_time)
-    return _refusal(made, archive, target, found, begin_of(made, line)) or found
+    return _refusal(made, archive, target, found, begin_of(made, line), lost) or found
+
+
+def _unfollowed(made: Base, timeline: int, archive: Archive) -> tuple[int, int] | None:
+    """A later timeline with WAL and without its history, and the number of its first segment: the one that begins
+    first. One that begins before the backup's end did not come out of it."""
+    first: dict[int, int] = {}
+    for t, n in archive.segments:
+        if t > timeline and t not in archive.histories:
+            first[t] = min(n, first.get(t, n))
+    able = ((t, n) for t, n in first.items() if n >= made.stop // SEGMENT_SIZE)
+    return min(able, key=lambda found: (found[1], found[0]), default=None)
 
 
 def newest_before(bases: Iterable[Base], target: Target) -> Base | None:
@@ -115,21 +130,29 @@ def expected_end(made: Base, archive: Archive, found: Route, target: Target) -> 
 
 
 def _refusal(
-    made: Base, archive: Archive, target: Target, found: Route, begins: list[tuple[int, int]]
+    made: Base,
+    archive: Archive,
+    target: Target,
+    found: Route,
+    begins: list[tuple[int, int]],
+    lost: tuple[int, int] | None,
 ) -> Verdict | None:
     number = found.end // SEGMENT_SIZE
     before, missing = (timeline_at(begins, n) for n in (number - 1, number))
     # PostgreSQL would take an older timeline's segment in its place, and replay what was given up with it.
     forks = any(before <= t < missing and (t, number) in archive.segments for t, _ in begins)
     gap = ""
-    if forks:
+    if lost is not None:
+        gap = f" {lost[0]:08X}.history is not in the archive, although WAL of its timeline is: put it back, for nobody "
+        gap += f"can say what follows after {format_lsn(found.end)}."
+    elif forks:
         gap = f" {segment_name(missing, found.end)} is not in the archive yet, which is where its timeline begins."
     elif any(t == found.timeline and n >= number for t, n in archive.segments):
         gap = f" {segment_name(missing, found.end)} is not in the archive, although later WAL is: what comes after it "
         gap += "cannot be replayed."
     window = f"restorable is {_at(made.finished)} to {_at(found.until)}, {format_lsn(made.stop)} to "
     window += f"{format_lsn(found.end)} on timeline {found.timeline}"
-    if gap and (target.kind == "latest" or (forks and target.kind in ("xid", "name"))):
+    if gap and (target.kind == "latest" or ((forks or lost is not None) and target.kind in ("xid", "name"))):
         return _no("WalMissing", f"{gap.strip()} From this backup {window}: name a time or an LSN in it.")
     if target.kind == "time":
         moment = datetime.fromisoformat(target.value)

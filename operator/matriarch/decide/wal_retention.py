@@ -169,7 +169,7 @@ def _frozen(archive: Archive) -> str | None:
     if archive.lost:
         return f"{archive.lost[0]} No WAL is deleted."
     if archive.broken:
-        return f"{archive.broken[0]} is damaged; look at it or remove it by hand. No WAL is deleted."
+        return f"{archive.broken[0]} cannot be read; look at what is wrong with it. No WAL is deleted."
     if not any(b.good for b in archive.backups):
         return "There is no good physical backup, so all WAL stays."
     if any(lsn <= 0 for lsn in archive.elsewhere):

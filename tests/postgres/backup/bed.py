@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -290,6 +291,34 @@ def s3_spec(server: Any, bucket: str, credentials: Path, prefix: str = "backups"
 
 def s3(server: Any, bucket: str, credentials: Path, prefix: str = "backups") -> S3:
     return S3(s3_spec(server, bucket, credentials, prefix))
+
+
+class OpenS3(S3):
+    """A prefix whose files can be reached behind the server's back: what goes wrong there is not told to S3."""
+
+    def __init__(self, server: Any, spec: S3Store) -> None:
+        super().__init__(spec)
+        self.root = Path(server.folder) / "data" / spec.bucket / spec.prefix
+
+
+def root(store: Store) -> Path:
+    """Where the objects of a test's store lie as files."""
+    if isinstance(store, OpenS3):
+        return store.root
+    assert isinstance(store, Local)
+    return Path(store.address)
+
+
+def copy_of(made: Path, kind: str, server: Any, tmp_path: Path) -> Store:
+    """A local store's objects in another one, which a test may damage; `kind` is local or s3."""
+    if kind == "local":
+        shutil.copytree(made, tmp_path / "store")
+        return local(tmp_path / "store")
+    store = OpenS3(server, s3_spec(server, "backups", tmp_path / "credentials", prefix=tmp_path.name))
+    for entry in (source := local(made)).list(""):
+        with source.read(entry.key) as pieces:
+            store.put(entry.key, b"".join(pieces))
+    return store
 
 
 def keys_in(store: Store, *folders: str) -> list[str]:

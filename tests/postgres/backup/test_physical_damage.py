@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from dev.s3 import S3Server
 from matriarch.backup import catalog, expire
 from matriarch.backup.jobspec import Reason, Retention
 from matriarch.backup.keys import Kek
 from matriarch.backup.local import Local
-from matriarch.backup.physical import plan
+from matriarch.backup.physical import plan, restore
+from matriarch.backup.progress import Tracker
+from matriarch.backup.stop import Stop
+from matriarch.backup.store import Store
 from matriarch.errors import Corrupt, MatriarchError, Refused
-from tests.postgres.backup.bed import KEY, Postgres, do_restore, local, make_backup
+from tests.postgres.backup.bed import KEY, Postgres, copy_of, do_restore, local, make_backup, root
 from tests.postgres.backup.physbed import physical_backup, physical_restore
 
 
@@ -37,24 +41,34 @@ def made(source: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def store(made: Path, tmp_path: Path) -> Local:
-    shutil.copytree(made, tmp_path / "store")
-    return local(tmp_path / "store")
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, made: Path, s3server: S3Server, tmp_path: Path) -> Store:
+    return copy_of(made, request.param, s3server, tmp_path)
 
 
-def packs(store: Local) -> list[Path]:
+def packs(store: Store) -> list[Path]:
     """Of the newest backup, the biggest first."""
-    folder = Path(store.address) / "physical" / catalog.find(store, "latest").body.id
+    folder = root(store) / "physical" / catalog.find(store, "latest").body.id
     return sorted(folder.glob("*.pack.*"), key=lambda p: -p.stat().st_size)
 
 
-def refused(store: Local, directory: Path, reason: str, **how: object) -> MatriarchError:
+def refused(store: Store, directory: Path, reason: str, *, verified: bool = True, **how: object) -> MatriarchError:
+    """By a restore; and, unless that was seen often enough, a verification finds the same."""
     with pytest.raises((Corrupt, Refused)) as error:
         physical_restore(store, directory, **how)  # type: ignore[arg-type]
     assert error.value.reason == reason
+    keys: tuple[Kek, ...] = how.get("keys", (KEY,))  # type: ignore[assignment]
+    if verified:
+        with pytest.raises((Corrupt, Refused)) as found:
+            verify(store, str(how.get("backup", "latest")), keys)
+        assert found.value.reason == reason
     assert not directory.exists() or not list(directory.iterdir())
     return error.value
+
+
+def verify(store: Store, backup: str, keys: tuple[Kek, ...]) -> None:
+    opened = restore.find(store, backup, keys, allow_unencrypted=False)
+    restore.verify(store, opened, Tracker(), Stop(), keys=keys)
 
 
 def flip(path: Path, position: int) -> None:
@@ -65,16 +79,18 @@ def flip(path: Path, position: int) -> None:
         file.write(bytes([byte ^ 0x10]))
 
 
-def test_one_changed_byte_anywhere(store: Local, tmp_path: Path) -> None:
+def test_one_changed_byte_anywhere(store: Store, tmp_path: Path) -> None:
     dice = random.Random(5)
     folder = packs(store)[0].parent
     for path in (*packs(store)[:3], packs(store)[-1], *folder.glob("map.*")):
         size = path.stat().st_size
         header = int.from_bytes(path.read_bytes()[16:20], "big")
         # The slots after the header are free to be replaced by a copy: the stored digest still names them.
-        for position in (0, 9, 40, header + 2, size - 1, *(dice.randrange(size) for _ in range(3))):
+        positions = (0, 9, 40, header + 2, size - 1, *(dice.randrange(size) for _ in range(3)))
+        for position in positions if isinstance(store, Local) else positions[-2:]:
             flip(path, position)
-            assert path.name in str(refused(store, tmp_path / "data", "ObjectCorrupt")), position
+            found = refused(store, tmp_path / "data", "ObjectCorrupt", verified=False)
+            assert path.name in str(found), position
             flip(path, position)
     physical_restore(store, tmp_path / "data")
 
@@ -91,7 +107,7 @@ def test_one_changed_byte_anywhere(store: Local, tmp_path: Path) -> None:
     ],
 )
 def test_a_pack_that_is_not_the_one(
-    store: Local, tmp_path: Path, damage: Callable[[list[Path]], object], reason: str
+    store: Store, tmp_path: Path, damage: Callable[[list[Path]], object], reason: str
 ) -> None:
     some = packs(store)
     damage(some)
@@ -109,7 +125,7 @@ def reorder(path: Path) -> None:
     path.write_bytes(data[:begin] + b + a + data[begin + 2 * chunk :])
 
 
-def test_two_packs_swapped_and_one_of_another_backup(store: Local, tmp_path: Path) -> None:
+def test_two_packs_swapped_and_one_of_another_backup(store: Store, tmp_path: Path) -> None:
     first, second = packs(store)[:2]
     one, two = first.read_bytes(), second.read_bytes()
     first.write_bytes(two)
@@ -124,12 +140,12 @@ def test_two_packs_swapped_and_one_of_another_backup(store: Local, tmp_path: Pat
     assert "map.json" in str(refused(store, tmp_path / "data", "ObjectCorrupt"))
 
 
-def test_keys(store: Local, tmp_path: Path) -> None:
+def test_keys(store: Store, tmp_path: Path) -> None:
     refused(store, tmp_path / "data", "WrongKey", keys=(Kek.of(bytes(32)),))
     refused(store, tmp_path / "data", "KeyMissing", keys=())
 
 
-def test_a_directory_that_is_not_empty(store: Local, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty(store: Store, tmp_path: Path) -> None:
     for name, word in (("postmaster.pid", "a server runs"), ("mine", "not empty")):
         directory = tmp_path / name
         directory.mkdir()
@@ -140,7 +156,7 @@ def test_a_directory_that_is_not_empty(store: Local, tmp_path: Path) -> None:
         assert [p.name for p in directory.iterdir()] == [name]
 
 
-def test_the_kinds_are_not_mistaken_for_each_other(store: Local, tmp_path: Path, target: Postgres) -> None:
+def test_the_kinds_are_not_mistaken_for_each_other(store: Store, tmp_path: Path, target: Postgres) -> None:
     kinds = {m.body.kind: m.body.id for m in catalog.read_catalog(store).manifests}
     assert "logical backup" in str(refused(store, tmp_path / "data", "BadSpec", backup=kinds["logical"]))
     with pytest.raises(Refused, match="physical backup") as error:
@@ -148,7 +164,7 @@ def test_the_kinds_are_not_mistaken_for_each_other(store: Local, tmp_path: Path,
     assert error.value.reason == Reason.BAD_SPEC
 
 
-def test_a_backup_with_a_missing_pack_does_not_count(store: Local) -> None:
+def test_a_backup_with_a_missing_pack_does_not_count(store: Store) -> None:
     facts = expire.gather(store, catalog.read_catalog(store), [KEY], Retention())
     assert [f.good for f in facts] == [True, True, True]
     packs(store)[2].unlink()
