@@ -107,6 +107,7 @@ def test_a_fault_that_passes(call: str, share: int | None, fresh: Callable[[str]
         everything_is_there(place)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("call", CALLS)
 def test_a_fault_that_stays(call: str, fresh: Callable[[str], Place]) -> None:
     """What was acknowledged is there, nothing is said to be missing, and the next try finds its own."""

@@ -136,6 +136,7 @@ def test_a_fault_that_passes_is_not_seen(name: str, fresh: Callable[[], Place]) 
         assert left(place) == objects, (at, fault)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CALLS)
 def test_a_refusal_is_named(name: str, fresh: Callable[[], Place]) -> None:
     call, place = CALLS[name], fresh()
@@ -154,6 +155,7 @@ def test_a_refusal_is_named(name: str, fresh: Callable[[], Place]) -> None:
         assert left(place) == before, at
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [*PASSING], ids=lambda f: f.name)
 @pytest.mark.parametrize("name", ["get", "put if absent", "upload in parts", "read", "list", "delete"])
 def test_an_outage_that_stays_is_named(name: str, fault: Fault, fresh: Callable[[], Place]) -> None:
@@ -168,6 +170,7 @@ def test_an_outage_that_stays_is_named(name: str, fault: Fault, fresh: Callable[
     assert len(place.proxy.struck) > 1  # it was tried again
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("fault", [f for f in Fault if f is not Fault.STALLED], ids=lambda f: f.name)
 def test_giving_up_an_upload_never_fails(fault: Fault, fresh: Callable[[], Place]) -> None:
     place = fresh()

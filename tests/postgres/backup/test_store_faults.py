@@ -279,6 +279,7 @@ def test_a_fault_that_passes(operation: str, new_round: Callable[[str], Round]) 
     passing(operation, new_round, OPERATIONS[operation][2])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_a_fault_that_stays(operation: str, new_round: Callable[[str], Round]) -> None:
     staying(operation, new_round, -(-OPERATIONS[operation][2] // 2))
