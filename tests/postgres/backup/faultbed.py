@@ -37,11 +37,10 @@ def proxy(s3server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fault
     monkeypatch.setattr(s3_module, "READ_TIMEOUT", READ_TIMEOUT)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
     with faultproxy.before(s3server) as found:
-        _clients.pop(found.server.port, None)
         yield found
 
 
-_clients: dict[int, S3Client] = {}
+_clients: dict[tuple[int, str], S3Client] = {}  # by port and access key: another server may get a port again
 
 
 class Place:
@@ -50,14 +49,15 @@ class Place:
     def __init__(self, proxy: FaultProxy, real: S3Server, folder: Path, name: str) -> None:
         self.proxy, self._real, self._folder, self.prefix = proxy, real, folder, name
         self.straight: S3 = s3(real, "backups", folder / "credentials", prefix=name)
-        self.straight._made = _clients.get(real.port) or _clients.setdefault(real.port, self.straight.client)
+        who = (real.port, real.access_key)
+        self.straight._made = _clients.get(who) or _clients.setdefault(who, self.straight.client)
 
     def struck(self) -> S3:
         """The client of boto3 is the same for all behind one proxy: to make one takes longer than what is tested."""
         spec = s3_spec(self.proxy.server, "backups", self._folder / "credentials", prefix=self.prefix)
         store = S3(spec, Hasty(), outage=OUTAGE)
-        port = self.proxy.server.port
-        store._made = _clients.get(port) or _clients.setdefault(port, store.client)
+        who = (self.proxy.server.port, self.proxy.server.access_key)
+        store._made = _clients.get(who) or _clients.setdefault(who, store.client)
         return store
 
     def copied(self, name: str) -> Place:
