@@ -152,6 +152,7 @@ def test_exactly_what_was_committed_before_a_random_moment(ledger: Ledger) -> No
     ledger.kubectl.delete("databasecluster", "copy", ledger.namespace)
 
 
+@pytest.mark.long  # minutes until the lost volumes are gone; recovery to the latest is in tests/postgres, too
 def test_the_end_of_the_archive_under_the_name_of_the_lost_cluster(ledger: Ledger) -> None:
     ledger.kubectl.delete("databasecluster", "ledger", ledger.namespace)
     for kind, name in (("pvc", "ledger-1"), ("pvc", "ledger-2"), ("lease", "ledger")):
