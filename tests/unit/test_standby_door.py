@@ -37,7 +37,7 @@ instants = st.integers(0, 200 * SECOND)
 
 
 @given(instants, instants, instants, instants, st.booleans())
-def test_it_opens_by_itself_and_stays_open(now: int, led: int, away: int, expected: int, follows: bool) -> None:
+def test_it_opens_by_itself(now: int, led: int, away: int, expected: int, follows: bool) -> None:
     facts = Facts(now=now, follows=follows, clients_expected_until=expected, led_here=led, api_away=away)
     if door(facts) == "open":
         assert follows
