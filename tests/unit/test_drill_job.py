@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from matriarch.cli.drill import record_of
 from matriarch.controller.backup_around import _drilled
 from matriarch.controller.drill_status import figures
 from matriarch.controller.metrics import Metrics
+from matriarch.drill.server import Throwaway
 from matriarch.drill.settings import last_word, settings
 from matriarch.postgres.catalogue_17 import PARAMETERS
 from matriarch.resources.drilljob import FOLDER, DrillVolume, DrillWish, drill_job
@@ -165,3 +168,35 @@ def test_the_command_waits_for_its_own_drill() -> None:
 def test_a_drill_proves_a_backup_to_retention() -> None:
     drills = [{"result": "Passed", "backupId": "a"}, {"result": "Failed", "backupId": "b"}, {"result": "Passed"}]
     assert _drilled([{"status": {"drills": drills}}, {}, {"status": {}}]) == {"a"}
+
+
+def test_a_tool_that_a_stopped_drill_was_about_to_start_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that starts it outlives the task that was cancelled."""
+    looked, go = threading.Event(), threading.Event()
+    program = tmp_path / "initdb"
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    program.chmod(0o755)
+
+    def find(_: str) -> str:
+        looked.set()
+        assert go.wait(10)
+        return str(program)
+
+    monkeypatch.setattr("matriarch.drill.server.find_tool", find)
+    place = Throwaway(tmp_path / "drill", tmp_path / "sockets")
+
+    async def run() -> None:
+        work = asyncio.ensure_future(place.create())
+        await asyncio.to_thread(looked.wait, 10)
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        stopping = asyncio.ensure_future(asyncio.to_thread(place.stop))
+        await asyncio.sleep(0.1)
+        go.set()
+        await stopping
+
+    asyncio.run(run())  # waits for its threads
+    assert not (tmp_path / "ran").exists()

@@ -169,7 +169,8 @@ async def _attempt(
                 dek=dek,
                 encryption=encryption,
                 estimate=estimate // (2 if task.compression else 1),
-            )
+            ),
+            undo=Packer.abort,
         )
         try:
             with packer:

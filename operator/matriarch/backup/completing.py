@@ -14,6 +14,7 @@ from matriarch.backup.format import canonical
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Dek, Kek
 from matriarch.backup.manifest import Body, Details, Manifest, Opened, write
+from matriarch.backup.stop import in_thread
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import Corrupt, Refused, Unavailable
 
@@ -76,7 +77,7 @@ class Marker:
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Marker:
-        await asyncio.to_thread(self._store.put, self._key, self._token)
+        await in_thread(lambda: self._store.put(self._key, self._token), undo=lambda _: self._drop_quietly())
         self._task = asyncio.create_task(self._renew())
         return self
 
@@ -84,8 +85,8 @@ class Marker:
         assert self._task is not None
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        with contextlib.suppress(Corrupt, Refused, Unavailable):
-            await asyncio.wait_for(asyncio.to_thread(self._drop), timeout=20)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.to_thread(self._drop_quietly), timeout=20)
 
     def check(self) -> None:
         if self._store.get(self._key) != self._token:
@@ -94,15 +95,17 @@ class Marker:
                 reason=Reason.STORE_UNAVAILABLE,
             )
 
-    def _drop(self) -> None:
-        if self._store.get(self._key) == self._token:
-            self._store.delete(self._key)
+    def _drop_quietly(self) -> None:
+        """What can't be taken away is the sweeper's."""
+        with contextlib.suppress(Corrupt, Refused, Unavailable):
+            if self._store.get(self._key) == self._token:
+                self._store.delete(self._key)
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW)
             with contextlib.suppress(Unavailable):
-                await asyncio.to_thread(self._renew_once)
+                await in_thread(self._renew_once)  # one that ended later would write the marker anew
 
     def _renew_once(self) -> None:
         self.check()

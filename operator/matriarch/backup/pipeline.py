@@ -57,7 +57,11 @@ class Packer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._upload.abort()  # after `finish` nothing is left to abort
+        self.abort()
+
+    def abort(self) -> None:
+        """Nothing is left of the object; after `finish` nothing is left to abort."""
+        self._upload.abort()
 
     def write(self, text: bytes | memoryview) -> None:
         self._text.update(text)

@@ -27,11 +27,16 @@ class Stop(threading.Event):
         self.check()
 
 
-async def in_thread(work: Callable[[], T]) -> T:
-    """As asyncio.to_thread, but when cancelled it first waits for the thread: what follows must not meet it at work."""
+async def in_thread(work: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
+    """As asyncio.to_thread, but when cancelled it first waits for the thread: what follows must not meet it at work.
+
+    What the thread made all the same, and nobody is left to take, goes to `undo`, in a thread too.
+    """
     task = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.gather(task, return_exceptions=True)
+        if undo is not None and not task.cancelled() and task.exception() is None:
+            await asyncio.to_thread(undo, task.result())
         raise

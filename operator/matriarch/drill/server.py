@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class Throwaway:
     sockets: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     _working: subprocess.Popen[str] | None = field(default=None, repr=False)  # initdb or another tool
+    _stopped: bool = False
+    _starting: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def data(self) -> Path:
@@ -103,8 +106,13 @@ class Throwaway:
             return "it left no log"
 
     def stop(self) -> None:
-        """Gone when this returns; what it wrote is thrown away, so nothing is flushed. Blocks."""
-        working, process, self._process = self._working, self._process, None
+        """Gone when this returns, and nothing starts later; what it wrote is thrown away: nothing is flushed. Blocks.
+
+        A tool is started by a thread that a cancelled task has left behind: it may be about to.
+        """
+        with self._starting:
+            self._stopped = True
+            working, process, self._process = self._working, self._process, None
         if working is not None:
             _end_group(working)
         if process is None:
@@ -119,16 +127,20 @@ class Throwaway:
     def _tool(self, name: str, arguments: list[str]) -> str:
         environment = {"PATH": os.environ.get("PATH", ""), "LC_ALL": "C", "TZ": "UTC", "HOME": str(self.folder)}
         pipe = subprocess.PIPE
+        program = find_tool(name)
         try:
-            self._working = process = subprocess.Popen(
-                [find_tool(name), *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=pipe,
-                stderr=pipe,
-                text=True,
-                start_new_session=True,  # initdb has children of its own
-            )
+            with self._starting:
+                if self._stopped:
+                    raise Unavailable("The drill was stopped.", reason=Reason.CANCELLED)
+                self._working = process = subprocess.Popen(
+                    [program, *arguments],
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=pipe,
+                    stderr=pipe,
+                    text=True,
+                    start_new_session=True,  # initdb has children of its own
+                )
         except OSError as error:
             raise Refused(f"{name} can't be started ({error.strerror}).", reason=Reason.VERSION_UNSUPPORTED) from None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -22,7 +23,7 @@ from matriarch.backup import backup as engine
 from matriarch.backup import catalog, jobspec, restore
 from matriarch.backup import s3 as s3_module
 from matriarch.backup.jobresult import Result
-from matriarch.backup.jobspec import BackupTask, JobSpec, LocalStore, ServerSpec, StoreSpec
+from matriarch.backup.jobspec import BackupTask, JobSpec, LocalStore, Reason, ServerSpec, StoreSpec
 from matriarch.backup.local import Local
 from matriarch.backup.progress import Tracker
 from matriarch.backup.stop import Stop
@@ -93,6 +94,69 @@ def test_dead_between_any_two_steps(tmp_path: Path, source: Postgres, small: str
         assert keys_in(store, "manifests") == [again.manifest.key]
         if known.manifests:
             assert again.manifest.raw == known.manifests[0].raw
+        last += 1
+    assert last > 10
+
+
+class Stopping(Dying):
+    """A store under a Job that is told to stop while its `last`-th call is under way; the call itself succeeds."""
+
+    tell: Callable[[], object] = staticmethod(lambda: None)
+
+    def _die(self) -> None:
+        self.calls += 1
+        if self.calls == self.last:
+            self.tell()
+            time.sleep(0.05)  # the loop hears of it before the call has done its work
+
+
+def stopped_at(store: Stopping, source: Postgres, database: str) -> bool:
+    """Whether the backup was still under way when the call came."""
+    stop = Stop()
+    request = engine.Request(
+        store=store,
+        servers=[source.server("matriarch_backup")],
+        prefer="any",
+        key=KEY,
+        task=BackupTask(name=NAME, databases=(database,), encryption=True),
+        cluster=CLUSTER,
+        stop=stop,
+    )
+
+    async def run() -> bool:
+        work = asyncio.ensure_future(engine.backup(request))
+        loop = asyncio.get_running_loop()
+
+        def tell() -> None:
+            stop.set()
+            loop.call_soon_threadsafe(work.cancel)
+
+        store.tell = tell
+        await asyncio.wait([work])
+        if work.cancelled():
+            return True
+        error = work.exception()
+        assert error is None or getattr(error, "reason", None) == Reason.CANCELLED, error
+        return error is not None
+
+    return asyncio.run(run())
+
+
+def test_told_to_stop_in_any_call_of_the_store_it_leaves_nothing(tmp_path: Path, source: Postgres, small: str) -> None:
+    last = 1
+    while True:
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        store = Stopping(LocalStore(path=str(folder)))
+        store.last = last
+        under_way = stopped_at(store, source, small)
+        if store.calls < last:
+            break
+        after = local(folder)
+        if not keys_in(after, "manifests"):  # a stop after the manifest comes too late: that is a backup
+            assert under_way
+            assert list(after.unfinished()) == [], last
+            assert [k for k in keys_in(after) if not k.startswith("keys/")] == [], last
         last += 1
     assert last > 10
 
