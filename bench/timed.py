@@ -48,6 +48,7 @@ print(json.dumps([os.waitstatus_to_exitcode(status), took, usage.ru_utime + usag
 
 def timed(name: str, words: Sequence[str], env: Mapping[str, str] | None = None) -> Run:
     """Raises SystemExit when the program fails; what it said is on stderr."""
+    os.sync()  # what the run before left unwritten is not this one's to wait for
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", _STARTER, *words],
         env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, check=True,

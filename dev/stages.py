@@ -84,7 +84,8 @@ def test_stages() -> list[Stage]:
         _pytest("apiserver", "tests/apiserver", 1200),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),
-        _pytest("postgres", "tests/postgres", 3300, "-m", "not long"),
+        # Much of its time is waiting for servers; files stay whole, since their tests share what they made.
+        _pytest("postgres", "tests/postgres", 3300, "-m", "not long", "-n", "2", "--dist", "loadfile"),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
         _pytest("e2e", "tests/e2e", 3000, f"--ignore={GROUND}", "-m", "not long", env={"KEEP": "1"}),

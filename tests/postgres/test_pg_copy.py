@@ -203,7 +203,7 @@ async def test_a_finished_clone_takes_its_place_after_a_crash(box: Box) -> None:
 _STOP_WHEN_REAL = """\
 import sys, time
 if "--dry-run" not in sys.argv:
-    time.sleep(3600)
+    time.sleep(120)
 """
 
 
