@@ -17,6 +17,7 @@ from matriarch.backup.physical.exclude import enters, left_out, relation
 from matriarch.backup.physical.pages import PAGE, check, checksums
 from matriarch.backup.physical.plan import Found, packs
 from matriarch.backup.physical.recovery import settings
+from matriarch.backup.physical.restore import apart
 from matriarch.decide.pitr import Target
 from matriarch.errors import Corrupt
 
@@ -217,3 +218,12 @@ def test_recovery_settings() -> None:
     lines = settings(Target("time", "2026-03-01T02:00:00Z"), "fetch", 7).splitlines()
     assert {"recovery_target_time = '2026-03-01T02:00:00Z'", "recovery_target_timeline = '7'"} <= set(lines)
     assert sum("recovery_target" in line and not line.endswith("= ''") for line in lines) == 4
+
+
+@given(st.integers(0, 50), st.integers(1, 8))
+def test_workers_lay_down_packs_that_are_apart(count: int, workers: int) -> None:
+    order = apart(range(count), workers)
+    assert sorted(order) == list(range(count))
+    if count > 2 * workers * workers:  # of those that are in work at a time no two are neighbours
+        at_a_time = [order[n : n + workers] for n in range(0, count - workers * workers, workers)]
+        assert all(abs(a - b) > 1 for some in at_a_time for a in some for b in some if a != b)

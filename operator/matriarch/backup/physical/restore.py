@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from matriarch.backup import lineage
 from matriarch.backup.jobspec import Reason
@@ -35,6 +36,8 @@ from matriarch.backup.stop import Stop
 from matriarch.backup.store import Store
 from matriarch.decide.pitr import LATEST, Target
 from matriarch.errors import Corrupt, Refused, Unavailable
+
+T = TypeVar("T")
 
 SYNCING = 8  # files at a time
 _AUTO_CONF = "postgresql.auto.conf"
@@ -284,7 +287,13 @@ def _read_packs(
         finally:
             flow.close()
 
-    work(sources, workers, lambda: one, stop)
+    work(apart(sources, workers), workers, lambda: one, stop)
+
+
+def apart(sources: Sequence[T], workers: int) -> list[T]:
+    """Neighbours hold parts of one file, whose lock only one writer has: each worker begins elsewhere in the list."""
+    stretch = -(-len(sources) // max(1, workers))
+    return [sources[at] for first in range(stretch) for at in range(first, len(sources), stretch)]
 
 
 class _Flow:
