@@ -26,6 +26,9 @@ Direction = Literal["both", "in", "out"]
 
 CUT = 20.0  # seconds that a cut lasts, at least
 API_AWAY = 90.0  # seconds that the API server is stopped
+ROUTES_AGAIN = 60.0
+"""Seconds until every kube-proxy has heard from an API server that was away: it asks again after 30 s at most, and a
+random time as long (client-go's reflector). Until then a node sends clients where they went before."""
 
 
 class Nodes(Protocol):
@@ -77,12 +80,14 @@ class Blow:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A kind of blow. `hold`: how many seconds it lasts at least before it is healed; 0 for what is over by itself."""
+    """A kind of blow. `hold`: how many seconds it lasts at least before it is healed; 0 for what is over by itself.
+    `settle`: how many seconds after that the next run may begin, at the earliest."""
 
     name: str
     about: str
     prepare: Callable[[Victim], Blow]
     hold: float = 0.0
+    settle: float = 0.0
 
 
 def _pid(pid: int | None, what: str) -> int:
@@ -184,7 +189,7 @@ FAULTS: Mapping[str, Fault] = {
         ),
         Fault("node-cut-in", "nothing reaches the primary's node, all that it sends arrives", _cut("in"), hold=CUT),
         Fault("node-kill", "every process of the primary's node is killed and its link cut", _node_kill, hold=CUT),
-        Fault("api-down", f"the API server is stopped for {API_AWAY:.0f} s", _api_down, hold=API_AWAY),
+        Fault("api-down", f"the API server is stopped for {API_AWAY:.0f} s", _api_down, API_AWAY, ROUTES_AGAIN),
         Fault("disk-full", "the primary's volume is filled while WAL goes on being written", _disk_full, hold=CUT),
         Fault("switchover", "another instance is asked for as primary", _switchover),
     )

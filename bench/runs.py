@@ -59,7 +59,7 @@ class Bench:
             with struck(fault, victim) as blow:
                 back = self._flows(load, LIMIT)
             back = self._flows(load, LIMIT) and back
-            self.healed = self._whole()
+            self.healed = self._whole(fault.settle)
             load.stop()
             seen = self._seen(load, blow)
         self.results.setdefault(fault.name, []).append(seen)
@@ -85,8 +85,8 @@ class Bench:
             self.read = False
             return load.times(blow)
 
-    def _whole(self) -> bool:
-        time.sleep(SETTLE)
+    def _whole(self, settle: float) -> bool:
+        time.sleep(max(SETTLE, settle))
         try:
             self.cluster.wait_ready(timeout=WHOLE)
         except DevError as e:

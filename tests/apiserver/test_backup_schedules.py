@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from matriarch.backup.jobresult import Result
+from matriarch.backup.jobresult import Going, Result
 from matriarch.backup.jobspec import Reason
 from matriarch.controller.backup_status import parse_time
 from matriarch.kube.client import Object
@@ -127,6 +127,31 @@ async def test_retention_follows_a_success_and_takes_the_records_along(world: Wo
     assert schedule["status"]["retention"]["deleted"] == 1
     left = [b["metadata"]["name"] for b in await world.kube.list("Backup", world.namespace)]
     assert left == [second["metadata"]["name"]]
+
+
+async def test_every_rule_and_pin_reaches_retention_and_what_goes_next_is_shown(world: World) -> None:
+    await world.credentials()
+    await world.cluster()
+    rules = {"daily": 7, "weekly": 4, "monthly": 12, "yearly": 3}
+    await hourly(world, retention={**rules, "graceHours": 24, "dryRun": True})
+    (first,) = await world.kube.list("Backup", world.namespace)
+    pinned = {"metadata": {"labels": {"matriarch.dev/pinned": "true"}}}
+    await world.kube.patch("Backup", world.namespace, first["metadata"]["name"], pinned)
+    backup = await complete(world, first["metadata"]["name"])
+    await world.look("BackupSchedule", "hourly")
+    (job,) = await world.jobs("retain")
+    told = task_of(job).retain
+    assert told is not None
+    assert (told.days, told.count) == (None, None), "a rule was set, so the default is not"
+    assert {name: getattr(told, name) for name in rules} == rules
+    assert (told.grace_hours, told.dry_run, told.pinned) == (24, True, (backup["status"]["id"],))
+    going = (Going(name="backup-1", after="2026-01-15T02:00:00Z"),)
+    word = Result(ok=True, task="retain", reason=Reason.COMPLETED, message="ok", backups=9, going=going, going_count=3)
+    await world.finish(job, word)
+    for _ in range(2):  # and it stays there
+        seen = (await world.look("BackupSchedule", "hourly"))["status"]["retention"]
+        assert seen["expiring"] == [{"backup": "backup-1", "after": "2026-01-15T02:00:00Z"}]
+        assert seen["expiringTotal"] == 3
 
 
 async def test_a_store_that_refuses_deletions_fails_no_backup_and_is_shown(world: World) -> None:

@@ -84,10 +84,13 @@ def test_numbers_and_words_in_manifests_are_text_to_the_operator() -> None:
         ({"days": 7}, 7, None),
         ({"count": 3}, None, 3),
         ({"days": 7, "count": 3}, 7, 3),
+        ({"yearly": 3}, None, None),
+        ({"graceHours": 24, "dryRun": True}, 30, None),
     ],
 )
 def test_retention(asked: dict[str, int] | None, days: int | None, count: int | None) -> None:
     spec = BackupSchedule.model_validate(
         manifest("BackupSchedule", {"retention": asked} if asked is not None else {})
     ).spec
-    assert retention(spec) == (days, count)
+    rules = retention(spec)
+    assert (rules.days, rules.count) == (days, count)

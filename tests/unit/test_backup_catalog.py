@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -98,6 +99,60 @@ def test_retention_keeps_what_the_rules_say_and_deletes_the_rest_whole(store: Lo
         f"tombstones/0000000001-{old.body.id}.json"
     ]
     assert expire.retain(store, [KEY], Retention(days=30), SYSTEM).deleted == ()
+
+
+def announced_ago(store: Local, hours: float) -> None:
+    """As if all that is announced had been so long ago."""
+    for path in (Path(store.address) / expire.MARKS).rglob("*.json"):
+        os.utime(path, (time := path.stat().st_mtime - hours * 3600, time))
+
+
+def test_what_goes_is_announced_first_and_stays_whole_while_it_waits(store: Local) -> None:
+    old, _ = add(store, 60), add(store, 1)
+    rules = Retention(days=30, grace_hours=24)
+    for _ in range(2):
+        done = expire.retain(store, [KEY], rules, SYSTEM)
+        assert (done.deleted, done.kept, list(done.waiting)) == ((), 2, [old.body.file])
+        assert old.body.id in ids(store)
+    after = done.waiting[old.body.file]
+    assert timedelta(hours=23) < after - store.now() <= timedelta(hours=24)
+    announced_ago(store, 25)
+    done = expire.retain(store, [KEY], rules, SYSTEM)
+    assert (done.deleted, done.kept, done.waiting) == ((old.body.id,), 1, {})
+    assert not [f for f in files(store) if f.startswith(expire.MARKS)]
+
+
+def test_a_rule_or_a_pin_that_keeps_it_again_takes_the_announcement_back(store: Local) -> None:
+    old, _ = add(store, 60), add(store, 1)
+    rules = Retention(days=30, grace_hours=24)
+    for kept in (replace(rules, days=90), replace(rules, pinned=(old.body.id,)), replace(rules, dry_run=True)):
+        expire.retain(store, [KEY], rules, SYSTEM)
+        announced_ago(store, 99)
+        assert expire.retain(store, [KEY], kept, SYSTEM).deleted == ()
+        assert expire.retain(store, [KEY], rules, SYSTEM).deleted == ()  # it waits from the beginning
+        announced_ago(store, 12)
+        assert expire.retain(store, [KEY], rules, SYSTEM).deleted == ()
+        store.delete(f"{expire.MARKS}/-/{old.body.id}.json")
+
+
+def test_each_schedule_announces_its_own(store: Local) -> None:
+    nightly, weekly = (add(store, 60, schedule=name) for name in ("nightly", "weekly"))
+    for name in ("nightly", "weekly"):
+        add(store, 1, schedule=name)
+    rules = [Retention(days=30, grace_hours=24, schedule=name) for name in ("nightly", "weekly")]
+    for one in rules:
+        expire.retain(store, [KEY], one, SYSTEM)
+    announced_ago(store, 25)
+    deleted = [expire.retain(store, [KEY], one, SYSTEM).deleted for one in rules]
+    assert deleted == [(nightly.body.id,), (weekly.body.id,)]
+
+
+def test_a_dry_run_deletes_nothing_and_says_what_would_go(store: Local) -> None:
+    old, _ = add(store, 60), add(store, 1)
+    before = files(store)
+    done = expire.retain(store, [KEY], Retention(days=30, dry_run=True), SYSTEM)
+    assert (done.deleted, done.kept, list(done.waiting)) == ((), 2, [old.body.file])
+    assert files(store) == before
 
 
 @pytest.mark.parametrize("harm", ["cut", "gone", "forged"])

@@ -53,6 +53,12 @@ DAYS = RetentionPolicy(days=30)
             id="one of each week",
         ),
         pytest.param(
+            [backup("a", 0.1), backup("b", 0.2), backup("c", 1.1), backup("d", 2.1)],
+            RetentionPolicy(daily=2),
+            ("d", "b"),
+            id="one of each day",
+        ),
+        pytest.param(
             [backup("a", 1), backup("b", 100), backup("c", 400)], RetentionPolicy(yearly=2), ("c",), id="of each year"
         ),
         pytest.param(
@@ -110,6 +116,7 @@ policies = st.builds(
     RetentionPolicy,
     days=st.none() | st.integers(0, 90),
     count=rules,
+    daily=rules,
     weekly=rules,
     monthly=rules,
     yearly=rules,

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from matriarch.decide.schedule import (
     Fires,
-    Retention,
     RetentionRun,
     Run,
     RunPhase,
@@ -49,7 +48,6 @@ def facts(now: datetime, **given: Any) -> ScheduleFacts:
         "overlap": False,
         "keep_complete": 7,
         "keep_failed": 3,
-        "retention": Retention(days=30, count=None),
         "retention_run": None,
     }
     return ScheduleFacts(**{**base, **given})
@@ -171,11 +169,11 @@ def test_when_retention_looks_at_the_store(
     assert plan.retention_after == (last[-1].uid if wanted else None)
 
 
-def test_without_a_rule_retention_never_looks() -> None:
-    runs = (run(TWO),)
-    assert plan_schedule(facts(TWO + HOUR, runs=runs, retention=None)).retention_after is None
-    nothing = Retention(days=None, count=None)
-    assert plan_schedule(facts(TWO + HOUR, runs=runs, retention=nothing)).retention_after is None
+def test_the_record_of_a_pinned_backup_stays_and_takes_nobody_s_place() -> None:
+    pinned = run(TWO - 9 * DAY, pinned=True)
+    runs = (pinned, *(run(TWO - n * DAY) for n in range(8, -1, -1)))
+    plan = plan_schedule(facts(TWO + HOUR, runs=runs, keep_complete=7))
+    assert plan.prune == (runs[1].name, runs[2].name)
 
 
 # Interruptions

@@ -17,12 +17,27 @@ TimeZone = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z]
 
 
 class Retention(Model):
-    """Which backups stay in the store. A backup stays while any rule keeps it; the newest good one always stays."""
+    """Which backups stay in the store. A backup stays while any rule keeps it. The newest good one always stays, so do
+    the newest that a restore or drill has proven, what increments build on, and Backups with the label
+    `matriarch.dev/pinned: "true"`."""
 
     days: Annotated[int, Field(ge=1, le=36_500)] | None = None
-    """Keeps what is at most this old; 30 if neither field is set."""
+    """Keeps what is at most this old; 30 if no rule is set."""
     count: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Keeps the newest so many."""
+    """Keeps the newest so many good ones."""
+    daily: Annotated[int, Field(ge=1, le=3660)] | None = None
+    """Keeps the newest good one of each of the latest so many days that have one, in UTC."""
+    weekly: Annotated[int, Field(ge=1, le=1040)] | None = None
+    """The same by ISO weeks."""
+    monthly: Annotated[int, Field(ge=1, le=1200)] | None = None
+    """The same by months."""
+    yearly: Annotated[int, Field(ge=1, le=100)] | None = None
+    """The same by years."""
+    grace_hours: Annotated[int, Field(ge=0, le=8760)] | None = None
+    """A backup that no rule keeps any more is announced in the status, and deleted by the first pass so long after; 0
+    if absent: by the pass that finds it."""
+    dry_run: bool | None = None
+    """True deletes nothing; the status says what would go."""
 
 
 class History(Model):
@@ -69,6 +84,15 @@ class BackupScheduleSpec(Model):
     rules: ClassVar[tuple[Rule, ...]] = (*CRON, INCREMENTAL)
 
 
+class Expiring(Model):
+    """A backup that no rule keeps any more."""
+
+    backup: Annotated[str, Field(max_length=256)]
+    """Its name in the store."""
+    after: Time
+    """The first pass from then on deletes it; in a dry run it would."""
+
+
 class RetentionStatus(Model):
     """What the latest pass of retention did."""
 
@@ -79,6 +103,9 @@ class RetentionStatus(Model):
     deleted: int | None = None
     frozen: Annotated[str, Field(max_length=1024)] | None = None
     """Why nothing may be deleted now; absent when all is well."""
+    expiring: Annotated[list[Expiring], Field(max_length=20, json_schema_extra=LIST_ATOMIC)] | None = None
+    """What goes next, soonest first, 20 at most."""
+    expiring_total: int | None = None
 
 
 class BackupScheduleStatus(Status):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from matriarch.api.backup_schedule import BackupScheduleSpec
+from matriarch.api.backup_schedule import BackupScheduleSpec, Retention
 from matriarch.api.database_cluster import DatabaseClusterSpec
 from matriarch.api.rules import quantity
 from matriarch.api.stores import S3Store
@@ -212,9 +212,10 @@ def fill(name: str, spec: DatabaseClusterSpec) -> ClusterDefaults:
     )
 
 
-def retention(spec: BackupScheduleSpec) -> tuple[int | None, int | None]:
-    """(days, count) in force: 30 days when neither is set."""
-    asked = spec.retention
-    if asked is None or (asked.days is None and asked.count is None):
-        return RETENTION_DAYS, None
-    return asked.days, asked.count
+def retention(spec: BackupScheduleSpec) -> Retention:
+    """The rules in force: 30 days when none is set."""
+    asked = spec.retention or Retention()
+    rules = (asked.days, asked.count, asked.daily, asked.weekly, asked.monthly, asked.yearly)
+    if all(rule is None for rule in rules):
+        return asked.model_copy(update={"days": RETENTION_DAYS})
+    return asked

@@ -7,19 +7,23 @@ freezes everything: what it stood for is not known.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from matriarch.backup import catalog, intact, lineage, names
 from matriarch.backup.catalog import Broken, Catalog
+from matriarch.backup.format import canonical
 from matriarch.backup.jobspec import Reason, Retention
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest
 from matriarch.backup.store import Store
 from matriarch.decide.chain import sound
+from matriarch.decide.expiry import plan_expiry
 from matriarch.decide.retention import BackupFact, RetentionPlan, RetentionPolicy, plan_retention
 from matriarch.errors import Corrupt, Refused
 
+MARKS = "expiring"
+"""Folder of announcements, one of each schedule's backups below its name: `expiring/<schedule>/<id>.json`."""
 AT_ONCE = 100  # deletions in one run: a rule that was mistyped is seen before all is gone
 
 
@@ -28,6 +32,8 @@ class Expired:
     deleted: tuple[str, ...]
     kept: int
     frozen: str | None
+    waiting: Mapping[str, datetime] = field(default_factory=dict)
+    """Names of backups that no rule keeps any more → from when on they may go."""
 
 
 def gather(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention) -> list[BackupFact]:
@@ -78,6 +84,7 @@ def plan(store: Store, known: Catalog, keys: Iterable[Kek], rules: Retention, no
     policy = RetentionPolicy(
         days=rules.days,
         count=rules.count,
+        daily=rules.daily,
         weekly=rules.weekly,
         monthly=rules.monthly,
         yearly=rules.yearly,
@@ -94,15 +101,25 @@ def _what_is_wrong(broken: Broken) -> str:
 
 
 def retain(store: Store, keys: Iterable[Kek], rules: Retention, system_identifier: str | None) -> Expired:
-    """Delete what the rules leave, at most AT_ONCE. Raises Refused (PrefixOwnedByAnother) in another's prefix."""
+    """Announce what the rules leave, and delete what was announced for long enough, at most AT_ONCE.
+
+    Raises Refused (PrefixOwnedByAnother) in another's prefix.
+    """
     if system_identifier is not None:
         catalog.check_owner(store, store.get(catalog.OWNER), system_identifier)
     known = catalog.read_catalog(store)
     # The store's clock: a wrong one here would make backups old at once.
-    planned = plan(store, known, keys, rules, store.now())
+    now = store.now()
+    planned = plan(store, known, keys, rules, now)
     by_id = {m.body.id: m for m in known.manifests}
     deleted, stays, parents = [], None, lineage.parents(known)
-    for backup_id in planned.delete[:AT_ONCE]:
+    grace = timedelta(hours=rules.grace_hours)
+    expiry = plan_expiry(planned, _announced(store, rules), parents, grace, now, dry_run=rules.dry_run)
+    for backup_id in expiry.recall:
+        store.delete(_mark(rules, backup_id))
+    for backup_id in expiry.announce:
+        store.put(_mark(rules, backup_id), canonical({"backup": backup_id, "announced": names.timestamp(now)}))
+    for backup_id in expiry.delete[:AT_ONCE]:
         try:
             lineage.delete(store, by_id[backup_id], _known_not_to(known, backup_id, parents))
         except Refused as error:
@@ -111,7 +128,20 @@ def retain(store: Store, keys: Iterable[Kek], rules: Retention, system_identifie
             stays = str(error)  # an increment was begun, or made, after the catalogue was read
             continue
         deleted.append(backup_id)
-    return Expired(tuple(deleted), len(known.manifests) - len(deleted), planned.frozen or stays)
+        if grace:
+            store.delete(_mark(rules, backup_id))
+    waiting = {by_id[backup_id].body.file: after for backup_id, after in expiry.waiting.items()}
+    return Expired(tuple(deleted), len(known.manifests) - len(deleted), planned.frozen or stays, waiting)
+
+
+def _mark(rules: Retention, backup_id: str) -> str:
+    return f"{MARKS}/{rules.schedule or '-'}/{backup_id}.json"
+
+
+def _announced(store: Store, rules: Retention) -> dict[str, datetime]:
+    """Since when, by the clock that the store goes by itself."""
+    folder = f"{MARKS}/{rules.schedule or '-'}"
+    return {e.key.rpartition("/")[2].removesuffix(".json"): e.modified for e in store.list(folder)}
 
 
 def _known_not_to(known: Catalog, backup_id: str, parents: Mapping[str, str | None]) -> frozenset[str]:

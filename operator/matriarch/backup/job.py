@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from matriarch.backup import backup, catalog, expire, jobresult, jobspec, names, restore
-from matriarch.backup.jobresult import BackupResult, DatabaseResult, PhysicalResult, Result
+from matriarch.backup.jobresult import BackupResult, DatabaseResult, Going, PhysicalResult, Result
 from matriarch.backup.jobspec import Exit, JobSpec, Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened, Physical
@@ -33,6 +33,7 @@ from matriarch.errors import Corrupt, MatriarchError, Refused
 log = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds between reports
+GOING = 20  # backups that are named beforehand
 
 
 @dataclass(slots=True)
@@ -230,6 +231,7 @@ class Job:
         catalog.sweep(store)
         done = expire.retain(store, keys, rules, self.spec.cluster.system_identifier)
         message = done.frozen or f"{len(done.deleted)} backups are deleted, {done.kept} stay."
+        soonest = sorted(done.waiting.items(), key=lambda named: (named[1], named[0]))
         return Result(
             ok=True,
             task="retain",
@@ -238,6 +240,8 @@ class Job:
             deleted=done.deleted,
             backups=done.kept,
             warnings=(done.frozen,) if done.frozen else (),
+            going=tuple(Going(name=name, after=timestamp(after)) for name, after in soonest[:GOING]),
+            going_count=len(done.waiting),
         )
 
     def _list(self, store: Store) -> Result:

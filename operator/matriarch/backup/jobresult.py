@@ -130,6 +130,14 @@ class TendResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Going:
+    """A backup that no rule keeps any more, and from when on it may be deleted; RFC 3339 UTC."""
+
+    name: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What the Job leaves in its termination log; `to_json` never exceeds RESULT_LIMIT bytes."""
 
@@ -146,6 +154,8 @@ class Result:
     backups: int | None = None  # list: complete backups in the store
     warnings: tuple[str, ...] = ()
     tend: TendResult | None = None
+    going: tuple[Going, ...] = ()  # what goes next, soonest first, not all of it
+    going_count: int | None = None  # all
 
     def to_json(self) -> str:
         """Shortens message and warnings, then the deleted list, until it fits."""
@@ -158,6 +168,8 @@ class Result:
                 result = dataclasses.replace(result, warnings=result.warnings[:-1])
             elif len(result.message) > 500:
                 result = dataclasses.replace(result, message=result.message[:499] + "…")
+            elif result.going:
+                result = dataclasses.replace(result, going=result.going[: len(result.going) // 2])
             elif result.deleted:
                 result = dataclasses.replace(result, deleted=result.deleted[: len(result.deleted) // 2])
             elif (kept := result.backup) is not None and kept.databases:

@@ -197,6 +197,7 @@ class Retention:
 
     days: int | None = None
     count: int | None = None
+    daily: int | None = None
     weekly: int | None = None
     monthly: int | None = None
     yearly: int | None = None
@@ -205,6 +206,8 @@ class Retention:
     verified: tuple[str, ...] = ()  # backup ids that a restore has proven
     window_days: int | None = None  # of the WAL archive in this store: the backup that it begins with stays
     expected: ExpectedStore | None = None  # nothing is deleted while the store lacks any of it
+    grace_hours: int = 0  # between the announcement that a backup goes and its deletion
+    dry_run: bool = False  # only say what would go
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

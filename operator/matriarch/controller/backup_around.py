@@ -18,6 +18,7 @@ from matriarch.kube.client import Object
 from matriarch.kube.errors import Conflict
 from matriarch.resources.job import labels
 
+PINNED_LABEL = "matriarch.dev/pinned"
 OF_CLUSTER = "ClusterBackups"
 """Kind of the queue's keys for all Backups of one cluster."""
 
@@ -72,6 +73,11 @@ async def gather(namespace: str, name: str, env: Env) -> Around:
         schedules=tuple(s for s in schedules if s["spec"]["cluster"] == name),
         proven=tuple(sorted({*_proven(ours, restores), *_drilled(schedules)})),
     )
+
+
+def is_pinned(backup: Object) -> bool:
+    """Somebody wants it to stay: its data in the store, and so its record."""
+    return (backup["metadata"].get("labels") or {}).get(PINNED_LABEL) == "true"
 
 
 def _proven(backups: Iterable[Object], restores: Iterable[Object]) -> tuple[str, ...]:

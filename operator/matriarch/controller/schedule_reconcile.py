@@ -9,7 +9,7 @@ from typing import Any
 from matriarch.api import defaults
 from matriarch.api.backup_schedule import BackupSchedule
 from matriarch.controller import schedule_cron, schedule_drill, schedule_retention
-from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather
+from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather, is_pinned
 from matriarch.controller.backup_status import is_suspect, parse_time, rfc3339
 from matriarch.controller.backup_task import SCHEDULE_LABEL, SCHEDULED_FOR
 from matriarch.controller.drill_status import figures
@@ -23,7 +23,6 @@ from matriarch.decide.backups import Phase
 from matriarch.decide.conditions import Condition, conditions, standing
 from matriarch.decide.schedule import (
     Fires,
-    Retention,
     Run,
     RunPhase,
     ScheduleFacts,
@@ -78,7 +77,6 @@ def _facts(schedule: BackupSchedule, around: Around, retention: RetentionSeen) -
     except Refused as error:
         refusal = str(error)
     suspended = next((c for c in status.conditions if c.type == "Suspended"), None)
-    days, count = defaults.retention(spec)
     made = parse_time(schedule.metadata.creation_timestamp)
     assert made is not None
     return ScheduleFacts(
@@ -95,7 +93,6 @@ def _facts(schedule: BackupSchedule, around: Around, retention: RetentionSeen) -
         overlap=spec.concurrency == "Allow",
         keep_complete=(spec.history.successful if spec.history else None) or defaults.HISTORY_SUCCESSFUL,
         keep_failed=_or(spec.history.failed if spec.history else None, defaults.HISTORY_FAILED),
-        retention=Retention(days=days, count=count),
         retention_run=retention.run,
     )
 
@@ -124,6 +121,7 @@ def _run(backup: Object) -> Run:
         phase=RunPhase.FAILED if suspect else _ENDED.get(status.get("phase"), RunPhase.ACTIVE),
         finished=parse_time(status.get("finishedAt")),
         backup_id=status.get("id") or "",
+        pinned=is_pinned(backup),
         message="pages fail their checksum (Suspect)." if suspect else (status.get("error") or {}).get("message") or "",
     )
 

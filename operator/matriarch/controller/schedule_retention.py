@@ -13,8 +13,9 @@ from matriarch.api import defaults
 from matriarch.api.backup import Backup
 from matriarch.api.backup_schedule import BackupSchedule
 from matriarch.backup import jobspec
+from matriarch.backup.jobresult import Result
 from matriarch.controller import backup_jobs, backup_store, store_tending
-from matriarch.controller.backup_around import Around
+from matriarch.controller.backup_around import Around, is_pinned
 from matriarch.controller.backup_status import rfc3339
 from matriarch.controller.backup_store import Place
 from matriarch.controller.backup_task import identity, job_wish
@@ -51,6 +52,7 @@ async def look(schedule: BackupSchedule, around: Around, env: Env) -> RetentionS
         status["deleted"] = len(deleted)
         if looked.report.backups is not None:
             status["kept"] = looked.report.backups
+        status |= _announced(looked.report)
         status.pop("frozen", None)
         if looked.report.warnings:
             status["frozen"] = "; ".join(looked.report.warnings)[:1024]
@@ -58,6 +60,14 @@ async def look(schedule: BackupSchedule, around: Around, env: Env) -> RetentionS
     said = looked.report.message if looked.report is not None else f"Job {name} failed ({looked.job.reason})."
     status["frozen"] = said[:1024]
     return RetentionSeen(RetentionRun(after=remembered.after, state="failed", deleted=deleted), status)
+
+
+def _announced(report: Result) -> dict[str, Any]:
+    """What goes next, for the status."""
+    if not report.going_count:
+        return {}
+    going = [{"backup": one.name, "after": one.after} for one in report.going]
+    return {"expiring": going, "expiringTotal": report.going_count}
 
 
 def _job_name(schedule: BackupSchedule, after: str) -> str:
@@ -70,18 +80,24 @@ async def start(env: Env, owner: Object, schedule: BackupSchedule, around: Aroun
     place = _place_of(backup) if backup is not None else None
     if place is None or around.cluster is None:
         return
-    days, count = defaults.retention(schedule.spec)
+    rules = defaults.retention(schedule.spec)
     task = jobspec.JobSpec(
         task="retain",
         cluster=identity(around),
         store=backup_store.spec(place),
         keys=backup_store.key_names(place),
         retain=jobspec.Retention(
-            days=days,
-            count=count,
+            days=rules.days,
+            count=rules.count,
+            daily=rules.daily,
+            weekly=rules.weekly,
+            monthly=rules.monthly,
+            yearly=rules.yearly,
+            grace_hours=rules.grace_hours or 0,
+            dry_run=bool(rules.dry_run),
             schedule=schedule.metadata.name,
             verified=around.proven,
-            pinned=_in_use(schedule, around),
+            pinned=(*_pinned(around), *_in_use(schedule, around)),
             window_days=store_tending.window_of(around, place),
             expected=store_tending.remembered(around, place),
         ),
@@ -93,6 +109,12 @@ async def start(env: Env, owner: Object, schedule: BackupSchedule, around: Aroun
     except Conflict as e:
         if not e.exists:
             raise
+
+
+def _pinned(around: Around) -> tuple[str, ...]:
+    """Those that people want to stay whatever the rules say."""
+    ids = [(b.get("status") or {}).get("id") for b in around.backups if is_pinned(b)]
+    return tuple(str(i) for i in ids if i)
 
 
 def _in_use(schedule: BackupSchedule, around: Around) -> tuple[str, ...]:

@@ -41,8 +41,9 @@ class RetentionPolicy:
     """Everything that finished within so many days."""
     count: int | None = None
     """The newest good ones."""
+    daily: int | None = None
+    """The newest good one of each of so many days in which there is one; the next three likewise, weeks by ISO 8601."""
     weekly: int | None = None
-    """The newest good one of each of so many ISO weeks in which there is one."""
     monthly: int | None = None
     yearly: int | None = None
     schedule: str | None = None
@@ -99,6 +100,7 @@ def plan_retention(backups: Iterable[BackupFact], policy: RetentionPolicy, now: 
     if policy.window is not None and (base := _base_of_window(newest_first, now - policy.window)) is not None:
         keep(base, "begin of the recovery window")
     for rule, number, period in (
+        ("day", policy.daily, lambda d: f"{d:%Y-%m-%d}"),
         ("week", policy.weekly, lambda d: "{}-W{:02}".format(*d.isocalendar()[:2])),
         ("month", policy.monthly, lambda d: f"{d:%Y-%m}"),
         ("year", policy.yearly, lambda d: f"{d:%Y}"),
@@ -134,7 +136,8 @@ def _frozen(
     policy: RetentionPolicy,
     now: datetime,
 ) -> str | None:
-    if all(rule is None for rule in (policy.days, policy.count, policy.weekly, policy.monthly, policy.yearly)):
+    periods = (policy.daily, policy.weekly, policy.monthly, policy.yearly)
+    if all(rule is None for rule in (policy.days, policy.count, *periods)):
         return "No retention rule is set, so every backup stays."
     if not good:
         return "No good backup exists, so nothing is deleted." if ours else "There is nothing to delete."

@@ -40,6 +40,7 @@ class Run:
     phase: RunPhase
     finished: datetime | None = None
     backup_id: str = ""
+    pinned: bool = False
     message: str = ""
 
 
@@ -49,14 +50,6 @@ class Fires:
 
     last: datetime | None
     next: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retention:
-    """How much of this schedule's backups stays in the store; None: that rule keeps nothing by itself."""
-
-    days: int | None
-    count: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +86,6 @@ class ScheduleFacts:
     """A run starts although an earlier one is still at work: it waits for its turn as a Backup of its own."""
     keep_complete: int
     keep_failed: int
-    retention: Retention | None
     retention_run: RetentionRun | None
 
 
@@ -170,9 +162,10 @@ def _prune(facts: ScheduleFacts, runs: list[Run]) -> tuple[str, ...]:
     The newest complete run's record always stays: people and Restores look for it by name.
     """
     complete = [run for run in runs if run.phase is RunPhase.COMPLETE]
+    counted = [run for run in complete if not run.pinned]  # the pin is on the record
     failed = [run for run in runs if run.phase is RunPhase.FAILED]
     gone = set(facts.retention_run.deleted) if facts.retention_run else set()
-    over = complete[: max(0, len(complete) - max(1, facts.keep_complete))]
+    over = counted[: max(0, len(counted) - max(1, facts.keep_complete))]
     over += [run for run in complete[:-1] if run.backup_id in gone and run not in over]
     over += failed[: max(0, len(failed) - facts.keep_failed)]
     return tuple(run.name for run in sorted(over, key=lambda run: (run.scheduled, run.name)))
@@ -181,8 +174,6 @@ def _prune(facts: ScheduleFacts, runs: list[Run]) -> tuple[str, ...]:
 def _retention_after(facts: ScheduleFacts, runs: list[Run]) -> str | None:
     """Retention follows a success of this schedule, once, and never a failure: a store that takes no new backups is
     no place to delete old ones from."""
-    if facts.retention is None or (facts.retention.days is None and facts.retention.count is None):
-        return None
     finished = [run for run in runs if run.phase is not RunPhase.ACTIVE]
     if not finished or finished[-1].phase is not RunPhase.COMPLETE:
         return None
