@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from matriarch.backup import catalog, expire, names
-from matriarch.backup.format import SUITE
+from matriarch.backup.format import SUITE, canonical
 from matriarch.backup.jobspec import LocalStore, Retention
 from matriarch.backup.keys import Dek, Kek
 from matriarch.backup.local import Local
@@ -185,6 +186,25 @@ def test_pinned_and_proven_stay(store: Local) -> None:
     pinned, proven, plain, _ = (add(store, age) for age in (90, 80, 70, 1))
     rules = Retention(days=30, pinned=(pinned.body.id,), verified=(proven.body.id,))
     assert expire.retain(store, [KEY], rules, SYSTEM).deleted == (plain.body.id,)
+
+
+@pytest.mark.parametrize(
+    "owner",
+    [b"", b"no", b"[]", b'"s"', b'{"cluster":"x","system_identifier":"8"}', b'{"system_identifier":[' + b"[" * 9999],
+)
+def test_an_owner_s_mark_that_says_nothing_stops_everything(store: Local, owner: bytes) -> None:
+    store.put(catalog.OWNER, owner)
+    with pytest.raises(Corrupt, match="damaged"):
+        expire.retain(store, [KEY], Retention(days=30), SYSTEM)
+
+
+@pytest.mark.parametrize("body", ["s", 7, ["a"], None, True])
+def test_a_manifest_of_something_else_is_damaged_although_its_digest_is_right(store: Local, body: object) -> None:
+    """The digest needs no key: whoever may write to the store can write such a thing."""
+    digest = hashlib.sha256(canonical(body)).hexdigest()
+    store.put("manifests/0000000009-k3vq7m2xw4.json", canonical({"body": body, "hmac": None, "sha256": digest}))
+    (broken,) = catalog.read_catalog(store).broken
+    assert "damaged" in str(broken.error)
 
 
 def test_a_damaged_manifest_freezes(store: Local) -> None:

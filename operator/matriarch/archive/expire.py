@@ -140,7 +140,7 @@ def _read_mark(store: Store) -> Mark | None:
         return None
     try:
         return Mark(parse_lsn(str(json.loads(raw)["before"])), entry.modified)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return Mark(0, entry.modified)
 
 

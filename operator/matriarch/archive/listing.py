@@ -92,5 +92,5 @@ def histories(
 def system_of(store: Store) -> int:
     try:
         return int(json.loads(store.get(catalog.OWNER) or b"")["system_identifier"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Corrupt(f"{store.address}/{catalog.OWNER} is damaged or missing.", reason="ManifestCorrupt") from None

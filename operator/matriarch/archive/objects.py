@@ -106,7 +106,7 @@ def peek(name: WalName, raw: bytes) -> Peeked:
         header = Header.parse(raw[:length])
         slots = tuple(json.loads(raw[length + 4 : length + 4 + slots_length])["slots"])
         packed = int(header.context["packed"])
-    except (struct.error, ValueError, KeyError, TypeError):
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError):
         raise _corrupt(name, "its header or its key slots cannot be read") from None
     chunks = max(1, -(-packed // (1 << header.chunk_log2)))
     return Peeked(header, slots, length + 4 + slots_length + packed + chunks * TAG)

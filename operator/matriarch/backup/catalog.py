@@ -196,7 +196,7 @@ def added_slots(
         if key.id not in known and (text := read(slot_key(dek_id, key.id))) is not None:
             try:
                 found.append(dict(json.loads(text)))
-            except (ValueError, TypeError):
+            except (ValueError, TypeError, RecursionError):
                 raise Corrupt(
                     f"The key slot {slot_key(dek_id, key.id)} is damaged.", reason=Reason.MANIFEST_CORRUPT
                 ) from None
@@ -244,15 +244,14 @@ def claim(store: Store, cluster: ClusterIdentity | None, system_identifier: str,
 def check_owner(store: Store, found: bytes | None, system_identifier: str) -> None:
     try:
         owner = json.loads(found or b"")
-        other = owner["system_identifier"]
-    except (ValueError, KeyError, TypeError):
+        other, cluster = owner["system_identifier"], owner.get("cluster") or {}
+        whose = f"cluster {cluster['namespace']}/{cluster['name']}" if cluster else "another server"
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Corrupt(
             f"{store.address}/{OWNER} is damaged; look whose backups lie there before anything is written.",
             reason=Reason.MANIFEST_CORRUPT,
         ) from None
     if other != system_identifier:
-        cluster = owner.get("cluster") or {}
-        whose = f"cluster {cluster['namespace']}/{cluster['name']}" if cluster else "another server"
         raise Refused(
             f"{store.address} holds the backups of {whose} (system {other}), this is system {system_identifier}; "
             "give this cluster a prefix of its own.",

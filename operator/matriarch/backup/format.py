@@ -122,7 +122,7 @@ class Header:
         text = raw[_FIXED.size : _FIXED.size + text_length]
         try:
             context = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _corrupt("its context is no JSON") from None
         if not isinstance(context, dict) or canonical(context) != text:
             raise _corrupt("its context is not canonical")
@@ -271,7 +271,7 @@ def _dek_from(dek_id: str, slots: bytes, keys: Iterable[Kek]) -> Dek:
 
     try:
         found = json.loads(slots)["slots"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise _corrupt("its key slots are no JSON") from None
     return open_slots(dek_id, found, keys, what="The object")
 

@@ -152,7 +152,7 @@ def needed_by(store: Store, backup: str, seen: Container[str] = ()) -> str | Non
 def _named_in(marker: bytes | None) -> str | None:
     try:
         return str(json.loads(marker or b"{}").get("parent"))
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
 
 

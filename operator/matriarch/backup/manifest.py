@@ -287,6 +287,7 @@ class Manifest:
             outer = json.loads(raw)
             body, digest = outer["body"], outer["sha256"]
             intact = canonical(outer) == raw and hashlib.sha256(canonical(body)).hexdigest() == digest
+            intact = intact and isinstance(body, dict)
         except (ValueError, KeyError, TypeError, UnicodeError, RecursionError):
             intact = False
         if not intact:
