@@ -12,12 +12,16 @@ import pytest
 from dev.s3 import S3Server
 from matriarch.backup.store import Store
 from tests.postgres.backup.bed import KEY, ODD, Postgres, do_restore, keys_in, local, make_backup, s3
+from tests.postgres.backup.gcsbed import gcs
 
 
-@pytest.fixture(params=["s3", "local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, s3server: S3Server) -> Store:
+@pytest.fixture(params=["s3", "gcs", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return local(tmp_path / "store")
+    if request.param == "gcs":
+        return gcs(request.getfixturevalue("gcsserver"), "backups", tmp_path.name)
+    s3server: S3Server = request.getfixturevalue("s3server")
     return s3(s3server, "backups", tmp_path / "credentials", prefix=tmp_path.name)
 
 
