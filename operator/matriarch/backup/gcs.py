@@ -297,7 +297,7 @@ class Gcs:
         while True:
             try:
                 return once()
-            except (Exists, Corrupt, Over):
+            except (Exists, Corrupt, Over, Refused):
                 raise
             except Exception as error:
                 explained = explain(error, self.address)
@@ -323,6 +323,8 @@ def _client(spec: GcsStore, url: str, connections: int, where: str) -> Any:
         return storage.Client(
             project=spec.project, credentials=credentials, _http=session, client_options={"api_endpoint": url}
         )
+    except MatriarchError:
+        raise
     except Exception as error:
         raise explain(error, where) from error
 
