@@ -9,7 +9,16 @@ import pytest
 import requests
 from google.api_core.exceptions import from_http_response
 from google.auth import exceptions as auth
-from requests.exceptions import ChunkedEncodingError, ConnectionError, InvalidURL, JSONDecodeError, ReadTimeout, SSLError
+from requests.exceptions import (
+    ChunkedEncodingError,
+    InvalidURL,
+    JSONDecodeError,
+    ReadTimeout,
+    SSLError,
+)
+from requests.exceptions import (
+    ConnectionError as RequestFailed,
+)
 
 from matriarch.backup.gcserrors import explain
 from matriarch.backup.gcswire import is_missing, is_taken, may_have_worked, status_of
@@ -32,7 +41,7 @@ def answer(status: int, message: str = "", reason: str = "") -> Exception:
     ("error", "kind", "reason", "says"),
     [
         (answer(401, "Invalid Credentials", "authError"), Refused, "CredentialsRefused", "service account's key"),
-        (answer(403, "x does not have storage.objects.list access", "forbidden"), Refused, "CredentialsRefused", "role"),
+        (answer(403, "x has no storage.objects.list", "forbidden"), Refused, "CredentialsRefused", "role"),
         (answer(403, "Rate Limit Exceeded", "rateLimitExceeded"), Unavailable, "StoreUnavailable", "does not answer"),
         (answer(403, "Object is subject to bucket's retention policy", "retentionPolicyNotMet"), Refused,
          "StoreRefused", "without a retention policy"),
@@ -52,7 +61,7 @@ def answer(status: int, message: str = "", reason: str = "") -> Exception:
         (SSLError("CERTIFICATE_VERIFY_FAILED"), Refused, "StoreRefused", "not trusted"),
         (SSLError("EOF in the handshake"), Unavailable, "StoreUnavailable", "handshake"),
         (ssl.SSLError("CERTIFICATE_VERIFY_FAILED"), Refused, "StoreRefused", "not trusted"),
-        (ConnectionError("refused"), Unavailable, "StoreUnavailable", "refused"),
+        (RequestFailed("refused"), Unavailable, "StoreUnavailable", "refused"),
         (ReadTimeout("read"), Unavailable, "StoreUnavailable", "read"),
         (ChunkedEncodingError("cut"), Unavailable, "StoreUnavailable", "cut"),
         (JSONDecodeError("Expecting value", "", 0), Unavailable, "StoreUnavailable", "Expecting"),

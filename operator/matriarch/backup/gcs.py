@@ -178,9 +178,7 @@ class Gcs:
             raise unavailable(self.address, f"{key} was altered on its way")
 
     def _replaced(self, key: str) -> Corrupt:
-        return Corrupt(
-            f"The object {self.address}/{key} was replaced while it was read.", reason=Reason.OBJECT_CORRUPT
-        )
+        return Corrupt(f"The object {self.address}/{key} was replaced while it was read.", reason=Reason.OBJECT_CORRUPT)
 
     @contextmanager
     def _opened(self, key: str, more: dict[str, str]) -> Iterator[Any]:
@@ -349,4 +347,3 @@ def _credentials(spec: GcsStore, url: str, where: str) -> Any:
             f"The key file for {where} is not one of a service account; store the JSON that Google gave as {KEY_FILE}.",
             reason=Reason.CREDENTIALS_REFUSED,
         ) from None
-

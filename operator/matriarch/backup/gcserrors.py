@@ -1,4 +1,4 @@
-"""What an error of Google Cloud Storage means for a person: one sentence, a reason, and whether trying again can help."""
+"""What an error of Google Cloud Storage means for a person: a sentence, a reason, and if trying again can help."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def _explain_credentials(error: BaseException, text: str, where: str) -> Matriar
 
     if isinstance(error, auth.DefaultCredentialsError):
         return Refused(
-            f"There are no credentials for {where}; set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file, "
-            "or run where Google gives an identity (workload identity, instance).",
+            f"There are no credentials for {where}; set GOOGLE_APPLICATION_CREDENTIALS to a service account's key "
+            "file, or run where Google gives an identity (workload identity, instance).",
             reason=Reason.CREDENTIALS_MISSING,
         )
     if isinstance(error, auth.TransportError) or getattr(error, "retryable", False):

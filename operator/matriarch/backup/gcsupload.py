@@ -189,4 +189,3 @@ class ResumableUpload:
             session, self._session = self._session, None
             with suppress(Exception):  # the store may be what failed, and forgets the upload in a week by itself
                 self._store.session.delete(session, timeout=self._store.timeout, allow_redirects=False)
-

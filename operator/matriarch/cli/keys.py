@@ -65,7 +65,9 @@ def keys_make(
 @keys_app.command("bundle")
 def keys_bundle(
     out: Annotated[Path, typer.Argument(help="new file", show_default=False)],
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder: of one cluster")],
+    store: Annotated[
+        str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder: of one cluster")
+    ],
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
     recipient: Annotated[

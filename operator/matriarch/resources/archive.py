@@ -51,9 +51,7 @@ def _place(store: BackupStore) -> Object:
 
 def mounts(b: Blueprint) -> list[Object]:
     paths = {"archive-store": STORE_PATH, "archive-key": KEY_PATH}
-    return [
-        {"name": volume["name"], "mountPath": paths[volume["name"]], "readOnly": True} for volume in volumes(b)
-    ]
+    return [{"name": volume["name"], "mountPath": paths[volume["name"]], "readOnly": True} for volume in volumes(b)]
 
 
 def volumes(b: Blueprint) -> list[Object]:

@@ -72,9 +72,7 @@ def test_a_service_accounts_key(tls_server: GcsServer, service: Tokens, tmp_path
     assert service.given == ["https://www.googleapis.com/auth/devstorage.read_write"], "one token is enough"
 
 
-def test_what_is_wrong_with_credentials_is_said_by_name(
-    tls_server: GcsServer, service: Tokens, tmp_path: Path
-) -> None:
+def test_what_is_wrong_with_credentials_is_said_by_name(tls_server: GcsServer, service: Tokens, tmp_path: Path) -> None:
     secret = service.key_file(tmp_path / "c", of_another=True).read_text()
     error = refusal(secured(tls_server, tmp_path / "c"))
     assert (type(error), error.reason) == (Refused, "CredentialsRefused")
