@@ -322,7 +322,7 @@ BAD: tuple[Bad, ...] = (
         "a bucket that Google would not make",
         _store(gcs={"bucket": "my-google-backups"}),
         "spec.backup.stores[0].gcs.bucket",
-        "no bucket's name begins with goog or holds google, because Google makes none: name an existing one",
+        "no bucket's name begins with goog or holds google, as Google makes none: name an existing one",
     ),
     _cluster(
         "a CA for Google's own server",

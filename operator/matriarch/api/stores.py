@@ -107,7 +107,7 @@ class GcsStore(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             cel="!self.bucket.startsWith('goog') && !self.bucket.contains('google')",
-            message="no bucket's name begins with goog or holds google, because Google makes none: name an existing one",
+            message="no bucket's name begins with goog or holds google, as Google makes none: name an existing one",
             field=".bucket",
             broken=lambda s: s.bucket.startswith("goog") or "google" in s.bucket,
         ),

@@ -1,4 +1,4 @@
-"""The promises of a store, kept by an S3 server, an emulator of Google's and a folder: conditions, refusals, outages."""
+"""The promises of a store, kept by an S3 server, an emulator of Google's and a folder: conditions, refusals."""
 
 from __future__ import annotations
 
