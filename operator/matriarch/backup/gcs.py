@@ -7,14 +7,12 @@ settled by looking, never by trying harder; a read goes on where it broke, on th
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -46,8 +44,6 @@ OUTAGE = 180.0  # seconds a store may be away in the middle of the work before i
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 60.0  # seconds without a byte of an answer until a request counts as lost
 GOOGLE = "https://storage.googleapis.com"
-KEY_FILE = "key.json"
-SCOPE = "https://www.googleapis.com/auth/devstorage.read_write"
 _PIECE = 1 << 20
 _PAGE = 1000  # entries of a list in one answer
 
@@ -76,7 +72,9 @@ class Gcs:
         """The library's, over `session`."""
         with self._making:
             if self._made is None:
-                self._made = _client(self._spec, self._url, self._connections, self.address)
+                from matriarch.backup.gcsclient import make_client
+
+                self._made = make_client(self._spec, self._url, self._connections, self.address)
             return self._made
 
     @property
@@ -303,47 +301,3 @@ class Gcs:
                     raise explained from error
             self._stop.sleep(pause)
             pause = min(pause * 2, 10.0)
-
-
-def _client(spec: GcsStore, url: str, connections: int, where: str) -> Any:
-    from google.auth.transport.requests import AuthorizedSession
-    from google.cloud import storage
-    from requests.adapters import HTTPAdapter
-
-    try:
-        credentials = _credentials(spec, url, where)
-        session = AuthorizedSession(credentials)
-        session.mount("https://", HTTPAdapter(pool_connections=2, pool_maxsize=connections))
-        session.mount("http://", HTTPAdapter(pool_connections=2, pool_maxsize=connections))
-        ca = Path(spec.credentials) / "ca.crt"
-        if spec.credentials and ca.exists():
-            session.verify = str(ca)
-        return storage.Client(
-            project=spec.project, credentials=credentials, _http=session, client_options={"api_endpoint": url}
-        )
-    except MatriarchError:
-        raise
-    except Exception as error:
-        raise explain(error, where) from error
-
-
-def _credentials(spec: GcsStore, url: str, where: str) -> Any:
-    """None are ever sent to a server without TLS, which can only be a test's."""
-    import google.auth
-    from google.auth.credentials import AnonymousCredentials
-    from google.oauth2 import service_account
-
-    if url.startswith("http://"):
-        return AnonymousCredentials()
-    file = Path(spec.credentials) / KEY_FILE
-    if not spec.credentials or not file.exists():
-        found, _ = google.auth.default(scopes=[SCOPE])
-        return found
-    try:
-        return service_account.Credentials.from_service_account_info(json.loads(file.read_text()), scopes=[SCOPE])
-    except (ValueError, KeyError, TypeError, google.auth.exceptions.MalformedError):
-        # Without the cause: it may quote the file.
-        raise Refused(
-            f"The key file for {where} is not one of a service account; store the JSON that Google gave as {KEY_FILE}.",
-            reason=Reason.CREDENTIALS_REFUSED,
-        ) from None

@@ -120,8 +120,9 @@ def test_an_untrusted_certificate(tls_server: GcsServer, service: Tokens, tmp_pa
 
 
 def test_an_address_that_is_none() -> None:
-    error = refusal(Gcs(GcsStore(bucket="backups", endpoint="http://", credentials="")))
-    assert (type(error), error.reason) == (Refused, "StoreRefused")
+    for endpoint in ("http://", "nonsense", "localhost:4443", "ftp://x"):
+        error = refusal(Gcs(GcsStore(bucket="backups", endpoint=endpoint, credentials="")))
+        assert (type(error), error.reason) == (Refused, "StoreRefused")
 
 
 def test_a_reader_goes_on_after_an_outage(own_server: GcsServer) -> None:
