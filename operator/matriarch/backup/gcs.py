@@ -209,8 +209,8 @@ class Gcs:
             except Exception as error:
                 # A server that refuses early may hang up before we read why: looking tells.
                 no_answer = status_of(error) is None
+                lost = lost or may_have_worked(error)  # before the look, which may fail too
                 taken = if_absent and (is_taken(error) or (no_answer and self.size(key) is not None))
-                lost = lost or may_have_worked(error)
                 if not taken:
                     raise
                 if not (lost and self.get(key) == data):

@@ -6,6 +6,7 @@ Imported when such a store is opened, and not before: the library takes half of 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +42,8 @@ def make_client(spec: GcsStore, url: str, connections: int, where: str) -> Any:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(f"{url} is no address of a store; write https://host:port.", reason=Reason.STORE_REFUSED)
+    # Or it asks for the bucket's own data in the background, for traces, which takes a right that no backup needs.
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
     try:
         credentials = _credentials(spec, url, where)
         session = _Session(credentials)

@@ -55,6 +55,8 @@ def _reasons(error: BaseException) -> set[str]:
 
 
 def _explain_answer(status: int, reasons: set[str], text: str, where: str) -> MatriarchError:
+    if status < 400:  # a success that lost what belongs to it
+        return unavailable(where, text)
     if status in _AGAIN or status >= 500 or reasons & _SLOWER:
         return unavailable(where, text)
     if status == 401:

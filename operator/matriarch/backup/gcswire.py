@@ -13,9 +13,9 @@ class Over(Exception):  # noqa: N818 - reads as the outcome it is
 
 
 def status_of(error: BaseException) -> int | None:
-    """Of the answer; None: there was none, or not all of it."""
+    """Of the answer; None: there was none, or not all of it. (The library calls a success without its headers so.)"""
     code = getattr(error, "code", None)
-    return int(code) if isinstance(code, int) else None
+    return int(code) if isinstance(code, int) and code >= 400 else None
 
 
 def may_have_worked(error: BaseException) -> bool:

@@ -143,6 +143,23 @@ def test_somebody_elses_object_is_never_taken_for_our_own(
     assert straight.get(key) == other
 
 
+def test_our_own_object_is_known_after_the_look_for_it_failed_too(
+    google: Google, fresh: Callable[[], tuple[Gcs, Gcs]]
+) -> None:
+    """The answer is lost, and the store is away when we look: the next try meets what the first one made."""
+    straight, store = fresh()
+    made: list[Request] = []
+
+    def first_and_looks(request: Request) -> bool:
+        made.extend([request] if request.method == "POST" else [])
+        return len(made) == 1
+
+    google.strike(1, Fault.LOST, for_good=True, of=first_and_looks)
+    store.put("new", SMALL, if_absent=True)
+    assert len(google.struck) > 2
+    assert straight.get("new") == SMALL
+
+
 def test_giving_up_an_upload_ends_it_at_the_store(google: Google, fresh: Callable[[], tuple[Gcs, Gcs]]) -> None:
     straight, store = fresh()
     before = left(straight)
