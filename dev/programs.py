@@ -8,6 +8,7 @@
 | pause | the process that holds a pod's namespaces | its source |
 | coredns | the cluster's DNS server | its version |
 | versitygw | a real S3 server on a folder | its version |
+| fake-gcs-server | an emulator of Google Cloud Storage on a folder | its version |
 | helm | the chart's tool | its version |
 | kstatus | how Flux and Helm judge a resource, for tests | dev/go/kstatus/go.sum |
 
@@ -76,6 +77,7 @@ PROGRAMS = {
         Program("pause", "seconds", folder=GO / "pause"),
         Program("coredns", "2 min", module="github.com/coredns/coredns", version="v1.12.4"),
         Program("versitygw", "2 min", module="github.com/versity/versitygw/cmd/versitygw", version="v1.8.0"),
+        Program("fake-gcs-server", "2 min", module="github.com/fsouza/fake-gcs-server", version="v1.56.1"),
         Program("kstatus", "1 min", folder=GO / "kstatus"),
         Program("helm", "3 min", module="helm.sh/helm/v3/cmd/helm", version="v3.22.0"),
     )

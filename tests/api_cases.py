@@ -16,6 +16,7 @@ REPLICA: Object = {
 DEMOTION_TOKEN = "mt1.eyJzeXN0ZW0iOiI3In0.0123abcd"
 
 S3 = {"bucket": "backups", "credentials": {"secretName": "s3"}}
+GCS = {"bucket": "acme_backups.example"}
 MINIMAL: dict[str, Object] = {
     "DatabaseCluster": {"version": "17", "instances": 3, "storage": {"size": "10Gi"}},
     "Backup": {"cluster": "orders"},
@@ -71,8 +72,8 @@ def _store(**kinds: Object) -> Object:
 
 
 NO_ARCHIVE_STORE = (
-    "walArchive.store names no s3 store of stores: a bucket is needed, because every instance writes to it, and a"
-    " volume can't be mounted by all of them"
+    "walArchive.store names no s3 or gcs store of stores: a bucket is needed, because every instance writes to it, and"
+    " a volume can't be mounted by all of them"
 )
 
 BAD: tuple[Bad, ...] = (
@@ -303,13 +304,31 @@ BAD: tuple[Bad, ...] = (
         "a store of no kind",
         _store(),
         "spec.backup.stores[0]",
-        "set exactly one of s3 and local: a store is of one kind",
+        "set exactly one of s3, gcs and local: a store is of one kind",
     ),
     _cluster(
         "a store of two kinds",
         _store(s3=S3, local={"size": "1Gi"}),
         "spec.backup.stores[0]",
-        "set exactly one of s3 and local: a store is of one kind",
+        "set exactly one of s3, gcs and local: a store is of one kind",
+    ),
+    _cluster(
+        "a store of two kinds of bucket",
+        _store(s3=S3, gcs=GCS),
+        "spec.backup.stores[0]",
+        "set exactly one of s3, gcs and local: a store is of one kind",
+    ),
+    _cluster(
+        "a bucket that Google would not make",
+        _store(gcs={"bucket": "my-google-backups"}),
+        "spec.backup.stores[0].gcs.bucket",
+        "no bucket's name begins with goog or holds google, as Google makes none: name an existing one",
+    ),
+    _cluster(
+        "a CA for Google's own server",
+        _store(gcs={**GCS, "ca": {"secretName": "ca"}}),
+        "spec.backup.stores[0].gcs",
+        "ca goes with endpoint only: Google's own server has a public certificate",
     ),
     _cluster(
         "a local store without a volume",
@@ -467,7 +486,7 @@ BAD: tuple[Bad, ...] = (
         "Restore",
         {"source": {"backup": None, "store": {}}},
         "spec.source.store",
-        "set exactly one of s3 and local: a store is of one kind",
+        "set exactly one of s3, gcs and local: a store is of one kind",
     ),
     Bad(
         "restore from a claim that is yet to be made",
@@ -477,11 +496,18 @@ BAD: tuple[Bad, ...] = (
         "a restore reads an existing volume: set local.claimName",
     ),
     Bad(
+        "restore of a bucket at Google as it was",
+        "Restore",
+        {"source": {"backup": None, "store": {"gcs": GCS, "asOf": "2026-03-01T14:05:00Z"}}},
+        "spec.source.store.asOf",
+        "asOf goes with s3 only: stores of other kinds are read as they are now",
+    ),
+    Bad(
         "restore of a volume as it was",
         "Restore",
         {"source": {"backup": None, "store": {"local": {"claimName": "x"}, "asOf": "2026-03-01T14:05:00Z"}}},
         "spec.source.store.asOf",
-        "asOf goes with s3 only: a volume keeps no earlier states",
+        "asOf goes with s3 only: stores of other kinds are read as they are now",
     ),
     Bad(
         "restore into a name that another cluster's pooler has",
@@ -572,6 +598,29 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
         "an archive",
         "DatabaseCluster",
         {"backup": {"stores": [{"name": "main", "s3": S3}], "walArchive": {"store": "main", "maxRate": "20Mi"}}},
+    ),
+    (
+        "an archive in a bucket at Google",
+        "DatabaseCluster",
+        {
+            "backup": {
+                "stores": [
+                    {"name": "main", "gcs": GCS},
+                    {
+                        "name": "own",
+                        "gcs": {
+                            "bucket": "b-1",
+                            "prefix": "a/b",
+                            "projectId": "acme-prod",
+                            "endpoint": "https://gcs.example:4443",
+                            "credentials": {"secretName": "gcs", "key": "account.json"},
+                            "ca": {"secretName": "ca"},
+                        },
+                    },
+                ],
+                "walArchive": {"store": "main"},
+            }
+        },
     ),
     ("smallest", "DatabaseCluster", {}),
     ("version as a number", "DatabaseCluster", {"version": 17}),

@@ -256,6 +256,36 @@ async def test_a_local_store_gets_a_claim_that_outlives_the_cluster(world: World
     }
 
 
+async def test_a_bucket_at_google_with_a_key_and_with_the_pods_own_identity(world: World) -> None:
+    """The archive goes there too, which instances without a key mount nothing for."""
+    await world.make("Secret", "mine", stringData={"key": KEY_TEXT})
+    bucket = {"bucket": "acme-backups", "prefix": "here", "projectId": "acme"}
+    keyed = {"name": "keyed", "gcs": {**bucket, "credentials": {"secretName": "gcs", "key": "account.json"}}}
+    backup = {"stores": [keyed, {"name": "own", "gcs": bucket}], "encryption": {"keySecret": {"name": "mine"}}}
+    await world.cluster(stores=[], backup={**backup, "walArchive": {"store": "own"}})
+    await world.make("Backup", "first", {"cluster": "orders"})
+    waits = await world.look("Backup", "first")
+    assert condition(waits, "Ready") == ("False", "MissingSecret")
+    await world.make("Secret", "gcs", stringData={"account.json": "{}"})
+    await world.look("Backup", "first")
+    (job,) = await world.jobs("backup")
+    told = task_of(job).store.gcs
+    assert told is not None
+    assert (told.bucket, told.prefix, told.project, told.endpoint) == (
+        "acme-backups", f"here/{world.namespace}/orders-{SYSTEM}", "acme", None,
+    )  # fmt: skip
+    volumes = {v["name"]: v for v in job["spec"]["template"]["spec"]["volumes"]}
+    (source,) = volumes["store"]["projected"]["sources"]
+    assert source["secret"] == {"name": "gcs", "items": [{"key": "account.json", "path": "key.json"}]}
+    await world.finish(job, backup_result((await world.look("Backup", "first"))["status"]["backupName"]))
+
+    _, job = await begun(world, "second", store="own")
+    pod = job["spec"]["template"]["spec"]
+    assert "store" not in {v["name"] for v in pod["volumes"]}
+    assert task_of(job).store.gcs == told
+    assert pod["serviceAccountName"] == "orders-backup"
+
+
 async def test_keys_of_the_user_s_own_choosing(world: World) -> None:
     await world.make("Secret", "mine", stringData={"backup.key": KEY_TEXT})
     await world.make("Secret", "creds", stringData={"user": "a", "pass": "b"})

@@ -20,7 +20,7 @@ from matriarch.api.database_cluster import DatabaseCluster
 from matriarch.api.defaults import fill
 from matriarch.archive import main as archive_main
 from matriarch.archive.config import ENVIRONMENT, ArchiveConfig
-from matriarch.backup.jobspec import ClusterIdentity, LocalStore, ObjectLock, S3Store, StoreSpec
+from matriarch.backup.jobspec import ClusterIdentity, GcsStore, LocalStore, ObjectLock, S3Store, StoreSpec
 from matriarch.controller import backup_store
 from matriarch.controller.backup_store import Place
 from matriarch.controller.facts_of import agent
@@ -94,6 +94,36 @@ def test_a_cluster_that_asks() -> None:
     assert [s["secret"]["name"] for s in volumes["archive-key"]] == ["orders-backup-key"]
     assert all(s["secret"]["optional"] for sources in volumes.values() for s in sources)
     assert pod_hash(b, "orders-1") != pod_hash(blueprint(None), "orders-1")
+
+
+def test_a_bucket_at_google() -> None:
+    """With a key it is mounted as the keys of S3 are; without one nothing is, and Google's own chain is asked."""
+    gcs = {"bucket": "acme-backups", "prefix": "/a/", "projectId": "acme", "credentials": {"secretName": "gcs"}}
+    b = blueprint({**ARCHIVE, "stores": [{"name": "main", "gcs": gcs}]})
+    wish = read(b).archive
+    assert wish is not None
+    assert (wish.kind, wish.bucket, wish.prefix, wish.project, wish.max_rate) == (
+        "gcs", "acme-backups", "a", "acme", 20 << 20,
+    )  # fmt: skip
+    spec = pod(b, "orders-1", "claim")["spec"]
+    (source,) = next(v for v in spec["volumes"] if v["name"] == "archive-store")["projected"]["sources"]
+    assert source["secret"] == {"name": "gcs", "items": [{"key": "key.json", "path": "key.json"}], "optional": True}
+    told = config_for(an_instance(Path("/x"), wish), wish).store
+    assert told == StoreSpec(
+        gcs=GcsStore(bucket="acme-backups", prefix="a", project="acme", credentials="/etc/matriarch/archive-store")
+    )
+    place = Place(store=b.cluster.spec.backup.stores[0], folder="f", key=None, cluster="orders")  # type: ignore[union-attr]
+    assert backup_store.spec(place) == StoreSpec(gcs=GcsStore(bucket="acme-backups", prefix="a/f", project="acme"))
+    assert backup_store.address(place) == "gs://acme-backups/a/f"
+    assert [(f.secret, dict(f.files)) for f in backup_store.store_files(place)] == [("gcs", {"key.json": "key.json"})]
+    assert backup_store.claim(place) is None
+    assert not backup_store.deletes_apart(place)
+
+    del gcs["credentials"]
+    b = blueprint({**ARCHIVE, "stores": [{"name": "main", "gcs": gcs}]})
+    mounts = {m["name"]: m["mountPath"] for m in pod(b, "orders-1", "claim")["spec"]["containers"][0]["volumeMounts"]}
+    assert "archive-store" not in mounts
+    assert mounts["archive-key"] == "/etc/matriarch/archive-key"
 
 
 def test_the_archiver_locks_what_it_stores_and_never_has_the_right_to_delete() -> None:

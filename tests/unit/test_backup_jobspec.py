@@ -28,6 +28,24 @@ def test_round_trip() -> None:
     assert JobSpec.from_json(SPEC.to_json()) == SPEC
 
 
+def test_a_bucket_at_google_goes_through_and_no_other_store_mentions_it() -> None:
+    """An engine of an earlier release refuses fields that it does not know."""
+    gcs = jobspec.StoreSpec(gcs=jobspec.GcsStore(bucket="b", prefix="orders", project="acme"))
+    spec = replace(SPEC, store=gcs)
+    assert JobSpec.from_json(spec.to_json()) == spec
+    assert "gcs" not in SPEC.to_json()
+
+
+def test_a_folder_below_a_store() -> None:
+    for kind, store in (
+        ("s3", jobspec.StoreSpec(s3=jobspec.S3Store(bucket="b", prefix="/a/", region="r"))),
+        ("gcs", jobspec.StoreSpec(gcs=jobspec.GcsStore(bucket="b", prefix="/a/", project="p"))),
+        ("local", jobspec.StoreSpec(local=jobspec.LocalStore(path="/x", prefix="a"))),
+    ):
+        found, before = getattr(store.below("prod/orders-74"), kind), getattr(store, kind)
+        assert found == replace(before, prefix="a/prod/orders-74")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -36,6 +54,9 @@ def test_round_trip() -> None:
         pytest.param({"store": {"s3": {"bucket": 1}}}, r"\$\.store\.s3\.bucket: must be str", id="wrong type"),
         pytest.param({"store": {"s3": {}}}, r"\$\.store\.s3\.bucket: is missing", id="missing field"),
         pytest.param({"store": {}}, "exactly one", id="no store"),
+        pytest.param(
+            {"store": {"s3": {"bucket": "b"}, "gcs": {"bucket": "b"}}}, "exactly one of s3, gcs and local", id="two"
+        ),
         pytest.param({"server": None}, "needs a server", id="no server"),
         pytest.param({"backup": None}, "needs the member backup", id="no task member"),
         pytest.param({"keys": "a"}, r"\$\.keys: must be a list", id="no list"),

@@ -14,7 +14,7 @@ import pytest
 
 from matriarch.api.model import refusals
 from matriarch.api.restore import RecoveryTarget
-from matriarch.backup.jobspec import Reason
+from matriarch.backup.jobspec import GcsStore, Reason
 from matriarch.cli import bare, terminal
 from matriarch.cli.cluster import recovery_target, render_status
 from matriarch.cli.terminal import Exit
@@ -55,7 +55,11 @@ def matriarch(*arguments: str, **environment: str) -> subprocess.CompletedProces
         ),
         pytest.param(("backups", "--store", "s3://"), Exit.USAGE, "names no bucket", id="no bucket"),
         pytest.param(("backups", "--store", "ftp://x/y"), Exit.USAGE, "is no store", id="no store of ours"),
-        pytest.param(("backups", "--store", "gs://x"), Exit.USAGE, "not supported yet", id="not yet"),
+        pytest.param(("backups", "--store", "gs:///x"), Exit.USAGE, "names no bucket", id="no bucket at Google"),
+        pytest.param(
+            ("backups", "--store", "gs://b/p?as-of=2026-03-01T14:05:00Z"), Exit.USAGE, "S3 buckets only", id="no past"
+        ),
+        pytest.param(("backups", "--store", "gs://b?x=1"), Exit.USAGE, "what no store has", id="no such wish"),
         pytest.param(("backups", "--store", "/no/such/folder"), Exit.NOT_FOUND, "does not exist", id="no folder"),
         pytest.param(("backups", "--store", ".", "-o", "yaml"), Exit.USAGE, "text or json", id="output"),
         pytest.param(
@@ -144,6 +148,20 @@ def test_stores(text: str, bucket: str, prefix: str) -> None:
     found = bare.parse_store(text, "http://x").s3
     assert found is not None
     assert (found.bucket, found.prefix, found.endpoint, found.credentials) == (bucket, prefix, "http://x", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "bucket", "prefix"),
+    [("gs://b/p/q/", "b", "p/q"), ("gs://b_c.example", "b_c.example", ""), ("gs://b/a%20b", "b", "a b")],
+)
+def test_stores_at_google(text: str, bucket: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STORAGE_EMULATOR_HOST", raising=False)
+    monkeypatch.setenv("GOOGLE_CLOUD_PROJECT", "acme")
+    found = bare.parse_store(text, None).gcs
+    assert found == GcsStore(bucket=bucket, prefix=prefix, project="acme", credentials="")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://localhost:4443")
+    assert (bare.parse_store(text, None).gcs or found).endpoint == "http://localhost:4443"
+    assert (bare.parse_store(text, "https://x").gcs or found).endpoint == "https://x"
 
 
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

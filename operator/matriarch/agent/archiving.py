@@ -18,7 +18,7 @@ from typing import Any
 from matriarch.agent.config import ArchiveWish
 from matriarch.agent.instance import Instance
 from matriarch.archive.config import ENVIRONMENT, KEY_FOLDER, SOCKET, STORE_FOLDER, ArchiveConfig
-from matriarch.backup.jobspec import ClusterIdentity, ObjectLock, S3Store, StoreSpec
+from matriarch.backup.jobspec import ClusterIdentity, GcsStore, ObjectLock, S3Store, StoreSpec
 from matriarch.errors import Unavailable
 
 log = logging.getLogger(__name__)
@@ -127,17 +127,7 @@ def config_for(instance: Instance, wish: ArchiveWish, socket: str = SOCKET) -> A
         cluster=ClusterIdentity(
             namespace=env.namespace, name=env.cluster, uid=instance.config.uid if instance.config is not None else ""
         ),
-        store=StoreSpec(
-            s3=S3Store(
-                bucket=wish.bucket,
-                prefix=wish.prefix,
-                region=wish.region,
-                endpoint=wish.endpoint,
-                path_style=wish.path_style,
-                credentials=STORE_FOLDER,
-                lock=_lock(wish.lock),
-            )
-        ),
+        store=_store(wish),
         own_folder=True,
         pgdata=str(paths.pgdata),
         keys=wish.keys,
@@ -145,6 +135,30 @@ def config_for(instance: Instance, wish: ArchiveWish, socket: str = SOCKET) -> A
         socket=socket,
         spool=str(paths.volume / "archive-spool"),
         max_rate=wish.max_rate,
+    )
+
+
+def _store(wish: ArchiveWish) -> StoreSpec:
+    if wish.kind == "gcs":
+        return StoreSpec(
+            gcs=GcsStore(
+                bucket=wish.bucket,
+                prefix=wish.prefix,
+                project=wish.project,
+                endpoint=wish.endpoint,
+                credentials=STORE_FOLDER,
+            )
+        )
+    return StoreSpec(
+        s3=S3Store(
+            bucket=wish.bucket,
+            prefix=wish.prefix,
+            region=wish.region,
+            endpoint=wish.endpoint,
+            path_style=wish.path_style,
+            credentials=STORE_FOLDER,
+            lock=_lock(wish.lock),
+        )
     )
 
 

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from matriarch.decide import promotion
 from matriarch.decide.voters import Wish
@@ -127,6 +127,8 @@ class ArchiveWish:
     keys: tuple[str, ...]
     max_rate: int | None  # bytes a second
     lock: tuple[str, int] | None = None  # mode of S3's object lock, days
+    kind: Literal["s3", "gcs"] = "s3"
+    project: str | None = None  # of a gcs store
 
     @classmethod
     def parse(cls, doc: Mapping[str, Any] | None) -> ArchiveWish | None:
@@ -142,6 +144,8 @@ class ArchiveWish:
             keys=tuple(map(str, doc["keys"])),
             max_rate=int(doc["max_rate"]) if doc.get("max_rate") else None,
             lock=(str(doc["lock"]["mode"]), int(doc["lock"]["days"])) if doc.get("lock") else None,
+            kind="gcs" if doc.get("kind") == "gcs" else "s3",
+            project=doc.get("project"),
         )
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 from matriarch.api.backup_schedule import BackupScheduleSpec, Retention
 from matriarch.api.database_cluster import DatabaseClusterSpec
 from matriarch.api.rules import quantity
-from matriarch.api.stores import S3Store
+from matriarch.api.stores import BackupStore
 from matriarch.postgres.outside import SOURCE_ROLE
 
 DEFAULT_PRIORITY = 100
@@ -67,13 +67,17 @@ class ReplicaDefaults:
 class WalArchiveDefaults:
     """Where every instance archives to."""
 
-    name: str
-    s3: S3Store
+    store: BackupStore
+    """A bucket: `s3` or `gcs` is set."""
     max_rate: int | None
     """Bytes a second."""
     window_days: int = RETENTION_DAYS
     expires: bool = True
     """By itself."""
+
+    @property
+    def name(self) -> str:
+        return self.store.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +170,11 @@ def wal_archive(spec: DatabaseClusterSpec) -> WalArchiveDefaults | None:
     asked = spec.backup.wal_archive if spec.backup else None
     if spec.backup is None or asked is None:
         return None
-    s3 = next((s.s3 for s in spec.backup.stores if s.name == asked.store), None)
-    if s3 is None:
+    store = next((s for s in spec.backup.stores if s.name == asked.store and s.local is None), None)
+    if store is None:
         return None  # refused by the resource's rules
     return WalArchiveDefaults(
-        asked.store,
-        s3,
+        store,
         int(quantity(asked.max_rate)) if asked.max_rate else None,
         window_days=RETENTION_DAYS if asked.recovery_window_days is None else asked.recovery_window_days,
         expires=asked.expiry != "Manual",

@@ -27,7 +27,7 @@ from matriarch.api.model import (
 )
 from matriarch.api.rules import PARAMETERS, SIZE, not_backup, not_pooler
 from matriarch.api.status import AGE, MESSAGE, Failure, OneShot, Progress, Status, Step
-from matriarch.api.stores import ONE_KIND, BackupSettings, EncryptionKeyRef, LocalStore, S3Store
+from matriarch.api.stores import ONE_KIND, BackupSettings, EncryptionKeyRef, GcsStore, LocalStore, S3Store
 
 
 class BackupRef(Model):
@@ -51,6 +51,7 @@ class RestoreStore(Model):
     """A backup in a store that no Backup object speaks of, such as one of a lost Kubernetes cluster."""
 
     s3: S3Store | None = None
+    gcs: GcsStore | None = None
     local: LocalStore | None = None
     cluster: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[-_.a-zA-Z0-9/]+$")] | None = None
     """The folder of the backed-up cluster below the store's prefix; needed when the store holds several clusters."""
@@ -69,7 +70,7 @@ class RestoreStore(Model):
         ONE_KIND,
         Rule(
             cel="!has(self.asOf) || has(self.s3)",
-            message="asOf goes with s3 only: a volume keeps no earlier states",
+            message="asOf goes with s3 only: stores of other kinds are read as they are now",
             field=".asOf",
             broken=lambda s: s.as_of is not None and s.s3 is None,
         ),

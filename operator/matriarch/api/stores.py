@@ -80,6 +80,45 @@ class S3Store(Model):
     ca: S3Ca | None = None
 
 
+class GcsCredentials(Model):
+    """A Secret with the key of a service account."""
+
+    secret_name: ObjectName
+    """The Secret's name, in the same namespace."""
+    key: SecretKey | None = None
+    """Key within the Secret that holds the JSON which Google gave; `key.json` if absent."""
+
+
+class GcsStore(Model):
+    """A bucket of Google Cloud Storage."""
+
+    bucket: Annotated[str, Field(min_length=3, max_length=222, pattern=r"^[a-z0-9][-_.a-z0-9]*[a-z0-9]$")]
+    """An existing bucket."""
+    prefix: Annotated[str, Field(max_length=256, pattern=r"^[-_.=a-zA-Z0-9/]*$")] | None = None
+    """Path within the bucket. Every cluster has a folder of its own below it."""
+    project_id: Annotated[str, Field(max_length=64, pattern=r"^[a-z]([-a-z0-9.:]*[a-z0-9])?$")] | None = None
+    """The bucket's project, for the client library. No request needs it: a bucket's name is unique among all."""
+    endpoint: Annotated[str, Field(max_length=512, pattern=r"^https?://[^/?#\s]+/?$")] | None = None
+    """Address of the server; absent for Google's own. One without TLS is sent no credentials."""
+    credentials: GcsCredentials | None = None
+    """If absent, the identity that Google gives to the Pods (workload identity, or that of the node)."""
+    ca: S3Ca | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="!self.bucket.startsWith('goog') && !self.bucket.contains('google')",
+            message="no bucket's name begins with goog or holds google, as Google makes none: name an existing one",
+            field=".bucket",
+            broken=lambda s: s.bucket.startswith("goog") or "google" in s.bucket,
+        ),
+        Rule(
+            cel="!has(self.ca) || has(self.endpoint)",
+            message="ca goes with endpoint only: Google's own server has a public certificate",
+            broken=lambda s: s.ca is not None and s.endpoint is None,
+        ),
+    )
+
+
 class LocalStore(Model):
     """A volume: an existing claim, or one that the operator makes and keeps."""
 
@@ -105,18 +144,19 @@ class LocalStore(Model):
 
 
 ONE_KIND = Rule(
-    cel="has(self.s3) != has(self.local)",
-    message="set exactly one of s3 and local: a store is of one kind",
-    broken=lambda s: (s.s3 is None) == (s.local is None),
+    cel="[has(self.s3), has(self.gcs), has(self.local)].filter(x, x).size() == 1",
+    message="set exactly one of s3, gcs and local: a store is of one kind",
+    broken=lambda s: sum(kind is not None for kind in (s.s3, s.gcs, s.local)) != 1,
 )
 
 
 class BackupStore(Model):
-    """A place for backups. Exactly one of `s3` and `local` is set."""
+    """A place for backups. Exactly one of `s3`, `gcs` and `local` is set."""
 
     name: StoreName
     """What Backup and BackupSchedule call it."""
     s3: S3Store | None = None
+    gcs: GcsStore | None = None
     local: LocalStore | None = None
 
     rules: ClassVar[tuple[Rule, ...]] = (ONE_KIND,)
@@ -152,7 +192,7 @@ class WalArchive(Model):
     """
 
     store: StoreName
-    """The one of `stores` that it goes to; of kind `s3`."""
+    """The one of `stores` that it goes to; of kind `s3` or `gcs`."""
     max_rate: Quantity | None = None
     """Bytes a second that an instance may send, such as `20Mi`; not limited if absent. It must be more than the
     cluster writes in the long run, or the volumes fill with what waits."""
@@ -192,13 +232,14 @@ class BackupSettings(Model):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            cel="!has(self.walArchive) || self.stores.exists(s, s.name == self.walArchive.store && has(s.s3))",
-            message="walArchive.store names no s3 store of stores: a bucket is needed, because every instance writes"
-            " to it, and a volume can't be mounted by all of them",
+            cel="!has(self.walArchive)"
+            " || self.stores.exists(s, s.name == self.walArchive.store && (has(s.s3) || has(s.gcs)))",
+            message="walArchive.store names no s3 or gcs store of stores: a bucket is needed, because every instance"
+            " writes to it, and a volume can't be mounted by all of them",
             field=".walArchive.store",
             broken=lambda b: (
                 b.wal_archive is not None
-                and not any(s.name == b.wal_archive.store and s.s3 is not None for s in b.stores)
+                and not any(s.name == b.wal_archive.store and s.local is None for s in b.stores)
             ),
         ),
     )

@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from matriarch.archive.archiver import Archiver
@@ -68,14 +67,9 @@ def make_vault(config: ArchiveConfig, system: int, stop: Stop, given: tuple[Kek,
 
 
 def _with_folder(config: ArchiveConfig, system: int) -> StoreSpec:
-    spec = config.store
     if not config.own_folder:
-        return spec
-    own = f"{config.cluster.namespace}/{config.cluster.name}-{system}"
-    if spec.s3 is not None:
-        return StoreSpec(s3=replace(spec.s3, prefix="/".join(p for p in (spec.s3.prefix.strip("/"), own) if p)))
-    assert spec.local is not None
-    return StoreSpec(local=replace(spec.local, prefix="/".join(p for p in (spec.local.prefix.strip("/"), own) if p)))
+        return config.store
+    return config.store.below(f"{config.cluster.namespace}/{config.cluster.name}-{system}")
 
 
 async def _parent_ends(parent: int) -> None:

@@ -37,7 +37,7 @@ What you need: this file, its passphrase (or the private key it is sealed for), 
    python3 -c 'import json,sys; print(json.load(open(sys.argv[1]))["decryptor"])' BUNDLE > matriarch-decrypt.py
    pip install cryptography zstandard
 2. Download the store named below (all objects, names unchanged) into a folder named `store`:
-   aws s3 sync s3://... store
+   aws s3 sync s3://... store      or: gcloud storage rsync -r gs://... store
 3. python3 matriarch-decrypt.py list   BUNDLE store
    python3 matriarch-decrypt.py verify BUNDLE store
 4. A logical backup, into any new server:

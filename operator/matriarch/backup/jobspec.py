@@ -8,6 +8,8 @@ Mounts the Job expects:
   /etc/matriarch/key/<name>   one file per key: 32 bytes raw, as hex or as base64; <name> is listed in `keys`
   /etc/matriarch/store/       S3: access-key, secret-key and, where there is one, session-token, ca.crt
                               (no access-key file: the usual AWS chain of environment, web identity and instance role)
+                              GCS: key.json, a service account's, and ca.crt where the endpoint is another
+                              (no key.json: Google's default chain of environment, workload identity and instance)
   store.local.path            the volume of a local store
   backup.pgdata               a physical backup: in the volume of the member that is read, read-only
   recover.volume              the volume of the instance that is to start on what is recovered
@@ -17,11 +19,11 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from matriarch.backup.drillspec import DrillTask
-from matriarch.backup.jsonclass import decode, encode
+from matriarch.backup.jsonclass import LEFT_OUT, decode, encode
 
 ENVIRONMENT = "MATRIARCH_JOB"
 TLS_FOLDER = "/etc/matriarch/tls"
@@ -127,6 +129,17 @@ class S3Store:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GcsStore:
+    """A bucket of Google Cloud Storage."""
+
+    bucket: str
+    prefix: str = ""
+    project: str | None = None  # only shown: a bucket's name is unique among all projects
+    endpoint: str | None = None  # URL of a server that is not Google's; one without TLS is sent no credentials
+    credentials: str = STORE_FOLDER  # folder with key.json, ca.crt; "" = Google's default chain only
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LocalStore:
     path: str
     prefix: str = ""
@@ -138,10 +151,24 @@ class StoreSpec:
 
     s3: S3Store | None = None
     local: LocalStore | None = None
+    gcs: GcsStore | None = field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
-        if (self.s3 is None) == (self.local is None):
-            raise ValueError("a store is exactly one of s3 and local")
+        if sum(kind is not None for kind in (self.s3, self.gcs, self.local)) != 1:
+            raise ValueError("a store is exactly one of s3, gcs and local")
+
+    def below(self, folder: str) -> StoreSpec:
+        """The same store with `folder` appended to its prefix."""
+        if self.s3 is not None:
+            return StoreSpec(s3=replace(self.s3, prefix=_joined(self.s3.prefix, folder)))
+        if self.gcs is not None:
+            return StoreSpec(gcs=replace(self.gcs, prefix=_joined(self.gcs.prefix, folder)))
+        assert self.local is not None
+        return StoreSpec(local=replace(self.local, prefix=_joined(self.local.prefix, folder)))
+
+
+def _joined(prefix: str, folder: str) -> str:
+    return "/".join(part for part in (prefix.strip("/"), folder) if part)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Where backups lie: the few operations the engine needs of an S3 bucket or a folder.
+"""Where backups lie: the few operations the engine needs of a bucket (S3, Google Cloud Storage) or a folder.
 
 Every implementation promises: `put` and `Upload.finish` with `if_absent` never replace an object (two writers, one
 wins); a key is either absent or complete; nothing waits for ever. Failures come as errors.Refused, Unavailable and
@@ -57,7 +57,7 @@ class Store(Protocol):
 
     @property
     def address(self) -> str:
-        """For people: `s3://bucket/prefix` or a path."""
+        """For people: `s3://bucket/prefix`, `gs://bucket/prefix` or a path."""
 
     def check(self) -> None:
         """Raise what is wrong with bucket, credentials or folder before any work is done."""
@@ -120,6 +120,10 @@ def open_store(
 
             return AsOf(s3, spec.s3.as_of)
         return s3
+    if spec.gcs is not None:
+        from matriarch.backup.gcs import Gcs
+
+        return Gcs(spec.gcs, stop or Stop(), outage=outage, connections=connections)
     assert spec.local is not None
     from matriarch.backup.local import Local
 

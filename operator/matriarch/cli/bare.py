@@ -13,7 +13,7 @@ from matriarch.backup import backup as engine
 from matriarch.backup import catalog, lineage, restore
 from matriarch.backup.catalog import Catalog
 from matriarch.backup.fingerprint import Difference
-from matriarch.backup.jobspec import BackupTask, LocalStore, Reason, RestoreTask, S3Store, StoreSpec
+from matriarch.backup.jobspec import BackupTask, GcsStore, LocalStore, Reason, RestoreTask, S3Store, StoreSpec
 from matriarch.backup.jsonclass import encode
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Manifest, Opened
@@ -28,9 +28,9 @@ from matriarch.errors import Corrupt, Refused
 
 
 def parse_store(text: str, endpoint: str | None) -> StoreSpec:
-    """`s3://bucket/prefix` with AWS' own environment for credentials, or a folder. Raises Refused (BadSpec).
+    """`s3://bucket/prefix` or `gs://bucket/prefix` with the environment of AWS or Google for credentials, or a folder.
 
-    `?as-of=2026-03-01T14:05:00Z` behind a bucket's prefix reads what it held then.
+    `?as-of=2026-03-01T14:05:00Z` behind an S3 bucket's prefix reads what it held then. Raises Refused (BadSpec).
     """
     parts = urlsplit(text)
     if parts.scheme == "s3":
@@ -45,11 +45,34 @@ def parse_store(text: str, endpoint: str | None) -> StoreSpec:
         where = S3Store(bucket=parts.netloc, prefix=prefix, endpoint=endpoint, credentials="", as_of=moment)
         return StoreSpec(s3=where)
     if parts.scheme == "gs":
-        raise Refused("Google Cloud Storage is not supported yet; use s3:// or a folder.", reason=Reason.BAD_SPEC)
+        return StoreSpec(gcs=_gcs(text, endpoint))
     if parts.scheme not in ("", "file"):
-        raise Refused(f"{text} is no store; write s3://bucket/prefix or a folder.", reason=Reason.BAD_SPEC)
+        raise Refused(
+            f"{text} is no store; write s3://bucket/prefix, gs://bucket/prefix or a folder.", reason=Reason.BAD_SPEC
+        )
     path = unquote(parts.path) if parts.scheme == "file" else text
     return StoreSpec(local=LocalStore(path=str(Path(path).expanduser().absolute())))
+
+
+def _gcs(text: str, endpoint: str | None) -> GcsStore:
+    parts = urlsplit(text)
+    if not parts.netloc:
+        raise Refused(f"{text} names no bucket; write gs://bucket/prefix.", reason=Reason.BAD_SPEC)
+    if "as-of" in parse_qs(parts.query, keep_blank_values=True):
+        raise Refused(
+            "An earlier state is read from S3 buckets only; leave as-of out, and see docs/backup.md for what Google "
+            "Cloud Storage keeps of deleted objects.",
+            reason=Reason.BAD_SPEC,
+        )
+    if parts.query:
+        raise Refused(f"{text} asks for what no store has; write gs://bucket/prefix.", reason=Reason.BAD_SPEC)
+    return GcsStore(
+        bucket=parts.netloc,
+        prefix=unquote(parts.path).strip("/"),
+        project=os.environ.get("GOOGLE_CLOUD_PROJECT"),
+        endpoint=endpoint or os.environ.get("STORAGE_EMULATOR_HOST"),
+        credentials="",
+    )
 
 
 def read_keys(files: list[Path]) -> tuple[Kek, ...]:

@@ -17,7 +17,7 @@ keys_app = typer.Typer(help="Which keys open the backups and the archive of a st
 
 @keys_app.command("list")
 def keys_list(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder")],
     endpoint: Endpoint = None,
     output: Json = "text",
 ) -> None:
@@ -29,7 +29,7 @@ def keys_list(
 
 @keys_app.command("rotate")
 def keys_rotate(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder")],
     new_key: Annotated[Path, typer.Option("--new-key", help="file of the key that is to open everything")],
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
@@ -65,7 +65,9 @@ def keys_make(
 @keys_app.command("bundle")
 def keys_bundle(
     out: Annotated[Path, typer.Argument(help="new file", show_default=False)],
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder: of one cluster")],
+    store: Annotated[
+        str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder: of one cluster")
+    ],
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
     recipient: Annotated[

@@ -148,7 +148,7 @@ def backups(
 
 @app.command()
 def verify(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder")],
     backup_id: BackupId = "latest",
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
@@ -185,7 +185,7 @@ def verify(
 
 @app.command()
 def expire(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder")],
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
     window: Annotated[
@@ -368,7 +368,7 @@ def drill(
 
 @app.command()
 def wal(
-    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix or a folder")],
+    store: Annotated[str, typer.Option("--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder")],
     directory: Annotated[Path, typer.Option("--directory", help="what `restore --wal-archive` filled")],
     endpoint: Endpoint = None,
     key_file: KeyFile = None,

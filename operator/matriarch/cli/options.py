@@ -12,9 +12,12 @@ from matriarch.cli.terminal import usage
 Name = Annotated[str | None, typer.Argument(help="a DatabaseCluster", show_default=False)]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", help="default: that of the kubeconfig's context")]
 Store = Annotated[
-    str | None, typer.Option("--store", help="s3://bucket/prefix or a folder; ?as-of=TIME reads an earlier state")
+    str | None,
+    typer.Option(
+        "--store", help="s3://bucket/prefix, gs://bucket/prefix or a folder; ?as-of=TIME: an earlier state (s3)"
+    ),
 ]
-Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of an S3 store that is not AWS")]
+Endpoint = Annotated[str | None, typer.Option("--endpoint", help="URL of a store that is neither at AWS nor at Google")]
 KeyFile = Annotated[
     list[Path] | None, typer.Option("--key-file", help="encryption key; else the variable BACKUP_ENCRYPTION_KEY")
 ]

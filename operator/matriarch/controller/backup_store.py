@@ -14,7 +14,7 @@ from matriarch.decide.backups import Need
 from matriarch.errors import MatriarchError
 from matriarch.kube.client import Kube, Object
 from matriarch.resources.job import LOCAL_PATH
-from matriarch.resources.storefiles import CA, KEY, SecretFiles, credential_keys, s3_files
+from matriarch.resources.storefiles import KEY, SecretFiles, files_of
 
 KEY_FILE = "backup-key"
 """Name under which a Job finds the encryption key."""
@@ -63,11 +63,10 @@ def spec(place: Place) -> jobspec.StoreSpec:
     """What a Job is told."""
     if place.store.s3 is not None:
         s3 = place.store.s3
-        prefix = "/".join(part for part in ((s3.prefix or "").strip("/"), place.folder) if part)
         return jobspec.StoreSpec(
             s3=jobspec.S3Store(
                 bucket=s3.bucket,
-                prefix=prefix,
+                prefix=_prefix(s3.prefix, place.folder),
                 region=s3.region or S3_REGION,
                 endpoint=s3.endpoint,
                 path_style=s3.force_path_style,
@@ -75,14 +74,28 @@ def spec(place: Place) -> jobspec.StoreSpec:
                 as_of=place.as_of,
             )
         )
+    if (gcs := place.store.gcs) is not None:
+        return jobspec.StoreSpec(
+            gcs=jobspec.GcsStore(
+                bucket=gcs.bucket,
+                prefix=_prefix(gcs.prefix, place.folder),
+                project=gcs.project_id,
+                endpoint=gcs.endpoint,
+            )
+        )
     return jobspec.StoreSpec(local=jobspec.LocalStore(path=LOCAL_PATH, prefix=place.folder))
+
+
+def _prefix(of_store: str | None, folder: str) -> str:
+    return "/".join(part for part in ((of_store or "").strip("/"), folder) if part)
 
 
 def address(place: Place) -> str:
     """One line that is another one for another place: bucket or claim, and folder."""
-    if (s3 := place.store.s3) is not None:
-        where = "/".join(part for part in (s3.bucket, (s3.prefix or "").strip("/"), place.folder) if part)
-        return f"s3://{where}" + (f" at {s3.endpoint.rstrip('/')}" if s3.endpoint else "")
+    for scheme, bucket in (("s3", place.store.s3), ("gs", place.store.gcs)):
+        if bucket is not None:
+            where = f"{scheme}://{_prefix(bucket.bucket, _prefix(bucket.prefix, place.folder))}"
+            return where + (f" at {bucket.endpoint.rstrip('/')}" if bucket.endpoint else "")
     return f"{claim_name(place)}:/{place.folder}"
 
 
@@ -107,10 +120,7 @@ def _lock(s3: S3Store) -> jobspec.ObjectLock | None:
 
 def store_files(place: Place, *, deleting: bool = False) -> tuple[SecretFiles, ...]:
     """The store's credentials as a Job mounts them; `deleting`: as one that deletes does."""
-    s3 = place.store.s3
-    if s3 is None:
-        return ()
-    return s3_files(s3, deleting=deleting)
+    return files_of(place.store, deleting=deleting)
 
 
 def deletes_apart(place: Place) -> bool:
@@ -127,14 +137,11 @@ async def needs(kube: Kube, namespace: str, place: Place) -> tuple[Need, ...]:
     """Everything that a Job would wait for in vain if it were not there, with what is there now."""
     found: list[Need] = []
     name = place.store.name
-    if (s3 := place.store.s3) is not None:
-        credentials = await kube.get("Secret", namespace, s3.credentials.secret_name)
-        holds = f"the credentials of store {name}"
-        found.append(_secret(s3.credentials.secret_name, holds, credential_keys(s3), credentials))
-        if s3.ca is not None:
-            ca = await kube.get("Secret", namespace, s3.ca.secret_name)
-            found.append(_secret(s3.ca.secret_name, f"the CA of store {name}", (s3.ca.key or CA,), ca))
-    else:
+    for files in store_files(place):
+        there = await kube.get("Secret", namespace, files.secret)
+        what = "CA" if "ca.crt" in files.files.values() else "credentials"
+        found.append(_secret(files.secret, f"the {what} of store {name}", tuple(files.files), there))
+    if place.store.local is not None:
         wanted = claim_name(place)
         there = await kube.get("PersistentVolumeClaim", namespace, wanted)
         found.append(

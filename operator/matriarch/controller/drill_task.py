@@ -104,10 +104,10 @@ def _task(drill: Drill, around: Around, backup: Backup, place: Place, timeout: i
 def _archive_is_beside(around: Around, place: Place) -> bool:
     """The archive is looked for where the backup lies: a Job mounts one store's Secret."""
     archive = around.defaults.wal_archive if around.defaults is not None else None
-    s3 = place.store.s3
-    if archive is None or s3 is None:
+    if archive is None or place.store.local is not None:
         return False
-    return (s3.bucket, s3.prefix, s3.endpoint) == (archive.s3.bucket, archive.s3.prefix, archive.s3.endpoint)
+    above = Place(store=archive.store, folder=place.folder, key=None, cluster=place.cluster)
+    return backup_store.address(above) == backup_store.address(place)
 
 
 def _archived_to(around: Around) -> str | None:

@@ -56,7 +56,7 @@ async def source_of(restore: Restore, env: Env) -> Source:
     match = _FOLDER.fullmatch(store.cluster or "")
     return Source(
         place=Place(
-            store=BackupStore(name="source", s3=store.s3, local=store.local),
+            store=BackupStore(name="source", s3=store.s3, gcs=store.gcs, local=store.local),
             folder=(store.cluster or "").strip("/"),
             key=store.key_secret,
             cluster=restore.spec.target.cluster,

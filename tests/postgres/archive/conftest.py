@@ -13,9 +13,9 @@ from dev.s3 import S3Server
 from matriarch.backup.jobspec import LocalStore, StoreSpec
 from tests.postgres.archive.archivebed import CLIENT
 from tests.postgres.backup.bed import s3_spec
-from tests.postgres.backup.conftest import s3server, short_folder, tools
+from tests.postgres.backup.conftest import gcsserver, s3server, short_folder, tools
 
-__all__ = ["s3server", "short_folder", "tools"]
+__all__ = ["gcsserver", "s3server", "short_folder", "tools"]
 
 
 @pytest.fixture(params=["s3", "local"])

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from matriarch.backup.jobspec import LocalStore, StoreSpec
+from dev.gcs import GcsServer
+from matriarch.cli.bare import parse_store
 from matriarch.cli.physical import wal_socket
 from tests.postgres.archive.archivebed import CLIENT, KEY, Archiver, archiving, ready, wait
 from tests.postgres.backup.bed import Postgres
@@ -36,11 +37,20 @@ def insert(server: Postgres, numbers: range) -> None:
         time.sleep(0.02)
 
 
-def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> None:
-    (tmp_path / "store").mkdir()
+@pytest.mark.parametrize("kind", ["local", "gcs"])
+def test_to_a_second_to_a_name_and_to_the_end(
+    kind: str, place: Path, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = str(tmp_path / "store")
+    if kind == "local":
+        (tmp_path / "store").mkdir()
+    else:
+        where = "gs://backups/to-a-second"
+        google: GcsServer = request.getfixturevalue("gcsserver")
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", google.endpoint)
     server = Postgres(place / "p").create()
     server.stop()
-    store = StoreSpec(local=LocalStore(path=str(tmp_path / "store")))
+    store = parse_store(where, None)
     archiver = Archiver.create(place / "a", store, server.folder / "data")
     archiving(server, archiver, "track_commit_timestamp = on")
     archiver.start()
@@ -63,7 +73,7 @@ def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> No
         archiver.stop()
 
     def restore(folder: Path, *words: str, code: int = 0) -> str:
-        data = ["--store", str(tmp_path / "store"), "--to-directory", str(folder / "data"), "--wal-archive"]
+        data = ["--store", where, "--to-directory", str(folder / "data"), "--wal-archive"]
         # The client is in the image's file system, where it is not on the PATH of this machine.
         fetch = f"{CLIENT} --socket {wal_socket(folder / 'data')} --timeout 30 fetch %f %p"
         return matriarch("restore", *data, "--restore-command", fetch, *words,
@@ -79,7 +89,7 @@ def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> No
         assert "restorable is" in said
         assert not folder.exists()
     assert "add --wal-archive" in matriarch(
-        "restore", "--store", str(tmp_path / "store"), "--to-directory", str(folder), "--target-xid", "800", code=2
+        "restore", "--store", where, "--to-directory", str(folder), "--target-xid", "800", code=2
     )
 
     first, last = min(commits.values()), max(commits.values())
@@ -92,7 +102,7 @@ def test_to_a_second_to_a_name_and_to_the_end(place: Path, tmp_path: Path) -> No
     ):
         restore(folder, *words)
         fetcher = subprocess.Popen(
-            [sys.executable, "-m", "matriarch.cli.main", "wal", "--store", str(tmp_path / "store"),
+            [sys.executable, "-m", "matriarch.cli.main", "wal", "--store", where,
              "--directory", str(folder / "data")],
             env={**os.environ, "PYTHONPATH": "operator", "BACKUP_ENCRYPTION_KEY": KEY.secret.hex()},
         )  # fmt: skip

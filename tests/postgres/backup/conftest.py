@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dev import gcs as gcs_server
 from dev import s3 as s3_server
 from dev.rootfs import Rootfs
 from tests.postgres.backup.bed import Postgres, fill, install_tools
@@ -69,5 +70,13 @@ def target(target_server: Postgres) -> Postgres:
 def s3server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.S3Server]:
     """A real S3 server with a bucket `backups`."""
     with s3_server.temporary(tmp_path_factory.mktemp("s3") / "s3") as server:
+        server.make_bucket("backups")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcsserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[gcs_server.GcsServer]:
+    """An emulator of Google Cloud Storage with a bucket `backups`."""
+    with gcs_server.temporary(tmp_path_factory.mktemp("gcs") / "gcs") as server:
         server.make_bucket("backups")
         yield server

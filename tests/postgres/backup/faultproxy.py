@@ -1,4 +1,4 @@
-"""Stands before a real S3 server and strikes one request, counted, or every one from it on.
+"""Stands before a real server of objects and strikes one request, counted, or every one from it on.
 
 What a request asked for has happened or has not, and its client is told the truth, something else or nothing: these are
 all the ways in which a store and the network before it fail a client. Only the answer is ever changed, never data.
@@ -17,7 +17,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from dev.gcs import GcsServer
 from dev.s3 import S3Server
 
 HELD = 30.0  # seconds that a stalled answer is held at most: longer than any client of a test waits
@@ -62,9 +64,9 @@ class Request:
 class FaultProxy:
     """`server` is as its clients see it: the real one's keys behind this address. Counting is safe for threads."""
 
-    def __init__(self, real: S3Server, port: int) -> None:
+    def __init__(self, real: S3Server | GcsServer, port: int) -> None:
         self._real = real
-        self.server = replace(real, port=port)
+        self.server: Any = replace(real, port=port)
         self._lock = threading.Lock()
         self._at, self._fault, self._for_good = 0, Fault.RESET, False
         self._of: Callable[[Request], bool] = lambda _: True
@@ -163,7 +165,7 @@ def _error(status: str, code: str, *, bodiless: bool) -> bytes:
 
 
 @contextmanager
-def before(real: S3Server) -> Iterator[FaultProxy]:
+def before(real: S3Server | GcsServer, kind: type[FaultProxy] = FaultProxy) -> Iterator[FaultProxy]:
     """A proxy on a port of its own; over TLS with the real server's certificate when that speaks TLS."""
     context = None
     if real.tls:
@@ -186,7 +188,7 @@ def before(real: S3Server) -> Iterator[FaultProxy]:
         request_queue_size = 64
 
     with Server((real.address, 0), Handler) as listening:
-        proxy = FaultProxy(real, listening.server_address[1])
+        proxy = kind(real, listening.server_address[1])
         thread = threading.Thread(target=listening.serve_forever, args=(0.05,))
         thread.start()
         try:

@@ -16,6 +16,7 @@ from dev.s3 import S3Server
 from matriarch.backup.jobresult import Result
 from matriarch.backup.jobspec import BackupTask, JobSpec, RestoreTask, ServerSpec, StoreSpec, VerifyTask
 from tests.postgres.backup.bed import CLUSTER, Postgres, job_environment, s3_spec
+from tests.postgres.backup.gcsbed import gcs_spec
 from tests.postgres.backup.memgroup import MemoryGroup, memory_group
 
 LIMIT = 256 << 20
@@ -59,10 +60,17 @@ def run(group: MemoryGroup, folder: Path, **spec: Any) -> tuple[Result, int]:
     return Result.from_json((folder / "termination-log").read_text()), peak
 
 
+@pytest.fixture(params=["s3", "gcs"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSpec:
+    if request.param == "gcs":
+        return StoreSpec(gcs=gcs_spec(request.getfixturevalue("gcsserver"), "backups", tmp_path.name))
+    s3server: S3Server = request.getfixturevalue("s3server")
+    return StoreSpec(s3=s3_spec(s3server, "backups", tmp_path / "c", prefix=tmp_path.name))
+
+
 def test_a_job_with_256_mib(
-    big: str, source: Postgres, target: Postgres, s3server: S3Server, tmp_path: Path, group: MemoryGroup
+    big: str, source: Postgres, target: Postgres, store: StoreSpec, tmp_path: Path, group: MemoryGroup
 ) -> None:
-    store = StoreSpec(s3=s3_spec(s3server, "backups", tmp_path / "c", prefix=tmp_path.name))
     server = ServerSpec(hosts=(str(source.folder),), tls=None)
     result, peak = run(
         group, tmp_path / "job", task="backup", store=store, server=server, backup=BackupTask(databases=(big,))

@@ -14,6 +14,7 @@ from matriarch.backup.progress import Tracker
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import Store
 from tests.postgres.backup.bed import KEY, Postgres, keys_in, local, s3
+from tests.postgres.backup.gcsbed import gcs
 from tests.postgres.backup.physbed import amcheck, load, physical_backup, physical_restore, started
 
 
@@ -21,12 +22,17 @@ from tests.postgres.backup.physbed import amcheck, load, physical_backup, physic
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return local(tmp_path / "store")
+    if request.param == "gcs":
+        return gcs(request.getfixturevalue("gcsserver"), "backups", tmp_path.name)
     server: S3Server = request.getfixturevalue("s3server")
     return s3(server, "backups", tmp_path / "c", prefix=f"physical-{tmp_path.name}")
 
 
-@pytest.mark.parametrize("store", ["local", "s3"], indirect=True)
-@pytest.mark.parametrize("target", ["latest", "immediate"])
+@pytest.mark.parametrize(
+    ("store", "target"),
+    [("local", "latest"), ("local", "immediate"), ("s3", "latest"), ("s3", "immediate"), ("gcs", "latest")],
+    indirect=["store"],
+)
 def test_under_load(source: Postgres, store: Store, short_folder: Path, tmp_path: Path, target: str) -> None:
     with load(source) as done:
         while len(done) < 50:

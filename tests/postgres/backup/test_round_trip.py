@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 
 from dev.s3 import S3Server
+from matriarch.backup import expire
+from matriarch.backup.jobspec import Retention
 from matriarch.backup.store import Store
 from tests.postgres.backup.bed import KEY, ODD, Postgres, do_restore, keys_in, local, make_backup, s3
+from tests.postgres.backup.gcsbed import gcs
 
 
-@pytest.fixture(params=["s3", "local"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, s3server: S3Server) -> Store:
+@pytest.fixture(params=["s3", "gcs", "local"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "local":
         return local(tmp_path / "store")
+    if request.param == "gcs":
+        return gcs(request.getfixturevalue("gcsserver"), "backups", tmp_path.name)
+    s3server: S3Server = request.getfixturevalue("s3server")
     return s3(s3server, "backups", tmp_path / "credentials", prefix=tmp_path.name)
 
 
@@ -50,6 +56,15 @@ _SHARED = (
               shobj_description(oid, 'pg_database') FROM pg_database ORDER BY 1""",
     "SELECT shobj_description(oid, 'pg_authid') FROM pg_authid WHERE rolname = 'readers'",
 )
+
+
+def test_what_retention_leaves_is_the_newest(store: Store, source: Postgres) -> None:
+    old, new = (make_backup(store, source, task={"databases": ("app",)}) for _ in range(2))
+    done = expire.retain(store, (KEY,), Retention(count=1), None)
+    assert (done.deleted, done.kept, done.frozen) == ((old.body.id,), 1, None)
+    assert keys_in(store, "logical") == [new.body.object.path]
+    assert keys_in(store, "manifests") == [new.manifest.key]
+    assert len(keys_in(store, "tombstones")) == 1
 
 
 def test_the_file_is_plain_sql_once_it_is_decrypted(tmp_path: Path, source: Postgres, target: Postgres) -> None:

@@ -1,0 +1,157 @@
+"""An emulator of Google Cloud Storage for tests: fake-gcs-server on a folder. Google's own server is never asked.
+
+    python -m dev.gcs FOLDER [--address 127.0.0.1] [--port 4443] [--tls]     run one until it is interrupted
+
+It checks no credentials, keeps no versions, and forgets uploads that are not finished when it ends. Without TLS the
+store's client sends it no credentials.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import shutil
+import signal
+import socket
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dev import programs
+from dev.host import DevError
+from dev.kubebox.pki import Authority
+from dev.kubebox.processes import Processes, kill
+from dev.s3 import free_port
+
+NAME = "fake-gcs-server"
+
+
+@dataclass(frozen=True, slots=True)
+class GcsServer:
+    """A running emulator, or one that ran: `start` brings it back with the same data and address."""
+
+    folder: str
+    address: str
+    port: int
+    tls: bool = False
+
+    @property
+    def endpoint(self) -> str:
+        return f"{'https' if self.tls else 'http'}://{self.address}:{self.port}"
+
+    @property
+    def ca_file(self) -> Path | None:
+        """The authority that signed the server's certificate; None without TLS."""
+        return Path(self.folder) / "pki" / "ca.crt" if self.tls else None
+
+    @property
+    def _processes(self) -> Processes:
+        return Processes(Path(self.folder))
+
+    def make_bucket(self, name: str) -> None:
+        """A bucket; one that is there is left as it is."""
+        request = urllib.request.Request(
+            f"{self.endpoint}/storage/v1/b?project=test",
+            data=json.dumps({"name": name}).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        trust = ssl.create_default_context(cafile=self.ca_file) if self.tls else None
+        try:
+            urllib.request.urlopen(request, timeout=30, context=trust).close()
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code != 409:
+                    raise DevError(f"the bucket {name} could not be made: {error}") from error
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Start the server unless it runs, and wait until it accepts connections."""
+        folder = Path(self.folder)
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        words: list[object] = [programs.ensure(NAME), "-backend", "filesystem", "-filesystem-root", folder / "data"]
+        words += ["-host", self.address, "-port", self.port, "-public-host", f"{self.address}:{self.port}"]
+        words += ["-scheme", "https" if self.tls else "http", "-log-level", "error"]
+        if self.tls:
+            pki = folder / "pki"
+            words += ["-cert-location", pki / "server.crt", "-private-key-location", pki / "server.key"]
+        self._processes.start(NAME, words)
+        self._processes.wait(NAME, self._accepts, timeout, f"the emulator at {self.endpoint}")
+
+    def _accepts(self) -> bool:
+        try:
+            socket.create_connection((self.address, self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Kill the server, in the middle of whatever it does; finished objects stay."""
+        self._processes.stop(NAME)
+
+    def freeze(self) -> None:
+        """Let the server hang: connections are accepted by the kernel, and nothing answers."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        pid = self._processes.pid(NAME)
+        if pid is None:
+            raise DevError(f"the emulator at {self.endpoint} does not run")
+        kill([pid], number)
+
+
+def ensure(folder: Path, *, address: str = "127.0.0.1", port: int = 0, tls: bool = False) -> GcsServer:
+    """The server of a folder, running: the one that was there with its data, or a new one (port 0: any)."""
+    known = folder / "server.json"
+    try:
+        server = GcsServer(**json.loads(known.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if tls:
+            Authority.create(folder / "pki", "matriarch-gcs").issue("server", "gcs", names=[address, "localhost"])
+        server = GcsServer(folder=str(folder), address=address, port=port or free_port(address), tls=tls)
+        known.write_text(json.dumps(asdict(server)))
+    server.start()
+    return server
+
+
+@contextlib.contextmanager
+def temporary(folder: Path, *, tls: bool = False) -> Iterator[GcsServer]:
+    """A server on the loopback interface for as long as the block lasts; its folder is deleted after it."""
+    server = ensure(folder, tls=tls)
+    try:
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=4443)
+    parser.add_argument("--tls", action="store_true")
+    args = parser.parse_args()
+    try:
+        server = ensure(args.folder.absolute(), address=args.address, port=args.port, tls=args.tls)
+    except DevError as e:
+        sys.exit(f"gcs: {e}")
+    print(json.dumps({"endpoint": server.endpoint}))
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        server.stop()
+
+
+if __name__ == "__main__":
+    main()
