@@ -7,7 +7,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from matriarch.backup.native import NATIVE
@@ -63,12 +63,14 @@ def sealed_page(lsn: int, block: int) -> bytes:
 
 
 @given(st.integers(24, PAGE - 1), st.integers(1, 255))
+@example(8191, 74)  # one of those few that a checksum of 16 bits can't see
 def test_any_changed_byte_of_an_old_page_is_seen(position: int, mask: int) -> None:
     good = sealed_page(0x1000, 7)
     assert check(good, [7], 0x2000).bad == ()
     bad = bytearray(good)
     bad[position] ^= mask
-    assert check(bytes(good) + bytes(bad), [7, 7], 0x2000).bad == (1,)
+    seen = by_the_book(bytes(bad), 7) != by_the_book(good, 7)
+    assert check(bytes(good) + bytes(bad), [7, 7], 0x2000).bad == ((1,) if seen else ())
     assert check(bytes(bad), [-1], 0x2000).pages == 0
 
 

@@ -159,10 +159,10 @@ class S3:
                     Bucket=self._bucket, Key=self._prefix + key, Body=data, ContentMD5=_md5(data), **condition
                 )
             except Exception as error:
-                no_answer = not hasattr(error, "response")
+                no_answer = getattr(error, "response", None) is None
+                lost = lost or _may_have_worked(error)  # before the look, which may fail too
                 # A server that refuses early may hang up before we read why: looking tells.
                 taken = if_absent and (_is_taken(error) or (no_answer and self.size(key) is not None))
-                lost = lost or _may_have_worked(error)
                 if not taken:
                     raise
                 if not (lost and self.get(key) == data):
