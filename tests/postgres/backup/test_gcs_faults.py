@@ -81,13 +81,19 @@ def test_a_fault_that_passes_is_not_seen(name: str, google: Google, fresh: Calla
         assert left(straight) == objects, (at, fault)
 
 
-@pytest.mark.parametrize("fault", [Fault.SLOW_DOWN, Fault.LOST, Fault.CUT_HEAD], ids=lambda f: f.name)
-@pytest.mark.parametrize("name", ["get", "put if absent", "upload in parts", "read", "list", "delete"])
+# Where the status line alone says that a call is done, an answer that is cut behind it is no fault.
+OUTAGES = [
+    (name, fault)
+    for name in ("get", "put if absent", "upload in parts", "read", "list", "delete")
+    for fault in (Fault.SLOW_DOWN, Fault.LOST, Fault.CUT_HEAD)
+    if fault is not Fault.CUT_HEAD or name not in CUT_SHORT
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), OUTAGES, ids=lambda v: getattr(v, "name", v))
 def test_an_outage_that_stays_is_named(
     name: str, fault: Fault, google: Google, fresh: Callable[[], tuple[Gcs, Gcs]]
 ) -> None:
-    if fault is Fault.CUT_HEAD and name in CUT_SHORT:
-        pytest.skip("the status line alone says that this call is done, so an answer cut behind it is no fault")
     straight, store = fresh()
     google.strike(1, fault, for_good=True)
     call: Callable[[Any], Any] = CALLS[name]
