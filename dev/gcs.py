@@ -12,8 +12,6 @@ import argparse
 import contextlib
 import json
 import shutil
-import signal
-import socket
 import ssl
 import sys
 import time
@@ -22,37 +20,26 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from dev import programs
 from dev.host import DevError
 from dev.kubebox.pki import Authority
-from dev.kubebox.processes import Processes, kill
 from dev.s3 import free_port
+from dev.storeserver import StoreServer
 
 NAME = "fake-gcs-server"
 
 
 @dataclass(frozen=True, slots=True)
-class GcsServer:
+class GcsServer(StoreServer):
     """A running emulator, or one that ran: `start` brings it back with the same data and address."""
 
+    program: ClassVar[str] = NAME
     folder: str
     address: str
     port: int
     tls: bool = False
-
-    @property
-    def endpoint(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.address}:{self.port}"
-
-    @property
-    def ca_file(self) -> Path | None:
-        """The authority that signed the server's certificate; None without TLS."""
-        return Path(self.folder) / "pki" / "ca.crt" if self.tls else None
-
-    @property
-    def _processes(self) -> Processes:
-        return Processes(Path(self.folder))
 
     def make_bucket(self, name: str) -> None:
         """A bucket; one that is there is left as it is."""
@@ -81,31 +68,6 @@ class GcsServer:
             words += ["-cert-location", pki / "server.crt", "-private-key-location", pki / "server.key"]
         self._processes.start(NAME, words)
         self._processes.wait(NAME, self._accepts, timeout, f"the emulator at {self.endpoint}")
-
-    def _accepts(self) -> bool:
-        try:
-            socket.create_connection((self.address, self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self) -> None:
-        """Kill the server, in the middle of whatever it does; finished objects stay."""
-        self._processes.stop(NAME)
-
-    def freeze(self) -> None:
-        """Let the server hang: connections are accepted by the kernel, and nothing answers."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen server go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        pid = self._processes.pid(NAME)
-        if pid is None:
-            raise DevError(f"the emulator at {self.endpoint} does not run")
-        kill([pid], number)
 
 
 def ensure(folder: Path, *, address: str = "127.0.0.1", port: int = 0, tls: bool = False) -> GcsServer:

@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -22,12 +21,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from dev import programs
 from dev.host import DevError
 from dev.kubebox.pki import Authority
-from dev.kubebox.processes import Processes
+from dev.storeserver import StoreServer
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -37,28 +36,16 @@ REGION = "us-east-1"
 
 
 @dataclass(frozen=True, slots=True)
-class S3Server:
+class S3Server(StoreServer):
     """A running server, or one that ran: `start` brings it back with the same data, keys and address."""
 
+    program: ClassVar[str] = NAME
     folder: str
     address: str
     port: int
     access_key: str
     secret_key: str
     tls: bool = False
-
-    @property
-    def endpoint(self) -> str:
-        return f"{'https' if self.tls else 'http'}://{self.address}:{self.port}"
-
-    @property
-    def ca_file(self) -> Path | None:
-        """The authority that signed the server's certificate; None without TLS."""
-        return Path(self.folder) / "pki" / "ca.crt" if self.tls else None
-
-    @property
-    def _processes(self) -> Processes:
-        return Processes(Path(self.folder))
 
     def client(self) -> S3Client:
         """A client with the server's own keys; it does not retry, so that a test sees what happens."""
@@ -138,33 +125,6 @@ class S3Server:
         keys = {"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
         self._processes.start(NAME, words, env=keys)
         self._processes.wait(NAME, self._accepts, timeout, f"the S3 server at {self.endpoint}")
-
-    def _accepts(self) -> bool:
-        try:
-            socket.create_connection((self.address, self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
-
-    def stop(self) -> None:
-        """Kill the server, in the middle of whatever it does; its data stays."""
-        self._processes.stop(NAME)
-
-    def freeze(self) -> None:
-        """Let the server hang: connections are accepted by the kernel, and nothing answers."""
-        self._signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        """Let a frozen server go on."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
-        from dev.kubebox.processes import kill
-
-        pid = self._processes.pid(NAME)
-        if pid is None:
-            raise DevError(f"the S3 server at {self.endpoint} does not run")
-        kill([pid], number)
 
 
 def free_port(address: str) -> int:

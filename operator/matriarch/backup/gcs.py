@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ from matriarch.backup.gcswire import (
     stored_crc,
 )
 from matriarch.backup.jobspec import GcsStore, Reason
+from matriarch.backup.patience import patiently
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import SMALL, Entry, Exists, Unfinished
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
@@ -288,16 +290,6 @@ class Gcs:
 
     def call(self, once: Callable[[], T], *, outage: float | None = None) -> T:
         """Again and again while the store may come back; what is refused or settled at once."""
-        began, pause = time.monotonic(), 0.5
         limit = self._outage if outage is None else outage
-        while True:
-            try:
-                return once()
-            except (Exists, Corrupt, Over, Refused):
-                raise
-            except Exception as error:
-                explained = explain(error, self.address)
-                if not isinstance(explained, Unavailable) or time.monotonic() - began + pause > limit:
-                    raise explained from error
-            self._stop.sleep(pause)
-            pause = min(pause * 2, 10.0)
+        told = partial(explain, where=self.address)
+        return patiently(once, told, settled=(Exists, Corrupt, Over, Refused), limit=limit, stop=self._stop)

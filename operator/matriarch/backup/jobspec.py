@@ -134,7 +134,7 @@ class GcsStore:
 
     bucket: str
     prefix: str = ""
-    project: str | None = None  # only shown: a bucket's name is unique among all projects
+    project: str | None = None  # for the client library alone: a bucket's name is unique among all projects
     endpoint: str | None = None  # URL of a server that is not Google's; one without TLS is sent no credentials
     credentials: str = STORE_FOLDER  # folder with key.json, ca.crt; "" = Google's default chain only
 

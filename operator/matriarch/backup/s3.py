@@ -18,10 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from matriarch.backup.jobspec import Reason, S3Store
+from matriarch.backup.patience import patiently
 from matriarch.backup.s3errors import explain, explain_lock
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import SMALL, Entry, Exists, Unfinished
@@ -256,19 +258,9 @@ class S3:
 
     def _call(self, once: Callable[[], T], *, outage: float | None = None) -> T:
         """botocore tries a few times within seconds; this goes on while the store may come back."""
-        began, pause = time.monotonic(), 0.5
         limit = self._outage if outage is None else outage
-        while True:
-            try:
-                return once()
-            except (Exists, Corrupt):
-                raise
-            except Exception as error:
-                explained = explain(error, self.address)
-                if not isinstance(explained, Unavailable) or time.monotonic() - began + pause > limit:
-                    raise explained from error
-            self._stop.sleep(pause)
-            pause = min(pause * 2, 10.0)
+        told = partial(explain, where=self.address)
+        return patiently(once, told, settled=(Exists, Corrupt), limit=limit, stop=self._stop)
 
 
 class _MultipartUpload:

@@ -61,12 +61,17 @@ def key_of(defaults: ClusterDefaults) -> EncryptionKeyRef | None:
 
 def spec(place: Place) -> jobspec.StoreSpec:
     """What a Job is told."""
+    return _whole(place).below(place.folder)
+
+
+def _whole(place: Place) -> jobspec.StoreSpec:
+    """The store with the folders of all its clusters."""
     if place.store.s3 is not None:
         s3 = place.store.s3
         return jobspec.StoreSpec(
             s3=jobspec.S3Store(
                 bucket=s3.bucket,
-                prefix=_prefix(s3.prefix, place.folder),
+                prefix=s3.prefix or "",
                 region=s3.region or S3_REGION,
                 endpoint=s3.endpoint,
                 path_style=s3.force_path_style,
@@ -78,12 +83,12 @@ def spec(place: Place) -> jobspec.StoreSpec:
         return jobspec.StoreSpec(
             gcs=jobspec.GcsStore(
                 bucket=gcs.bucket,
-                prefix=_prefix(gcs.prefix, place.folder),
+                prefix=gcs.prefix or "",
                 project=gcs.project_id,
                 endpoint=gcs.endpoint,
             )
         )
-    return jobspec.StoreSpec(local=jobspec.LocalStore(path=LOCAL_PATH, prefix=place.folder))
+    return jobspec.StoreSpec(local=jobspec.LocalStore(path=LOCAL_PATH))
 
 
 def _prefix(of_store: str | None, folder: str) -> str:
