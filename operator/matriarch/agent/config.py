@@ -171,6 +171,7 @@ class ClusterConfig:
     """Seconds that a switchover waits for poolers to pause; None: there are none."""
     replica: ReplicaConfig | None = None
     archive: ArchiveWish | None = None
+    forget: tuple[str, ...] = ()  # Restores in place whose replaced data nobody needs any more, by uid
 
     @property
     def single(self) -> bool:
@@ -203,6 +204,7 @@ class ClusterConfig:
                 pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
                 replica=ReplicaConfig.parse(doc.get("replica")),
                 archive=ArchiveWish.parse(doc.get("archive")),
+                forget=tuple(map(str, doc.get("forget_replaced") or ())),
             )
         except (KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"the cluster's configuration can't be read: {e!r}") from e

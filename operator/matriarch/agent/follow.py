@@ -266,7 +266,8 @@ class Follower:
         if instance.me in lease.voters and len(rest) >= max(lease.k, 1) and await instance.server.kind() != "broken":
             # What it holds may still be needed until the others are known to hold it (I8, S1).
             raise Unavailable(f"{holder.instance} must take this volume out of the voters first")
-        again = await instance.server.kind() != "none"
+        # Data of a system that a Restore replaced is nothing that a doctor would mend.
+        again = await instance.server.kind() != "none" and instance.system_identifier not in lease.replaced
         await _reachable(address)  # before the vote is given away
         if again:
             await self.doctor.may_clone()

@@ -87,6 +87,7 @@ class Instance:
     space: Space = field(default_factory=Space)  # the volume, as last seen
     ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led
     illness: dict[str, Any] | None = None  # what the replica doctor says, for the status
+    kept_data: tuple[str, ...] = ()  # uids of the Restores whose replaced data is still on this volume
     archive: dict[str, Any] | None = None  # what the archiver said last, for the status; None: nothing is archived
     permits: dict[str, int] = field(default_factory=dict)  # holder: who may be cloned anew now, until when
     armed: bool = False  # the heartbeat moves the deadline
@@ -198,6 +199,8 @@ class Instance:
             return f"PostgreSQL of {self.env.instance} is {self.server_role}"
         if self.terminating:
             return f"{self.env.instance} is shutting down"
+        if self.lease is not None and self.lease.filling is not None:
+            return f"Restore {self.lease.filling.restore} replaces the data"
         return ""
 
     async def look(self, *, timeout: float = 1.0) -> ServerStatus | None:

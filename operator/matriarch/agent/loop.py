@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 START_WAIT = 60.0
 ORPHAN_WAIT = 10.0
+HALT_WAIT = 60.0
 MAX_PAUSE = 10.0
 
 
@@ -124,6 +125,8 @@ class Loop:
             "lead": self._lead,
             "follow": self._follower.step,
             "depose": self._depose,
+            "halt": self._halt,
+            "exchange": self._exchange,
             "inherit": self._inherit,
             "clone-source": self._clone_source,
             "record-copy": self._record_copy,
@@ -162,12 +165,13 @@ class Loop:
             epoch_seen=instance.leases.epoch_seen,
             quiet_since=instance.quiet_since,
             filled_by=await self._filled_by(),
+            beside=await instance.server.beside() if instance.server_role == "stopped" else (),
             gives_way=instance.lease is not None and gives_way(instance.lease, boottime() - instance.served),
         )
 
     async def _filled_by(self) -> str:
         lease = self._instance.lease
-        if lease is None or lease.epoch > 0 or lease.filling is None:
+        if lease is None or lease.filling is None:
             return ""
         return await self._instance.server.filled_by()
 
@@ -203,7 +207,34 @@ class Loop:
         me, identifier = instance.me, instance.system_identifier
         assert me is not None
         line = await instance.server.history()
-        await instance.leases.change(lambda s: transitions.bootstrapped(s, me, identifier, new_nonce(), line))
+        heard = [instance.promised, instance.promise_heard]
+        async with instance.control:
+            state = await instance.leases.change(
+                lambda s: transitions.bootstrapped(s, me, identifier, new_nonce(), line, heard)
+            )
+            if state.epoch > 1:
+                await keep_promise(instance, state.epoch)
+        return 0.0
+
+    async def _halt(self) -> float:
+        """For a Restore in place. What was acknowledged is on this volume, and stays there."""
+        instance = self._instance
+        async with instance.control:
+            with instance.wanted_stop():
+                await stepdown.stop(instance, "a Restore replaces the data", timeout=HALT_WAIT)
+        self._leadership = None
+        return 0.0
+
+    async def _exchange(self) -> float:
+        instance = self._instance
+        lease = instance.lease
+        assert lease is not None
+        assert lease.filling is not None
+        async with instance.control:
+            made = instance.files.renew_incarnation(instance.env.claim_uid)
+            instance.me, instance.following = Member(instance.env.instance, made.id), None
+            await instance.server.exchange(lease.filling.restore)
+        log.warning("what Restore %s brought is the data now; what was there is kept", lease.filling.restore)
         return 0.0
 
     async def _clone(self) -> float:

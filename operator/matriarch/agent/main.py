@@ -29,6 +29,7 @@ from matriarch.agent.postgres import files as postgres_files
 from matriarch.agent.postgres.facts import Identity, Paths
 from matriarch.agent.postgres.server import Server
 from matriarch.agent.renewals import keep_renewing
+from matriarch.agent.replaced import ReplacedData
 from matriarch.agent.reserve import Reserve
 from matriarch.agent.rhythm import TURN
 from matriarch.agent.routing import Routing
@@ -98,6 +99,7 @@ class Agent:
             "designated primary": lambda: sites.keep_designated(instance),
             "archive": archiving.keep,
             "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
+            "replaced data": ReplacedData(instance).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
         try:
@@ -210,15 +212,7 @@ class Agent:
         try:
             async with instance.control:
                 stopping.enter_context(instance.wanted_stop())
-                led = instance.server_role == "primary"
-                if led:
-                    instance.leases.authority = 0
-                    instance.door, instance.door_reason = "closed", "restarting"
-                if not await instance.server.stop("fast", timeout=60.0):
-                    await instance.supervisor.end_others(5.0)
-                instance.server_role, instance.status, instance.following = "stopped", None, None
-                if led:
-                    await instance.disarm()
+                await stepdown.stop(instance, "restarting", timeout=60.0)
         except MatriarchError as e:
             log.warning("restart: %s", e)
         finally:
@@ -230,7 +224,8 @@ class Agent:
         """The pod ends: hand over if there is time, fence if there is not, and stop what runs."""
         instance = self.instance
         lease = instance.lease
-        if instance.server_role == "primary" and instance.is_holder and lease is not None and lease.mode != "alone":
+        hands_over = lease is not None and lease.mode != "alone" and lease.filling is None
+        if instance.server_role == "primary" and instance.is_holder and lease is not None and hands_over:
             if await self._short_grace():
                 if lease.mode == "async":
                     with instance.wanted_stop():
@@ -251,6 +246,9 @@ class Agent:
                 await stepdown.fence(instance, "the pod ends, and no replica can take over in order")
             return
         instance.stopping += 1  # for good
+        if lease is not None and lease.filling is not None:
+            await stepdown.stop(instance, "a Restore replaces the data", timeout=45.0)
+            return
         if not await instance.server.stop("fast", timeout=45.0):
             await stepdown.end_postgres(instance)
 

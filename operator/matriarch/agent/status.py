@@ -67,6 +67,7 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         "switchover": instance.switchover or None,
         "disk": _disk(instance),
         "illness": instance.illness,
+        "kept_data": list(instance.kept_data),
         "archive": instance.archive,
         **({"site": instance.site} if instance.site and instance.is_holder else {}),
         "logical_slots": await _logical(instance) if status is not None else [],

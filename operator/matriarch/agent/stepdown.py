@@ -86,6 +86,19 @@ async def depose(instance: Instance) -> None:
         await instance.disarm()
 
 
+async def stop(instance: Instance, why: str, *, timeout: float) -> None:
+    """A fast stop of whatever runs; the Lease stays as it is. Under `control`, as a wanted stop. `why`: of the door."""
+    led = instance.server_role in ("primary", "starting") and instance.starts_primary
+    if led:
+        instance.leases.authority = 0
+        instance.door, instance.door_reason = "closed", why
+    if not await instance.server.stop("fast", timeout=timeout) and not await end_postgres(instance):
+        raise MatriarchError("PostgreSQL does not end; its processes wait for the disk")
+    instance.server_role, instance.status, instance.following = "stopped", None, None
+    if led:
+        await instance.disarm()
+
+
 async def fence(instance: Instance, why: str) -> None:
     """Stop being able to acknowledge, then say so: voters need not wait for any lease after that.
 

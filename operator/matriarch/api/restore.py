@@ -178,10 +178,15 @@ class RestoreTarget(Model):
 
 
 class InPlace(Model):
-    """Replaces the data of a running cluster, after a safety backup of it."""
+    """Replaces the data of a cluster, after a safety backup of it.
+
+    By a logical backup database by database, while the cluster runs. By a physical one all of it: the cluster is
+    stopped, and its replaced data is kept on the primary's volume until that is confirmed to be superfluous."""
 
     confirm: Annotated[str, Field(max_length=63)]
     """The name of the cluster whose data is to be replaced."""
+    skip_safety_backup: bool | None = None
+    """For a physical backup: replace also what cannot be backed up any more. The replaced data is kept in any case."""
 
 
 class RestoreSpec(OneShot):
@@ -212,19 +217,6 @@ class RestoreSpec(OneShot):
             message="overrides are for a new cluster: with inPlace change the DatabaseCluster itself",
             field=".target",
             broken=lambda s: s.in_place is not None and s.target.overrides is not None,
-        ),
-        Rule(
-            cel="!has(self.inPlace) || (!has(self.recoveryTarget) && !has(self.source.schedule) &&"
-            " (!has(self.source.store) || !has(self.source.store.method) || self.source.store.method == 'logical'))",
-            message="a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
-            field=".inPlace",
-            broken=lambda s: (
-                s.in_place is not None
-                and (
-                    (s.recovery_target or s.source.schedule) is not None
-                    or (s.source.store is not None and s.source.store.method == "physical")
-                )
-            ),
         ),
         Rule(
             cel="!has(self.source.schedule) || !has(self.recoveryTarget) || (!has(self.recoveryTarget.xid) &&"
@@ -313,7 +305,7 @@ class RestoreStatus(Status):
     recovered: Recovered | None = None
     """For a physical backup."""
     rto_seconds: Int64 | None = None
-    """From the making of this Restore until the new cluster took writes."""
+    """From the making of this Restore until the cluster took writes."""
     rpo_seconds: Int64 | None = None
     """How much older than what was asked for the data can be: 0 for a time, which was reached exactly; for `latest` the
     time from the last commit in the copy to the making of this Restore."""

@@ -276,7 +276,11 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecoverTask:
-    """A physical backup becomes the data of a new cluster's first instance, on a volume where nothing runs."""
+    """A physical backup becomes the data of an instance, on a volume where nothing runs.
+
+    `replaces`: in place, so that there is data already. It is only read, and the new lies beside it until the Lease
+    says that it counts. Else the volume has to be empty.
+    """
 
     backup: str
     restore_id: str  # the Restore's uid, written into the data: an instance starts on no other
@@ -284,6 +288,7 @@ class RecoverTask:
     moment: Moment = Moment()
     manifest_sha256: str | None = None
     allow_unencrypted: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

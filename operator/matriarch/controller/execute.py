@@ -40,6 +40,7 @@ from matriarch.decide.actions import (
     Remove,
     RestartPostgres,
     RestoreLease,
+    Resume,
     SetLeaving,
 )
 from matriarch.decide.facts import Memory, Ref
@@ -110,6 +111,8 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
             await _create_lease(begun, view, env)
         case RestoreLease(state):
             await _restore_lease(state, view, env)
+        case Resume(restore):
+            await _swap(lambda state: lease_codec.resumed(state, restore), view, env)
         case MoveBootstrap(instance):
             await _swap(lambda state: replace(state, bootstrap=instance), view, env)
         case SetLeaving(instances):

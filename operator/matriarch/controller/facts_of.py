@@ -103,6 +103,7 @@ def agent(answer: Object) -> Agent:
         volume=str(disk.get("state") or "ok"),
         writes_stopped=bool(disk.get("writes_stopped")),
         lease=_known_lease(answer.get("lease")),
+        kept_data=tuple(map(str, answer.get("kept_data") or ()))[:32],
         promised=int(answer.get("promised") or 0),
         fenced=int(answer.get("fenced") or 0),
         refusal=str(answer.get("refusal") or "")[:512],

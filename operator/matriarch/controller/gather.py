@@ -76,6 +76,7 @@ class View:
     lease: LeaseRead | None = None
     lease_object: Object | None = None  # as read, also where its state can't be
     answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    restore_name: str = ""  # of the Restore that holds this cluster up
 
     @property
     def authority(self) -> Object | None:
@@ -177,6 +178,7 @@ async def gather(resource: Object, env: Env) -> View:
         poolers=tuple(facts_of.pooler(obj) for ref, obj in existing.items() if ref.kind == "Deployment"),
         config_generation=generation_of(wanted[Ref("ConfigMap", names.config(key.name))]),
         restore_problem=restore_problem,
+        restore_name=view.restore_name or view.facts.wish.restore_name,
         passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
     )
     return view
@@ -188,6 +190,8 @@ async def _hold(view: View, env: Env) -> str:
     Why that Restore will not do it any more, as a sentence; empty while it may.
     """
     wish, lease = view.facts.wish, view.lease
+    if lease is not None and lease.state.suspended:
+        return await _suspension(view, env)
     if not (lease.state.held if lease is not None else bool(wish.restore)):
         return ""
     b = view.blueprint
@@ -199,6 +203,20 @@ async def _hold(view: View, env: Env) -> str:
     if (found.get("status") or {}).get("phase") == "Failed":
         return f"Restore {wish.restore_name}, which was to bring the data, failed."
     return ""
+
+
+async def _suspension(view: View, env: Env) -> str:
+    """Why the Restore in place that holds this cluster up will not go on, as a sentence; empty while it may."""
+    assert view.lease is not None
+    assert view.lease.state.filling is not None
+    uid = view.lease.state.filling.restore
+    restores = await env.kube.list("Restore", view.blueprint.namespace)
+    found = next((r for r in restores if r["metadata"]["uid"] == uid), None)
+    if found is None or found["metadata"].get("deletionTimestamp"):
+        return f"The Restore of uid {uid} is gone."
+    name = view.restore_name = str(found["metadata"]["name"])
+    phase = (found.get("status") or {}).get("phase")
+    return f"Restore {name} is over ({phase})." if phase in ("Failed", "Complete") else ""
 
 
 def _take_in(lease: Object | None, view: View) -> str:

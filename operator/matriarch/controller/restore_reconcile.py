@@ -24,6 +24,7 @@ from matriarch.decide.restore import plan_restore
 from matriarch.decide.restore_facts import (
     NO_JOB,
     STEPS,
+    HoldFacts,
     Mode,
     RestoreFacts,
     RestorePlan,
@@ -87,7 +88,9 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
 def _mode(restore: Restore, source: Source) -> Mode:
     """What was begun goes on, also when the Backup that said so is gone by now."""
     if restore.spec.in_place is not None:
-        return Mode.IN_PLACE
+        stops = any(step.name == Step.STOP for step in restore.status.steps)
+        checked = any(step.name == Step.CHECK and step.state == "done" for step in restore.status.steps)
+        return Mode.REPLACE if (stops if checked else source.physical) else Mode.IN_PLACE
     begun = any(step.name == Step.CHECK and step.state == "done" for step in restore.status.steps)
     recovers = any(step.name == Step.PREPARE for step in restore.status.steps) if begun else source.physical
     return Mode.RECOVER if recovers else Mode.NEW
@@ -118,11 +121,17 @@ async def _facts(
     made = parse_time(restore.metadata.creation_timestamp)
     assert made is not None
     verdict = source.verdict
-    if checking and mode is Mode.RECOVER:
+    if checking and mode in (Mode.RECOVER, Mode.REPLACE):
         verdict = restore_recovery.wrong_moment(restore) or verdict
-    elif checking and mode is Mode.IN_PLACE:
-        verdict = verdict or _not_in_place(around)
-    hold = await restore_recovery.look_hold(env, namespace, around.name) if mode is Mode.RECOVER else None
+    if checking and mode.in_place:
+        verdict = verdict or _not_in_place(around, safety=not _skips_safety(restore))
+    hold: HoldFacts | None = None
+    pods: tuple[str, ...] = ()
+    room: int | None = None
+    if mode in (Mode.RECOVER, Mode.REPLACE):
+        hold = await restore_recovery.look_hold(env, namespace, around.name)
+    if hold is not None and _current(restore, mode) is Step.STOP:
+        pods, room = await restore_recovery.look_target(env, around, hold.instance)
     work = NO_JOB
     if job_of_step is not None:
         work = StepJob(
@@ -147,7 +156,7 @@ async def _facts(
         needs=needs,
         target=_target(around),
         target_uid=status.target_uid,
-        leftover=await _leftover(around, env) if checking and mode is not Mode.IN_PLACE else None,
+        leftover=await _leftover(around, env) if checking and not mode.in_place else None,
         rival=_rival(restore, around),
         busy=_busy(around, safety_name),
         safety_name=safety_name,
@@ -155,10 +164,18 @@ async def _facts(
         work=work,
         hold=hold,
         system=status.recovered.system_identifier if status.recovered is not None else None,
+        skip_safety=_skips_safety(restore),
+        pods=pods,
+        room=room,
+        size=max((status.checked.size_bytes or 0) if status.checked is not None else 0, source.size),
     )
 
 
-def _not_in_place(around: Around) -> Verdict | None:
+def _skips_safety(restore: Restore) -> bool:
+    return restore.spec.in_place is not None and bool(restore.spec.in_place.skip_safety_backup)
+
+
+def _not_in_place(around: Around, *, safety: bool) -> Verdict | None:
     """A replica cluster has its source's data. Without a store there is no safety backup, and without that nothing is
     replaced."""
     cluster = around.cluster
@@ -168,7 +185,7 @@ def _not_in_place(around: Around) -> Verdict | None:
             f"{cluster.spec.replica.source.host}: restore the source, or promote this cluster first."
         )
         return Verdict(Standing.STALLED, "ReplicaCluster", message)
-    if cluster is None or (cluster.spec.backup is not None and cluster.spec.backup.stores):
+    if not safety or cluster is None or (cluster.spec.backup is not None and cluster.spec.backup.stores):
         return None
     message = (
         f"DatabaseCluster {around.name} has no backup store, and its data is replaced only after a safety backup: set "
@@ -249,11 +266,12 @@ async def _act(
         checked = restore.status.checked or CheckedBackup()
         await _create(env, wanted_cluster(restore, source.cluster, checked, physical=mode is Mode.RECOVER))
     elif plan.create_safety:
-        await _create(env, _safety_backup(restore, around))
+        await _create(env, _safety_backup(restore, around, mode))
     elif plan.make_job is not None and source.place is not None:
-        if mode is Mode.RECOVER and plan.make_job is Step.VERIFY:
+        recovers = mode in (Mode.RECOVER, Mode.REPLACE)
+        if recovers and plan.make_job is Step.VERIFY:
             wish = restore_recovery.check_job(env, found, restore, around, source, name)
-        elif mode is Mode.RECOVER:
+        elif recovers:
             wish = await restore_recovery.recover_job(env, found, restore, around, source, name)
         elif plan.make_job is Step.VERIFY:
             wish = _verify_job(env, found, restore, around, source, name)
@@ -263,6 +281,8 @@ async def _act(
         await _create(env, job(wish))
     elif plan.resume_job:
         await env.kube.patch("Job", namespace, name, {"spec": {"suspend": False}})
+    elif plan.suspend:
+        await restore_recovery.suspend(env, around, restore)
     elif plan.lift:
         await restore_recovery.lift(env, around, restore)
 
@@ -276,7 +296,7 @@ async def _create(env: Env, obj: Object) -> None:
             raise
 
 
-def _safety_backup(restore: Restore, around: Around) -> Object:
+def _safety_backup(restore: Restore, around: Around, mode: Mode) -> Object:
     return {
         "kind": "Backup",
         "metadata": {
@@ -285,7 +305,7 @@ def _safety_backup(restore: Restore, around: Around) -> Object:
             "labels": {"matriarch.dev/backup-of": around.name},
             "annotations": {RESTORE: restore.metadata.name},
         },
-        "spec": {"cluster": around.name},
+        "spec": {"cluster": around.name, **({"method": "physical"} if mode is Mode.REPLACE else {})},
     }
 
 

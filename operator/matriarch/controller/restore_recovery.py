@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,18 +14,21 @@ from matriarch.controller import backup_store, restore_check
 from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_task import job_wish
 from matriarch.controller.env import Env
+from matriarch.controller.gather import door_of
 from matriarch.controller.restore_check import report_to
 from matriarch.controller.restore_source import Source
 from matriarch.decide import lease as lease_codec
+from matriarch.decide.lease import LeaseState
 from matriarch.decide.pitr import Target
 from matriarch.decide.restore_facts import HoldFacts
 from matriarch.decide.verdict import Standing, Verdict
-from matriarch.errors import Refused
+from matriarch.errors import MatriarchError, Refused
 from matriarch.kube.client import Object
 from matriarch.resources import names
 from matriarch.resources.job import MEMBER_PATH, JobWish
 
 COMMAND = ("python", "-m", "matriarch.recovery.job")
+ANSWER = 3.0  # seconds that an agent has to say how much room there is
 MEMORY = "1Gi"
 """At least: the engine's 256 MiB, the archive's reader with four segments in memory, and PostgreSQL's replay."""
 
@@ -64,17 +69,21 @@ async def look_hold(env: Env, namespace: str, cluster: str) -> HoldFacts | None:
         state = lease_codec.from_manifest(found).state
     except ValueError:
         return HoldFacts(restore=None, lifted=False, volume=False)
-    claim = await env.kube.get("PersistentVolumeClaim", namespace, state.bootstrap)
+    held = state.filling is not None or state.holder is None
+    instance = state.bootstrap if held or state.holder is None else state.holder.instance
+    claim = await env.kube.get("PersistentVolumeClaim", namespace, instance)
     return HoldFacts(
         restore=state.filling.restore if state.filling is not None else None,
         lifted=state.filling is not None and state.filling.done,
         volume=claim is not None and "deletionTimestamp" not in claim["metadata"],
+        instance=instance,
+        system=state.system_identifier,
     )
 
 
 async def lift(env: Env, around: Around, restore: Restore) -> None:
-    """Let the instances start: one swap of the Lease, which also says from now on what becomes of the data when the
-    resource is deleted. Raises Conflict when the Lease is another one by now."""
+    """Let the instances start: one swap of the Lease, which for a new cluster also says from now on what becomes of the
+    data when the resource is deleted. Raises Conflict when the Lease is another one by now."""
     found = await env.kube.get("Lease", around.namespace, around.name)
     if found is None or around.defaults is None:
         return  # the next look says what there is
@@ -82,14 +91,45 @@ async def lift(env: Env, around: Around, restore: Restore) -> None:
     filling = read.state.filling
     if filling is None or filling.done or filling.restore != restore.metadata.uid:
         return
-    state = lease_codec.revised(read.state, lease_codec.filled(read.state, restore.metadata.uid))
-    metadata = found["metadata"]
-    notes = {
-        **(metadata.get("annotations") or {}),
-        lease_codec.ANNOTATION: lease_codec.encode(state),
-        names.DELETION_POLICY: around.defaults.deletion_policy,
-    }
-    await env.kube.replace({**found, "metadata": {**metadata, "annotations": notes}})
+    state = lease_codec.filled(read.state, restore.metadata.uid)
+    notes = {names.DELETION_POLICY: around.defaults.deletion_policy} if read.state.epoch == 0 else {}
+    await _swap(env, found, read.state, state, notes)
+
+
+async def suspend(env: Env, around: Around, restore: Restore) -> None:
+    """Hold the running cluster up by one swap of its Lease. Raises Conflict when that is another one by now, Refused
+    for one that no restore may hold up."""
+    found = await env.kube.get("Lease", around.namespace, around.name)
+    if found is None:
+        return
+    read = lease_codec.from_manifest(found)
+    try:
+        state = lease_codec.suspended(read.state, restore.metadata.uid)
+    except ValueError as error:
+        raise Refused(f"{error}. Nothing was changed.", reason="NotInPlace") from None
+    await _swap(env, found, read.state, state, {})
+
+
+async def _swap(env: Env, found: Object, before: LeaseState, after: LeaseState, notes: Mapping[str, str]) -> None:
+    metadata, text = found["metadata"], lease_codec.encode(lease_codec.revised(before, after))
+    annotations = {**(metadata.get("annotations") or {}), lease_codec.ANNOTATION: text, **notes}
+    await env.kube.replace({**found, "metadata": {**metadata, "annotations": annotations}})
+
+
+async def look_target(env: Env, around: Around, instance: str) -> tuple[tuple[str, ...], int | None]:
+    """The instances whose Pods are there, and the bytes that are free on the volume of `instance`, where its agent
+    says so."""
+    found = await env.kube.list("Pod", around.namespace, names.selector(around.name))
+    pods = {p["metadata"]["name"]: p for p in found if names.INSTANCE_LABEL in (p["metadata"].get("labels") or {})}
+    ip = ((pods.get(instance) or {}).get("status") or {}).get("podIP")
+    authority = await env.kube.get("Secret", around.namespace, names.authority(around.name))
+    door = door_of(around.namespace, around.name, authority)
+    room = None
+    if door is not None and ip:
+        with suppress(MatriarchError):
+            disk = (await env.agents.status(door, instance, ip, limit=ANSWER)).get("disk") or {}
+            room = int(disk["free_bytes"]) if disk.get("total_bytes") else None
+    return tuple(sorted(pods)), room
 
 
 def check_job(env: Env, found: Object, restore: Restore, around: Around, source: Source, name: str) -> JobWish:
@@ -131,6 +171,7 @@ async def recover_job(env: Env, found: Object, restore: Restore, around: Around,
             moment=moment(restore),
             manifest_sha256=checked.manifest_sha256 or source.manifest_sha256,
             allow_unencrypted=source.place.key is None,
+            replaces=restore.spec.in_place is not None,
         ),
     )
     wish = job_wish(env, around, source.place, name=name, owner=found, purpose="restore", task=task, tls=None)

@@ -143,12 +143,6 @@ def _unfit(restore: Restore, backup: Object, cluster: Object | None, *, physical
             return None
         message = f"Backup {name} is logical, and WAL is replayed onto physical ones only: leave recoveryTarget out."
         return Verdict(Standing.STALLED, "LogicalBackup", message)
-    if restore.spec.in_place is not None:
-        message = (
-            f"Backup {name} is physical and becomes a new cluster: make a new Restore without inPlace, into another "
-            "name, or one from a logical Backup."
-        )
-        return Verdict(Standing.STALLED, "PhysicalBackup", message)
     if is_suspect(backup):
         message = f"Pages of Backup {name} failed their checksum. Make a new Restore from another Backup."
         return Verdict(Standing.STALLED, "Suspect", message)

@@ -48,7 +48,7 @@ def restore_status(
         status |= _reported(restore, report)
     if plan.finished:
         status["finishedAt"] = rfc3339(now)
-    if plan.phase is Phase.COMPLETE and mode is Mode.RECOVER:
+    if plan.phase is Phase.COMPLETE and mode in (Mode.RECOVER, Mode.REPLACE):
         status["rtoSeconds"] = round((now - created(restore)).total_seconds())
     if plan.phase is Phase.FAILED:
         status["error"] = {"reason": plan.verdict.reason, "message": plan.verdict.message[:4096]}

@@ -56,6 +56,13 @@ class RestoreLease:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Take a Restore's hold from the Lease: what was there goes on."""
+
+    restore: str
+
+
+@dataclass(frozen=True, slots=True)
 class MoveBootstrap:
     """Let another instance initialise, at epoch 0: the former one is not wanted any more."""
 
@@ -150,6 +157,7 @@ Action = (
     | MakePassword
     | CreateLease
     | RestoreLease
+    | Resume
     | MoveBootstrap
     | ForgetErasure
     | FinishErasure

@@ -23,6 +23,10 @@ STARTING_FOR = timedelta(minutes=1)
 """Pods that all start at once answer one after the other; nothing is lost by that."""
 
 
+FORGET_REPLACED = "matriarch.dev/forget-replaced"
+"""The annotation by which somebody says that data which a Restore in place replaced is not needed: the Restore's uid,
+or several with commas."""
+
 LOSS_SEEN = "matriarch.dev/loss-seen"
 """The annotation by which somebody says that a possible loss was looked at; its value is the epoch."""
 
@@ -233,6 +237,8 @@ def of_cluster(facts: Facts, verdict: Verdict) -> list[Condition]:
         found.append(_healthy(facts))
     if lease is not None and (lost := _lost(facts, lease)) is not None:
         found.append(lost)
+    if (kept := _kept(facts)) is not None:
+        found.append(kept)
     if tight := [i for i in facts.instances if i.agent is not None and i.agent.volume != "ok"]:
         said = "; ".join(f"{i.name}: its volume is {i.agent.volume if i.agent else ''}{_room(i)}" for i in tight)
         found.append(Condition("VolumePressure", "True", "SeeMessage", f"{said}. Raise spec.storage.size."))
@@ -258,6 +264,20 @@ def _lost(facts: Facts, lease: LeaseState) -> Condition | None:
         f" after that is lost too. Annotate the cluster with {LOSS_SEEN}={loss.epoch} when that was looked at."
     )
     return Condition("PossibleLoss", "True", "AsyncFailover", message)
+
+
+def _kept(facts: Facts) -> Condition | None:
+    """Data that a Restore in place replaced, until somebody says that nobody needs it."""
+    kept = [(i.name, uid) for i in facts.instances if i.agent is not None for uid in i.agent.kept_data]
+    if not kept:
+        return None
+    where = ", ".join(f"{name}: that of before Restore {uid}" for name, uid in kept)
+    uids = ",".join(dict.fromkeys(uid for _, uid in kept))
+    message = (
+        f"Replaced data is kept and takes room ({where}). Annotate the cluster with {FORGET_REPLACED}={uids} when "
+        "nobody needs it any more."
+    )
+    return Condition("ReplacedDataKept", "True", "NotConfirmed", message[:1024])
 
 
 def _bytes(count: int) -> str:

@@ -144,6 +144,7 @@ class Agent:
     lease: LeaseState | None = None  # the newest that this member knows, kept on its volume
     promised: int = 0
     fenced: int = 0
+    kept_data: tuple[str, ...] = ()  # uids of the Restores whose replaced data is still on its volume
     refusal: str = ""  # why it does not elect or is not elected, while it does not hear the holder
     free_bytes: int | None = None
     total_bytes: int | None = None
@@ -213,12 +214,18 @@ class Facts:
     passwords: tuple[str, ...] = ()  # credentials Secrets without a password
     memory: Memory = field(default_factory=Memory)
     poolers: tuple[Pooler, ...] = ()
-    restore_problem: str = ""  # held: why the Restore will not fill the first volume any more, as a sentence
+    restore_problem: str = ""  # held or suspended: why the Restore will not bring its data any more, as a sentence
+    restore_name: str = ""  # suspended: of the Restore
 
     @property
     def held(self) -> bool:
         """A Restore is to bring the first data, and has not: there is a Lease and a volume, and no instance."""
         return self.lease.held if self.lease is not None else bool(self.wish.restore)
+
+    @property
+    def suspended(self) -> bool:
+        """A Restore in place prepares other data: no instance runs, and what there is stays as it is."""
+        return self.lease is not None and self.lease.suspended
 
     def get(self, name: str) -> Instance | None:
         """The instance of that name."""

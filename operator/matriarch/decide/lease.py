@@ -6,6 +6,8 @@ The invariants I1, I2, I6 and I8 are the project's failover protocol: `docs/prot
 
     epoch 0 ── bootstrapped ──▶ epoch 1 ── voters_set, opened_set, history_recorded … (same epoch)
         any epoch e ── taken_over / heir_takes / reclaimed ──▶ an epoch above every promise heard
+        any epoch e ── suspended ──▶ nobody runs ── filled, bootstrapped ──▶ an epoch above, other data
+                                                 └─ resumed ──▶ the same epoch, as if nothing had been
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ Mode = Literal["alone", "async", "quorum", "follow"]
 _MODES: dict[str, Mode] = {"alone": "alone", "async": "async", "quorum": "quorum", "follow": "follow"}
 
 ANNOTATION = "matriarch.dev/state"
+
+REPLACED = 16
+"""So many replaced database systems are remembered: a member that was away through more of them needs a hand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +72,11 @@ class Loss:
 
 @dataclass(frozen=True, slots=True)
 class Filling:
-    """Epoch 0: the first data comes from the Restore of this uid and never from initdb. Nobody starts before `done`."""
+    """The data comes from the Restore of this uid, and nobody starts before it is `done`.
+
+    At epoch 0 it is the first data, which then never comes from initdb. Above it replaces what there is: until `done`
+    that can be taken back.
+    """
 
     restore: str
     done: bool = False
@@ -97,7 +106,8 @@ class LeaseState:
     wal: WalPosition | None = None  # mode async: where the holder's WAL ended at its last renewal
     loss: Loss | None = None  # the newest takeover that may have lost writes
     revision: int = 0  # counts what is written, renewals apart; 0: an agent wrote it that knows no such count
-    filling: Filling | None = None  # epoch 0 of a cluster that a Restore fills
+    filling: Filling | None = None  # a Restore brings the data
+    replaced: tuple[str, ...] = ()  # identifiers of the database systems that Restores in place did away with
 
     @property
     def election_quorum(self) -> int:
@@ -119,6 +129,11 @@ class LeaseState:
         """A Restore has not filled the first volume yet: no instance may start."""
         return self.epoch == 0 and self.filling is not None and not self.filling.done
 
+    @property
+    def suspended(self) -> bool:
+        """A Restore in place is preparing other data: no instance may run what is there, which may be gone on with."""
+        return self.epoch > 0 and self.filling is not None and not self.filling.done
+
     def names(self, member: Member) -> bool:
         """Whether `member` may hold something that only it holds: nothing of it may be deleted (I8)."""
         return member == self.holder or member in self.voters or member == self.heir
@@ -134,33 +149,73 @@ def initial(bootstrap: str, restore: str = "") -> LeaseState:
     return LeaseState(epoch=0, holder=None, bootstrap=bootstrap, filling=Filling(restore) if restore else None)
 
 
+def suspended(state: LeaseState, restore: str) -> LeaseState:
+    """The Restore of that uid is to replace the data, on the volume of the present holder. Nobody runs from here on.
+
+    All else stays as it is, for `resumed`.
+    """
+    _require(state.epoch > 0 and state.holder is not None, "nobody leads this cluster")
+    _require(state.mode != "follow", "a replica cluster has its source's data")
+    _require(state.filling is None, "another restore fills this cluster")
+    assert state.holder is not None
+    return replace(state, bootstrap=state.holder.instance, filling=Filling(restore))
+
+
+def resumed(state: LeaseState, restore: str) -> LeaseState:
+    """The Restore gave up before its data counted: everything goes on with what is there."""
+    _require(state.suspended, "no restore holds this cluster up")
+    _require(state.filling == Filling(restore), "another restore fills this cluster")
+    return replace(state, filling=None)
+
+
 def filled(state: LeaseState, restore: str) -> LeaseState:
-    """The volume of the bootstrap instance holds what the Restore brought back: it may start."""
-    _require(state.epoch == 0, "the cluster began already")
+    """The volume of the bootstrap instance holds what the Restore brought back: it counts from here on."""
     _require(state.filling is not None and state.filling.restore == restore, "another restore fills this cluster")
     return replace(state, filling=Filling(restore, done=True))
 
 
 def bootstrapped(
-    state: LeaseState, me: Member, system_identifier: str, nonce: str, line: Sequence[Switch] = ()
+    state: LeaseState,
+    me: Member,
+    system_identifier: str,
+    nonce: str,
+    line: Sequence[Switch] = (),
+    promises: Iterable[int] = (),
 ) -> LeaseState:
-    """Epoch 1 after initdb, or on data that a Restore brought, which is on the timeline that `line` leads to.
+    """Epoch 1 after initdb, or a new epoch on data that a Restore brought, which is on the timeline that `line` leads
+    to. `promises` are those heard, as in `reclaimed`.
 
-    Nobody else can be elected (`alone`) until a first voter holds everything.
+    Nobody else can be elected (`alone`) until a first voter holds everything: the voters of before hold none of it.
     """
-    _require(state.epoch == 0, "only epoch 0 may be bootstrapped")
     _require(me.instance == state.bootstrap, f"{me.instance} is not the bootstrap instance {state.bootstrap}")
     _require(state.filling is None or state.filling.done, "a restore has not filled the volume")
     known = tuple(sorted(line, key=lambda s: s.timeline))
-    return replace(
-        state,
-        epoch=1,
+    claimed = max(state.claimed, known[-1].timeline if known else 1)
+    if state.epoch == 0:
+        return replace(
+            state,
+            epoch=1,
+            holder=me,
+            nonce=nonce,
+            system_identifier=system_identifier,
+            lineage=known,
+            claimed=claimed,
+            filling=None,
+        )
+    _require(state.filling is not None, "only epoch 0 may be bootstrapped")
+    _require(system_identifier != state.system_identifier, "this is the data that was to be replaced")
+    return LeaseState(
+        epoch=max((state.epoch, *promises)) + 1,
         holder=me,
+        bootstrap=state.bootstrap,
         nonce=nonce,
         system_identifier=system_identifier,
         lineage=known,
-        claimed=max(state.claimed, known[-1].timeline if known else 1),
-        filling=None,
+        claimed=claimed,  # never back (I6), also where the new line has fewer
+        leaving=state.leaving,
+        site=state.site,
+        revision=state.revision,
+        replaced=(*state.replaced, state.system_identifier)[-REPLACED:],
     )
 
 
@@ -202,6 +257,7 @@ def successors(state: LeaseState, winner: Member) -> tuple[Member, ...]:
 
 
 def _led_by(state: LeaseState, winner: Member, epoch: int, position: WalPosition, nonce: str) -> LeaseState:
+    _require(state.filling is None, "a restore replaces the data")
     assert state.holder is not None
     voters = successors(state, winner)
     claim = max(state.claimed, position.timeline) + 1
@@ -350,6 +406,8 @@ def encode(state: LeaseState) -> str:
         doc["revision"] = state.revision
     if state.filling is not None:
         doc["filling"] = [state.filling.restore, state.filling.done]
+    if state.replaced:
+        doc["replaced"] = list(state.replaced)
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
 
 
@@ -379,6 +437,7 @@ def decode(text: str) -> LeaseState:
             loss=_parse_loss(doc.get("loss")),
             revision=int(doc.get("revision") or 0),
             filling=Filling(str(doc["filling"][0]), bool(doc["filling"][1])) if doc.get("filling") else None,
+            replaced=tuple(map(str, doc.get("replaced") or ())),
         )
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise ValueError(f"the Lease's state can't be read: {e}") from e

@@ -18,6 +18,12 @@ class Mode(StrEnum):
     IN_PLACE = "in-place"
     RECOVER = "recover"
     """A physical backup into a new cluster."""
+    REPLACE = "replace"
+    """A physical backup in place."""
+
+    @property
+    def in_place(self) -> bool:
+        return self in (Mode.IN_PLACE, Mode.REPLACE)
 
 
 class Step(StrEnum):
@@ -32,6 +38,8 @@ class Step(StrEnum):
     SAFETY = "safety-backup"
     RESTORE = "restore"
     """A Job loads, compares and switches; or fills the first volume."""
+    STOP = "stop-instances"
+    """The Lease holds the cluster up, and no instance runs any more."""
     PREPARE = "prepare-volume"
     """The held cluster has its Lease and its first volume."""
     START = "start"
@@ -42,6 +50,7 @@ STEPS: Mapping[Mode, tuple[Step, ...]] = {
     Mode.NEW: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.READY, Step.RESTORE),
     Mode.IN_PLACE: (Step.CHECK, Step.VERIFY, Step.SAFETY, Step.RESTORE),
     Mode.RECOVER: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.PREPARE, Step.RESTORE, Step.START),
+    Mode.REPLACE: (Step.CHECK, Step.VERIFY, Step.SAFETY, Step.STOP, Step.RESTORE, Step.START),
 }
 
 
@@ -77,6 +86,10 @@ class HoldFacts:
     lifted: bool
     volume: bool
     """The claim of the instance that begins is there."""
+    instance: str = ""
+    """Whose volume the Restore fills: the one that begins, or in place that of the present primary."""
+    system: str = ""
+    """The database system that the Lease names; empty at epoch 0, or where it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +151,14 @@ class RestoreFacts:
     """None: there is no Lease."""
     system: str | None = None
     """The identifier of the database system that the Job made, as the status has it."""
+    skip_safety: bool = False
+    """Somebody said that no safety backup is wanted."""
+    pods: tuple[str, ...] = ()
+    """Of the target's instances, those whose Pod is there."""
+    room: int | None = None
+    """Bytes that are free on the volume to be restored onto, where its agent says so."""
+    size: int = 0
+    """Bytes that the backup takes there."""
     refused: str | None = None
     """Why the API server does not take what this step would create, as a sentence."""
 
@@ -160,6 +181,8 @@ class RestorePlan:
     create_safety: bool = False
     make_job: Step | None = None
     resume_job: bool = False
+    suspend: bool = False
+    """Hold the running cluster up, so that its data can be replaced."""
     lift: bool = False
     """Let the instances start on what the Job made."""
     finished: bool = False

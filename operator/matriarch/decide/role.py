@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from matriarch.decide.lease import LeaseState
+from matriarch.decide.lease import Filling, LeaseState
 from matriarch.decide.member import Member
 
 Data = Literal["none", "primary", "standby", "broken"]
@@ -61,7 +61,8 @@ class Facts:
     claiming: bool = False  # an own swap to a higher epoch is under way
     epoch_seen: int = 0  # when the Lease's epoch was first seen
     quiet_since: int = 0  # when this agent started, or said "fenced"
-    filled_by: str = ""  # uid of the Restore that made the data, by the mark in it; asked for at epoch 0 only
+    filled_by: str = ""  # uid of the Restore that made the data, by the mark in it; asked for where the Lease waits
+    beside: tuple[str, ...] = ()  # uids of the Restores whose data lies whole beside that of this instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ class Step:
     kind: Literal[
         "wait",
         "initialize",  # initdb
-        "record-bootstrap",  # swap to epoch 1, on what initdb or a Restore made
+        "record-bootstrap",  # swap to a new epoch, on what initdb or a Restore made
+        "halt",  # a clean stop: a Restore replaces the data
+        "exchange",  # the data of a Restore takes the place of what was there, which is kept
         "clone",  # a new incarnation by base backup
         "reclaim",  # swap the epoch up for itself
         "start-primary",
@@ -90,7 +93,9 @@ class Step:
     again_in: int | None = None  # ns
 
 
-_LASTING = frozenset({"initialize", "record-bootstrap", "clone", "reclaim", "start-primary", "promote", "inherit"})
+_LASTING = frozenset(
+    {"initialize", "record-bootstrap", "exchange", "clone", "reclaim", "start-primary", "promote", "inherit"}
+)
 """Steps that lead, or destroy, by what the Lease says."""
 
 
@@ -109,6 +114,10 @@ def _by_the_lease(f: Facts) -> Step:
     lease = f.lease
     if lease is None:
         return _without_lease(f)
+    if lease.epoch > 0 and lease.filling is not None:
+        return _replaced(f, lease, lease.filling)
+    if f.system_identifier in lease.replaced:
+        return _of_before(f, lease)
     if f.system_identifier and lease.system_identifier and f.system_identifier != lease.system_identifier:
         return Step("wait", f"the volume holds database system {f.system_identifier}, the Lease names another")
     if lease.mode == "follow":
@@ -139,9 +148,40 @@ def _bootstrap(f: Facts, lease: LeaseState) -> Step:
     return Step("wait", "the volume holds a standby of a cluster that the Lease does not know")
 
 
+def _replaced(f: Facts, lease: LeaseState, filling: Filling) -> Step:
+    """A Restore replaces the data of all: nobody runs what was there, and one instance starts on what it brought."""
+    if f.server != "stopped":
+        return Step("halt", f"Restore {filling.restore} replaces the data")
+    if not filling.done:
+        return Step("wait", f"Restore {filling.restore} prepares other data; what is here is kept")
+    if lease.bootstrap != f.instance:
+        return Step("wait", f"{lease.bootstrap} starts first, on the data that Restore {filling.restore} brought")
+    if f.filled_by == filling.restore:
+        if f.data == "primary":
+            return Step("record-bootstrap", "the restored data is here and not recorded")
+        return Step("wait", f"the data of Restore {filling.restore} is {f.data}: a person is needed")
+    if filling.restore not in f.beside:
+        return Step("wait", f"Restore {filling.restore} was to bring its data to this volume, and it is not there")
+    if not f.lease_fresh:
+        return Step("wait", "the Lease was not read yet; the copy on the volume may be old")
+    return Step("exchange", f"the data of Restore {filling.restore} counts from here on")
+
+
+def _of_before(f: Facts, lease: LeaseState) -> Step:
+    """Data of a system that a Restore in place did away with, on purpose: a copy of the present one replaces it."""
+    if f.server != "stopped":
+        return Step("depose", f"a Restore replaced database system {f.system_identifier}")
+    if not f.lease_fresh:
+        return Step("wait", "the Lease was not read yet; the copy on the volume may be old")
+    if lease.holder is None or lease.holder.instance == f.instance:
+        return Step("wait", "the volume holds data of before a Restore, and the Lease says that it is the restored one")
+    return Step("clone", f"a Restore replaced database system {f.system_identifier}")
+
+
 def _as_holder(f: Facts, lease: LeaseState) -> Step:
-    # Not after "fenced": a demotion may have landed since the copy was written.
-    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh and f.fenced < lease.epoch
+    # Not after "fenced": a demotion may have landed since the copy was written. Nor where a Restore left other data:
+    # only the Lease says which of the two counts.
+    own_copy = f.single and lease.mode == "alone" and not f.lease_fresh and f.fenced < lease.epoch and not f.beside
     if not f.lease_fresh and not own_copy:
         return Step("wait", "the Lease was not read yet; the copy on the volume may be old")
     if f.server == "starting":

@@ -32,6 +32,7 @@ from matriarch.decide.actions import (
     Plan,
     Remove,
     RestoreLease,
+    Resume,
     SetLeaving,
 )
 from matriarch.decide.conditions import STARTING_FOR, assess
@@ -59,7 +60,11 @@ def decide(facts: Facts, now: datetime) -> Plan:
         actions.append(MoveBootstrap(bootstrap(facts.wish)))
     if facts.held:
         return _held(facts, memory, actions)
+    if facts.suspended:
+        return _suspended(facts, memory, actions)
     actions += _volumes_and_pods(facts)
+    if facts.lease is not None and facts.lease.filling is not None:
+        return Plan(tuple(actions), assess(facts, memory, None, now), memory, SOON)  # nobody leads: nothing else yet
     leaving = _leaving(facts)
     actions += leaving
     disruption, memory, note = _one_disruption(facts, memory, now, busy=any(isinstance(a, DeletePod) for a in leaving))
@@ -87,6 +92,28 @@ def _held(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
         message = f"Restore {name} brings the data to the volume of {first}; instances start when it is there."
         verdict = Verdict(Standing.WORKING, "Restoring", message)
     return Plan(tuple(actions), verdict, memory, SOON if actions else facts.wish.health_interval)
+
+
+def _suspended(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
+    """Every Pod goes, the primary's first: its voters keep the fence away while it stops in order."""
+    lease, name = facts.lease, facts.restore_name
+    assert lease is not None
+    assert lease.filling is not None
+    if facts.restore_problem:
+        message = (
+            f"{facts.restore_problem} Nothing was replaced: {facts.wish.cluster} goes on with the data that it had."
+        )
+        actions += [Resume(lease.filling.restore), Announce("RestoreGivenUp", message, warning=True)]
+        return Plan(tuple(actions), Verdict(Standing.WORKING, "RestoreGivenUp", message), memory, SOON)
+    there = [i for i in facts.instances if i.pod is not None]
+    first = [i for i in there if i.name == facts.holder] or there
+    actions += [
+        DeletePod(i.name, i.pod.uid, f"Restore {name} replaces the data")
+        for i in first
+        if i.pod is not None and not i.pod.terminating
+    ]
+    message = f"Restore {name} prepares the data that is to replace this cluster's; no instance runs meanwhile."
+    return Plan(tuple(actions), Verdict(Standing.WORKING, "Restoring", message), memory, SOON)
 
 
 def _blocked(facts: Facts) -> Verdict | None:

@@ -9,6 +9,9 @@ import json
 
 MARK = "matriarch_restored.json"
 
+RESTORED, BEFORE = "restored-", "before-"
+"""With the uid of a Restore in place, endings of folders beside `pgdata`: what it brought, and what it replaced."""
+
 
 def restored_by(text: str) -> str:
     """The Restore's uid; empty for what is no mark: nothing may be taken for filled that does not say so."""

@@ -1,10 +1,13 @@
-"""Fills the volume of a new cluster's first instance.
+"""Fills the volume of an instance: of a new cluster's first one, or in place.
 
     lock ▸ pgdata.new emptied ▸ backup laid down ▸ WAL replayed, promoted, stopped ▸ new identifier ▸ mark ▸ renamed
 
 `pgdata.new` is what an agent throws away when it starts, and `pgdata` appears whole, by one rename, with the mark
 inside that names the Restore. So a run that is killed anywhere leaves nothing that could pass as data, the next one
 begins with an empty folder, and one that finds the mark of its own Restore tells what the finished run did.
+
+In place there is a `pgdata`, which is read (a delta restore takes from it what is the same) and not touched: what is
+made appears as `pgdata.restored-UID`, and an agent lets it take the place of the other when the Lease says so.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from matriarch.decide.pitr import LATEST
 from matriarch.errors import Corrupt, Refused, Unavailable
 from matriarch.postgres.controldata import ControlData, parse_controldata
 from matriarch.postgres.lsn import format_lsn, parse_lsn
-from matriarch.postgres.restored import MARK, restored_by
+from matriarch.postgres.restored import MARK, RESTORED, restored_by
 from matriarch.postgres.volumelock import VolumeLock
 from matriarch.recovery import identity
 from matriarch.recovery.replay import NotReached, Replayed, replay, restore_command, serving_wal
@@ -65,7 +68,13 @@ class Request:
 
     @property
     def pgdata(self) -> Path:
+        """What is there, or nothing yet."""
         return self.volume / "pgdata"
+
+    @property
+    def made(self) -> Path:
+        """Where what was recovered appears."""
+        return self.pgdata.with_name(f"pgdata.{RESTORED}{self.task.restore_id}") if self.task.replaces else self.pgdata
 
 
 async def recover(request: Request) -> RecoverResult:
@@ -103,13 +112,15 @@ async def _locked(request: Request) -> AsyncIterator[None]:
 
 
 def _done(request: Request) -> RecoverResult | None:
-    """Raises Refused for data that is not this Restore's: it is never touched."""
+    """Raises Refused for data that is not this Restore's where there should be none: it is never touched."""
     try:
-        text = (request.pgdata / MARK).read_text()
+        text = (request.made / MARK).read_text()
     except FileNotFoundError:
         text = ""
     if restored_by(text) == request.task.restore_id:
         return decode(RecoverResult, json.loads(text)["result"])
+    if request.task.replaces:
+        return None
     other = (request.pgdata, *(request.pgdata.with_name(f"pgdata.{word}") for word in ("ready", "old")))
     found = [path for path in other if path.exists()]
     if found:
@@ -241,7 +252,7 @@ def _finish(request: Request, way: Way, new: Path, replayed: Replayed) -> Recove
     _sync(mark)
     for folder in (new, new / "global", new / "pg_wal"):
         _sync(folder)
-    new.rename(request.pgdata)
+    new.rename(request.made)
     _sync(request.volume)
     return result
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from matriarch.decide.conditions import FORGET_REPLACED
 from matriarch.postgres.preload import DOOR, SYNC_WAIT
 from matriarch.resources import archive, names
 from matriarch.resources.blueprint import Blueprint, Object
@@ -51,6 +52,8 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
             "promotion_token": d.replica.token,
             "promotion": "forced" if d.replica.forced else None,
         }
+    if forget := meta.annotations.get(FORGET_REPLACED):
+        document["forget_replaced"] = sorted({uid.strip() for uid in forget.split(",") if uid.strip()})
     document["generation"] = meta.generation
     if published is not None and published.get("uid") == meta.uid:
         last = int(published.get("generation") or 0)

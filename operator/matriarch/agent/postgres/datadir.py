@@ -17,7 +17,6 @@ from matriarch.agent.postgres import files, processes, tools, walfiles
 from matriarch.agent.postgres.base import DISK, ServerBase
 from matriarch.errors import Corrupt, Refused, Unavailable
 from matriarch.postgres.controldata import ControlData, parse_controldata
-from matriarch.postgres.restored import MARK, restored_by
 from matriarch.postgres.timeline import Switch
 
 log = logging.getLogger(__name__)
@@ -91,16 +90,6 @@ class DataDirectory(ServerBase):
             return "broken"
         signs = ("standby.signal", "backup_label")
         return "standby" if any((self.paths.pgdata / s).exists() for s in signs) else "primary"
-
-    async def filled_by(self) -> str:
-        """uid of the Restore that made this data; empty for any other."""
-        return await files.in_thread(DISK, self._filled_by)
-
-    def _filled_by(self) -> str:
-        try:
-            return restored_by((self.paths.pgdata / MARK).read_text())
-        except FileNotFoundError:
-            return ""
 
     async def history(self, *, timeout: float = 5.0) -> list[Switch]:
         """The line of the newest real timeline in pg_wal, oldest first; empty on timeline 1."""

@@ -17,7 +17,7 @@ from typing import Literal
 
 from matriarch.agent.postgres import files, processes, streamkey, tools, walfiles
 from matriarch.agent.postgres.base import DISK
-from matriarch.agent.postgres.datadir import DataDirectory
+from matriarch.agent.postgres.replacing import Replacing
 from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.conninfo import SERVICE_FILE, Upstream
 from matriarch.postgres.controldata import ControlData
@@ -41,7 +41,7 @@ _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.
 _AUTO_CONF = "# ALTER SYSTEM is switched off.\n"
 
 
-class Lifecycle(DataDirectory):
+class Lifecycle(Replacing):
     async def configure(self, settings: ServerSettings, *, timeout: float = 10.0) -> bool:
         """Writes the files for `settings` and has a running server read them again; True if something changed.
 
