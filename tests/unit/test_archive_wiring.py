@@ -192,6 +192,7 @@ def an_instance(tmp_path: Path, wish: ArchiveWish | None) -> Any:
         ),
         server_role="primary",
         is_holder=True,
+        system_identifier="",
         archive=None,
     )
 

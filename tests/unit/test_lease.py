@@ -135,6 +135,8 @@ states = st.builds(
     promoting=st.none() | st.builds(Promotion, st.integers(2, 9), st.integers(1, 8), st.integers(0, 99)),
     heir=st.none() | members, clean_stop=st.none() | st.builds(CleanStop, st.integers(1, 9), st.integers(0, 99)),
     leaving=st.lists(st.sampled_from(["a-4", "a-5"]), unique=True).map(tuple), no_voters=st.booleans(),
+    filling=st.none() | st.builds(lease.Filling, st.just("r1"), st.booleans()),
+    replaced=st.lists(st.sampled_from(["1", "2"]), unique=True).map(tuple),
     wal=st.none() | positions, loss=st.none() | st.builds(Loss, st.integers(1, 9), members, positions, positions),
 )  # fmt: skip
 
@@ -147,7 +149,9 @@ def test_what_is_written_is_read_back(state: LeaseState) -> None:
 @given(states, st.data())
 def test_a_damaged_text_is_never_taken_for_a_state(state: LeaseState, data: st.DataObject) -> None:
     doc = json.loads(lease.encode(state))
-    key = data.draw(st.sampled_from(sorted(doc.keys() - {"wal", "loss"})))  # of these, absent says nothing
+    key = data.draw(
+        st.sampled_from(sorted(doc.keys() - {"wal", "loss", "filling", "replaced"}))
+    )  # of these, absent says nothing
     del doc[key]
     with pytest.raises(ValueError, match="can't be read"):
         lease.decode(json.dumps(doc))
@@ -182,5 +186,85 @@ def test_a_restore_fills_the_first_volume_before_the_first_epoch() -> None:
     assert (begun.epoch, begun.timeline, begun.claimed, begun.lineage) == (1, 5, 5, line)
     assert begun.filling is None
     assert "filling" not in lease.encode(begun), "what no older agent knows is gone as soon as it is over"
-    with pytest.raises(ValueError, match="began already"):
+    with pytest.raises(ValueError, match="another restore"):
         lease.filled(begun, "r1")
+
+
+def test_a_cluster_that_is_held_up_goes_on_as_if_nothing_had_been() -> None:
+    for state in (QUORUM, ASYNC, lease.taken_over(QUORUM, B, 6, WalPosition(2, 500), "n")):
+        held = lease.suspended(state, "r1")
+        assert held.suspended
+        assert not held.held, "its volumes hold data: nothing of what a new cluster's hold allows"
+        assert lease.decode(lease.encode(held)) == held
+        assert replace(lease.resumed(held, "r1"), bootstrap=state.bootstrap) == state
+        assert lease.is_older(lease.revised(state, state), lease.revised(state, held)) is False
+        swapped = lease.revised(replace(state, revision=4), held)
+        assert lease.is_older(replace(state, revision=4), swapped), "a copy of before is void"
+
+
+def test_nobody_is_elected_and_nothing_handed_over_while_it_is_held_up() -> None:
+    held = lease.suspended(QUORUM, "r1")
+    with pytest.raises(ValueError, match="a restore replaces"):
+        lease.taken_over(held, B, 6, WalPosition(2, 500), "n")
+    with pytest.raises(ValueError, match="a restore replaces"):
+        lease.heir_takes(lease.heir_named(held, B, CleanStop(2, 900)), 6, WalPosition(2, 1000), "n")
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (lease.initial("orders-1"), "nobody leads"),
+        (lease.initial("orders-1", "r1"), "nobody leads"),
+        (replace(QUORUM, mode="follow"), "its source's data"),
+        (lease.suspended(QUORUM, "r2"), "another restore"),
+        (lease.filled(lease.suspended(QUORUM, "r2"), "r2"), "another restore"),
+    ],
+)
+def test_what_may_not_be_held_up(state: LeaseState, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        lease.suspended(state, "r1")
+
+
+def test_a_hold_is_taken_back_by_its_own_restore_and_never_after_its_data_counts() -> None:
+    held = lease.suspended(QUORUM, "r1")
+    with pytest.raises(ValueError, match="another restore"):
+        lease.resumed(held, "r2")
+    with pytest.raises(ValueError, match="another restore"):
+        lease.filled(held, "r2")
+    with pytest.raises(ValueError, match="no restore"):
+        lease.resumed(QUORUM, "r1")
+    with pytest.raises(ValueError, match="no restore"):
+        lease.resumed(lease.filled(held, "r1"), "r1")
+    with pytest.raises(ValueError, match="no restore"):
+        lease.resumed(lease.initial("orders-1", "r1"), "r1")
+
+
+def test_other_data_in_place_begins_an_epoch_above_all_with_nobody_of_before() -> None:
+    led = replace(ASYNC, loss=Loss(4, B, WalPosition(1, 9), WalPosition(1, 5)), leaving=("orders-4",), claimed=9)
+    ready = lease.filled(lease.suspended(led, "r1"), "r1")
+    new = Member("orders-1", "f" * 12)
+    line = (Switch(3, 1, 100),)
+    begun = lease.bootstrapped(ready, new, "8", "n", line, [7, 2])
+    assert begun == LeaseState(
+        epoch=8, holder=new, bootstrap="orders-1", nonce="n", system_identifier="8", lineage=line, claimed=9,
+        leaving=("orders-4",), replaced=("7",),
+    )  # fmt: skip
+    assert begun.mode == "alone", "no voter of before holds any of it"
+    assert not begun.opened, "roles and passwords first, then clients"
+    assert lease.decode(lease.encode(begun)) == begun
+    with pytest.raises(ValueError, match="was to be replaced"):
+        lease.bootstrapped(ready, new, "7", "n", line)
+    with pytest.raises(ValueError, match="has not filled"):
+        lease.bootstrapped(lease.suspended(led, "r1"), new, "8", "n", line)
+    with pytest.raises(ValueError, match="not the bootstrap"):
+        lease.bootstrapped(ready, B, "8", "n", line)
+    with pytest.raises(ValueError, match="only epoch 0"):
+        lease.bootstrapped(QUORUM, A, "8", "n", line)
+
+
+def test_replaced_systems_are_remembered_and_not_without_end() -> None:
+    state = QUORUM
+    for number in range(20):
+        ready = lease.filled(lease.suspended(state, "r"), "r")
+        state = lease.bootstrapped(ready, A, f"9{number}", "n")
+    assert state.replaced == tuple(f"9{n}" for n in range(3, 19))

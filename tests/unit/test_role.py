@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide.lease import CleanStop, LeaseState, Promotion, filled, initial
+from matriarch.decide.lease import CleanStop, LeaseState, Promotion, bootstrapped, filled, initial, suspended
 from matriarch.decide.member import Member
 from matriarch.decide.role import ELECTION_GRACE, HEIR_GRACE, LISTEN, PROMOTION_FIRST, Facts, next_step
 
@@ -30,6 +30,9 @@ def facts(**given_: object) -> Facts:
 NEW = initial("orders-1")
 HELD_BACK = initial("orders-1", "r1")
 FILLED = filled(HELD_BACK, "r1")
+SUSPENDED = suspended(HELD, "r1")
+REPLACED = filled(SUSPENDED, "r1")
+NEWER = bootstrapped(REPLACED, Member("orders-1", "f" * 12), "9", "n")
 ELECTED = replace(HELD, promoting=Promotion(2, 1, 100))
 ASYNC = replace(HELD, mode="async", k=0)
 TAKEN = replace(ELECTED, holder=B, voters=(A, C))
@@ -183,6 +186,74 @@ def test_next_step(f: Facts, kind: str) -> None:
     assert next_step(f).kind == kind, next_step(f)
 
 
+GONE = {"server": "stopped", "data": "none", "me": None, "system_identifier": ""}
+
+
+@pytest.mark.parametrize(
+    ("f", "kind"),
+    [
+        pytest.param(facts(lease=SUSPENDED), "halt", id="the primary"),
+        pytest.param(facts(lease=SUSPENDED, server="starting"), "halt", id="one that starts"),
+        pytest.param(facts(lease=SUSPENDED, me=B, instance="orders-2", server="standby"), "halt", id="a standby"),
+        pytest.param(facts(lease=SUSPENDED, server="stopped"), "wait", id="it stopped"),
+        pytest.param(facts(lease=SUSPENDED, server="stopped", authority=0, promised=9), "wait", id="no reclaim"),
+        pytest.param(facts(lease=SUSPENDED, server="stopped", beside=("r1",)), "wait", id="prepared, and not said"),
+        pytest.param(facts(lease=SUSPENDED, **GONE), "wait", id="a volume that is lost is not cloned now"),
+        pytest.param(facts(lease=REPLACED, server="stopped", beside=("r1",)), "exchange", id="it counts"),
+        pytest.param(facts(lease=REPLACED, beside=("r1",)), "halt", id="it counts, and something still runs"),
+        pytest.param(facts(lease=REPLACED, beside=("r1",), **GONE), "exchange", id="killed between the two renames"),
+        pytest.param(
+            facts(lease=REPLACED, server="stopped", beside=("r1",), lease_fresh=False), "wait", id="only a copy says so"
+        ),
+        pytest.param(
+            facts(lease=REPLACED, server="stopped", beside=("r1",), epoch_heard=6), "wait", id="a peer knows better"
+        ),
+        pytest.param(facts(lease=REPLACED, server="stopped", beside=("r0",)), "wait", id="that of another restore"),
+        pytest.param(facts(lease=REPLACED, server="stopped"), "wait", id="said to be there, and it is not"),
+        pytest.param(facts(lease=REPLACED, **GONE), "wait", id="never initdb"),
+        pytest.param(
+            facts(lease=REPLACED, server="stopped", filled_by="r1", system_identifier="9"),
+            "record-bootstrap",
+            id="exchanged, and not recorded",
+        ),
+        pytest.param(facts(lease=REPLACED, server="stopped", filled_by="r1", data="standby"), "wait", id="a standby's"),
+        pytest.param(facts(lease=REPLACED, me=B, instance="orders-2", server="stopped"), "wait", id="another begins"),
+        pytest.param(
+            facts(lease=NEWER, me=B, instance="orders-2", server="stopped", authority=0), "clone", id="of before"
+        ),
+        pytest.param(
+            facts(lease=NEWER, me=B, instance="orders-2", server="standby", data="standby"), "depose", id="it runs"
+        ),
+        pytest.param(
+            facts(lease=NEWER, me=B, instance="orders-2", server="stopped", lease_fresh=False), "wait", id="not read"
+        ),
+        pytest.param(
+            facts(lease=NEWER, me=B, instance="orders-2", server="stopped", epoch_heard=7), "wait", id="late Lease"
+        ),
+        pytest.param(facts(lease=NEWER, server="stopped"), "wait", id="the primary's own volume was put back"),
+        pytest.param(
+            facts(lease=NEWER, me=B, instance="orders-2", server="stopped", system_identifier="8"),
+            "wait",
+            id="a stranger's data is never wiped",
+        ),
+        pytest.param(
+            facts(
+                single=True,
+                lease=replace(HELD, mode="alone", voters=(), k=0),
+                lease_fresh=False,
+                authority=0,
+                server="stopped",
+                beside=("r1",),
+            ),
+            "wait",
+            id="by the copy on its volume no single instance chooses between two",
+        ),
+    ],
+)
+def test_a_restore_in_place(f: Facts, kind: str) -> None:
+    assert next_step(f).kind == kind, next_step(f)
+
+
 @pytest.mark.parametrize(
     "f",
     [
@@ -207,7 +278,10 @@ any_facts = st.builds(
     Facts, instance=st.just("orders-1"), me=st.sampled_from([None, A, Member("orders-1", "other")]),
     data=st.sampled_from(["none", "primary", "standby", "broken"]),
     server=st.sampled_from(["stopped", "starting", "primary", "standby"]),
-    lease=st.sampled_from([None, NEW, HELD, ELECTED, HEIR, TAKEN, replace(HELD, holder=B, voters=(A, C))]),
+    lease=st.sampled_from(
+        [None, NEW, HELD, ELECTED, HEIR, TAKEN, replace(HELD, holder=B, voters=(A, C)), SUSPENDED, REPLACED, NEWER]
+    ),
+    filled_by=st.sampled_from(["", "r0", "r1"]), beside=st.sampled_from([(), ("r0",), ("r1",), ("r0", "r1")]),
     lease_fresh=st.booleans(), system_identifier=st.sampled_from(["", "7", "8"]), authority=st.integers(0, 6),
     promised=st.integers(0, 7), promise_heard=st.integers(0, 7), fenced=st.integers(0, 5), single=st.booleans(),
     now=st.just(LATE), quiet_since=st.sampled_from([0, LATE]), claiming=st.booleans(),
@@ -228,6 +302,11 @@ def test_nothing_starts_as_primary_but_what_the_lease_names_right_after_an_own_s
         assert f.data == "none"
         assert f.lease == NEW
     if step.kind == "clone":
-        assert f.data in ("none", "broken")  # what may hold data is rewound or asked about, never wiped here
+        # what may hold data is rewound or asked about, never wiped here, but for what a restore replaced
+        assert f.data in ("none", "broken") or (f.lease is not None and f.system_identifier in f.lease.replaced)
+    if f.lease is not None and f.lease.epoch and f.lease.filling is not None:
+        assert step.kind in ("halt", "wait", "exchange", "record-bootstrap")
+        assert step.kind != "exchange" or ("r1" in f.beside and f.lease.filling.done and f.server == "stopped")
+        assert step.kind != "record-bootstrap" or f.filled_by == "r1"
     if f.server == "primary" and f.lease is not None and f.lease.epoch and f.lease.holder != f.me:
-        assert step.kind in ("depose", "wait")
+        assert step.kind in ("depose", "wait", "halt")
