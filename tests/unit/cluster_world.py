@@ -23,6 +23,7 @@ from matriarch.decide.actions import (
     Plan,
     RestartPostgres,
     RestoreLease,
+    Resume,
     SetLeaving,
 )
 from matriarch.decide.facts import Agent, Claim, Facts, Instance, Memory, Pod, Stream, Wish
@@ -149,6 +150,7 @@ class World:
             case CreatePod(name):
                 assert name in self.claims
                 assert name not in self.pods
+                assert self.lease is None or not self.lease.suspended, f"{name} was started on data that is replaced"
                 self.pods[name] = Pod(self.uid(), self.image, self.wish.restart)
             case DeletePod(name, uid, _):
                 if name in self.pods and self.pods[name].uid == uid:
@@ -160,6 +162,9 @@ class World:
                 assert name not in self.wish.instances
                 assert self.claims[name].uid == uid
                 self.claims[name] = replace(self.claims[name], terminating=True)
+            case Resume(restore):
+                assert self.lease is not None
+                self.lease = leases.resumed(self.lease, restore)
             case SetLeaving(instances):
                 assert self.lease is not None
                 self.lease = leases.leaving_set(self.lease, instances)
@@ -215,10 +220,16 @@ class World:
         for name in self.pods:
             if self.up(name) and name in self.claims and not self.claims[name].terminating:
                 self.members.setdefault(name, f"{self.serial:04x}{name[-1]}")
-        if lease.holder is None:
+        if lease.suspended:
+            return
+        if lease.holder is None or lease.filling is not None:
             if self.up(lease.bootstrap):
+                replaces = lease.holder is not None
+                if replaces:
+                    self.serial += 1
+                    self.members = {lease.bootstrap: f"{self.serial:04x}r"}  # the others clone anew
                 me = Member(lease.bootstrap, self.members[lease.bootstrap])
-                self.lease = leases.bootstrapped(lease, me, "sysid", "n")
+                self.lease = leases.bootstrapped(lease, me, f"system-{self.serial}" if replaces else "sysid", "n")
             return
         if not self.up(lease.holder.instance) or self.members.get(lease.holder.instance) != lease.holder.incarnation:
             self.elect()

@@ -18,6 +18,7 @@ from matriarch.decide.restore_facts import (
     HoldFacts,
     Mode,
     RestoreFacts,
+    RestorePlan,
     SafetyFacts,
     Step,
     StepJob,
@@ -33,6 +34,10 @@ MADE = TargetFacts(uid="t1", deleting=False, ready=True, made_by="r1")
 HELD = HoldFacts(restore="r1", lifted=False, volume=True)
 LIFTED = replace(HELD, lifted=True)
 BEGAN = HoldFacts(restore=None, lifted=False, volume=True)
+LEADS = HoldFacts(restore=None, lifted=False, volume=True, instance="orders-2", system="7")
+SUSPENDED = replace(LEADS, restore="r1")
+COUNTS = replace(SUSPENDED, lifted=True)
+NEWER = replace(LEADS, system="8")
 KEY = Need(kind="Secret", name="key", holds="the key of the backup", keys=("key",), found=frozenset({"key"}))
 
 
@@ -52,14 +57,14 @@ def facts(mode: Mode = Mode.NEW, step: Step | None = None, **given: Any) -> Rest
         "now": NOW,
         "created": NOW,
         "mode": mode,
-        "confirmation": "orders" if mode is Mode.IN_PLACE else None,
+        "confirmation": "orders" if mode.in_place else None,
         "target_name": "orders",
         "phase": Phase.RUNNING if step else None,
         "steps": before(mode, step) if step else {},
         "step_started": NOW if step else None,
         "source": None,
         "needs": (KEY,),
-        "target": TARGET if mode is Mode.IN_PLACE else MADE if step in WITH_TARGET else None,
+        "target": TARGET if mode.in_place else MADE if step in WITH_TARGET else None,
         "target_uid": "t1" if step not in (None, Step.CHECK) else None,
         "leftover": None,
         "rival": None,
@@ -81,7 +86,9 @@ WRONG_KEY = Result(ok=False, reason="WrongKey", message="The backup is encrypted
 
 
 def acts(plan: Any) -> bool:
-    return bool(plan.create_cluster or plan.create_safety or plan.make_job or plan.resume_job or plan.lift)
+    return bool(
+        plan.create_cluster or plan.create_safety or plan.make_job or plan.resume_job or plan.suspend or plan.lift
+    )
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,10 @@ def acts(plan: Any) -> bool:
         pytest.param(facts(Mode.IN_PLACE, rival="other"), "AnotherRestore", id="two restores in place"),
         pytest.param(
             facts(Mode.IN_PLACE, target=replace(TARGET, deleting=True)), "TargetDeleted", id="a cluster being deleted"
+        ),
+        pytest.param(facts(Mode.REPLACE, confirmation="order"), "NotConfirmed", id="physical, another name"),
+        pytest.param(
+            facts(Mode.IN_PLACE, skip_safety=True), "SafetyBackupNeeded", id="a logical one without its safety backup"
         ),
         pytest.param(
             facts(source=Verdict(Standing.STALLED, "BackupFailed", "Backup b failed.")), "BackupFailed", id="bad source"
@@ -123,6 +134,12 @@ def test_what_is_refused_is_refused_before_anything_is_done(given: RestoreFacts,
         pytest.param(facts(Mode.IN_PLACE, target=None), "MissingCluster", id="no cluster"),
         pytest.param(facts(Mode.IN_PLACE, target=replace(TARGET, ready=False)), "ClusterNotReady", id="no primary"),
         pytest.param(facts(Mode.IN_PLACE, busy="nightly-1"), "BackupInProgress", id="a backup is at work"),
+        pytest.param(
+            facts(Mode.REPLACE, target=replace(TARGET, ready=False)), "ClusterNotReady", id="physical, no primary"
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, skip_safety=True, target=None), "MissingCluster", id="physical, no cluster at all"
+        ),
     ],
 )
 def test_what_may_come_is_waited_for_but_not_for_ever(given: RestoreFacts, reason: str) -> None:
@@ -182,6 +199,83 @@ def test_the_steps_of_a_recovery() -> None:
     assert at(Step.START, hold=BEGAN, target=served, system="8").phase is Phase.COMPLETE
     other = at(Step.START, hold=BEGAN, target=served, system="9")
     assert (other.phase, other.verdict.reason) == (Phase.FAILED, "AnotherDatabase")
+
+
+def test_the_steps_of_a_recovery_in_place() -> None:
+    def at(step: Step, **given: Any) -> RestorePlan:
+        return plan_restore(facts(Mode.REPLACE, step, **{"system": "8", **given}))
+
+    checked = plan_restore(facts(Mode.REPLACE))
+    assert (checked.step, checked.note_target) == (Step.VERIFY, "t1")
+    assert at(Step.VERIFY, work=work(JobState.SUCCEEDED, result=OK)).step is Step.SAFETY
+    assert at(Step.SAFETY).create_safety
+    assert at(Step.SAFETY, safety=SafetyFacts(phase=Phase.COMPLETE)).step is Step.STOP
+    skipped = at(Step.SAFETY, skip_safety=True, target=replace(TARGET, ready=False))
+    assert (skipped.step, skipped.create_safety) == (Step.STOP, False)
+    assert at(Step.STOP, hold=LEADS, room=10, size=10).suspend
+    assert at(Step.STOP, hold=LEADS, room=None, size=10).suspend, "an agent that does not answer is not asked twice"
+    stops = at(Step.STOP, hold=SUSPENDED, pods=("orders-1",))
+    assert (stops.step, acts(stops)) == (Step.STOP, False)
+    assert "orders-1" in stops.verdict.message
+    assert at(Step.STOP, hold=SUSPENDED).step is Step.RESTORE
+    made = at(Step.RESTORE, hold=SUSPENDED)
+    assert made.make_job is Step.RESTORE
+    assert at(Step.RESTORE, hold=SUSPENDED, work=work(JobState.SUCCEEDED, result=OK)).step is Step.START
+    assert at(Step.START, hold=SUSPENDED).lift
+    assert not acts(at(Step.START, hold=COUNTS)), "its status may be of before"
+    late = at(Step.START, hold=NEWER, target=replace(TARGET, system="7"))
+    assert (late.phase, acts(late)) == (Phase.RUNNING, False), "its status is of before"
+    done = at(Step.START, hold=NEWER, target=replace(TARGET, system="8"))
+    assert done.phase is Phase.COMPLETE
+    assert "kept on orders-2" in done.verdict.message
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        pytest.param(
+            facts(Mode.REPLACE, Step.STOP, hold=LEADS, room=(1 << 30) - 1, size=1 << 30), "NoRoom", id="a full volume"
+        ),
+        pytest.param(facts(Mode.REPLACE, Step.STOP, hold=replace(LEADS, volume=False)), "NoVolume", id="a lost volume"),
+        pytest.param(
+            facts(Mode.REPLACE, Step.STOP, hold=replace(LEADS, restore="r2")), "AnotherRestore", id="held by another"
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.STOP, hold=None, step_started=NOW - HOUR),
+            "LeaseUnreadable",
+            id="no Lease for long",
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.STOP, hold=SUSPENDED, pods=("orders-3",), step_started=NOW - HOUR),
+            "InstancesDoNotStop",
+            id="a node that is away",
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.RESTORE, hold=SUSPENDED, work=work(JobState.FAILED, result=WRONG_KEY)),
+            "WrongKey",
+            id="the Job fails",
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.RESTORE, hold=SUSPENDED, work=work(None, made=3)), "JobVanished", id="it vanishes"
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.START, hold=LEADS, system="8"), "HoldLost", id="a Lease from an older copy"
+        ),
+    ],
+)
+def test_a_recovery_in_place_that_fails_has_replaced_nothing(given: RestoreFacts, reason: str) -> None:
+    plan = plan_restore(given)
+    assert (plan.phase, plan.verdict.reason) == (Phase.FAILED, reason)
+    assert "goes on with the data that it had" in plan.verdict.message
+    assert not acts(plan)
+    assert plan.finished
+
+
+def test_a_cluster_that_does_not_start_on_what_was_restored_is_told_where_the_rest_is() -> None:
+    at = facts(Mode.REPLACE, Step.START, hold=COUNTS, system="8", step_started=NOW - READY_WITHIN - MINUTE)
+    plan = plan_restore(at)
+    assert (plan.phase, plan.verdict.reason) == (Phase.FAILED, "ClusterNotReady")
+    assert "data of before is kept" in plan.verdict.message
 
 
 @pytest.mark.parametrize(
@@ -366,7 +460,9 @@ class World:
     hold: HoldFacts | None = None
     filled_at_lift: bool = True
     loads_after_lift: int = 0
+    loads_beside_pods: int = 0
     system: str | None = None
+    pods: tuple[str, ...] = ("orders-1", "orders-2")
 
     def current(self) -> Step | None:
         return next((s for s in STEPS[self.mode] if self.steps.get(s) is not StepState.DONE), None)
@@ -384,6 +480,7 @@ class World:
             safety=self.safety,
             hold=self.hold,
             system=self.system,
+            pods=self.pods,
             work=StepJob(
                 made=self.made,
                 noted=self.noted,
@@ -404,9 +501,12 @@ class World:
             return
         if plan.make_job and (self.job is None or self.job_step is not plan.make_job):
             self.job, self.job_step, self.result = JobState.ACTIVE, plan.make_job, None
-            self.suspended = plan.make_job is Step.RESTORE and self.mode is not Mode.RECOVER
+            self.suspended = plan.make_job is Step.RESTORE and self.mode not in REPEATED
         if plan.resume_job:
             self.suspended = False
+        if plan.suspend:
+            assert self.hold == LEADS
+            self.hold = SUSPENDED
         if plan.lift and self.hold is not None:
             self.filled_at_lift &= self.loads > 0 and self.steps.get(Step.RESTORE) is StepState.DONE
             self.hold = replace(self.hold, lifted=True)
@@ -420,15 +520,22 @@ class World:
             if self.job_step is Step.RESTORE:
                 self.loads += 1
                 self.loads_after_lift += self.hold is not None and self.hold.lifted
+                self.loads_beside_pods += self.mode is Mode.REPLACE and (self.hold != SUSPENDED or bool(self.pods))
                 self.system = "8"
                 self.verified_at_load &= self.steps.get(Step.VERIFY) is StepState.DONE
-                if self.mode is Mode.IN_PLACE:
+                if self.mode.in_place:
                     self.safety_at_load &= self.safety == SafetyFacts(phase=Phase.COMPLETE)
             self.job, self.result = JobState.SUCCEEDED, OK
         elif event == "job fails" and self.job is JobState.ACTIVE and not self.suspended:
             self.job, self.result = JobState.FAILED, WRONG_KEY
         elif event == "job deleted":
             self.job, self.result = None, None
+        elif event == "cluster ready" and self.mode is Mode.REPLACE:
+            if self.hold == SUSPENDED:
+                self.pods = self.pods[1:]
+            elif self.hold == COUNTS:
+                assert self.target is not None
+                self.hold, self.target = NEWER, replace(self.target, ready=True, system="8")
         elif event == "cluster ready" and self.target is not None and self.mode is Mode.RECOVER:
             if self.hold is None:
                 self.hold = HELD
@@ -442,6 +549,7 @@ class World:
             self.safety = SafetyFacts(phase=Phase.FAILED, reason="StoreFull", message="Full.")
 
 
+REPEATED = (Mode.RECOVER, Mode.REPLACE)
 BAD = ["job fails", "job deleted", "safety fails"]
 GOOD = ["nothing", "job ends", "cluster ready", "safety done"]
 LOOKS = st.lists(st.booleans(), max_size=3)
@@ -458,7 +566,7 @@ def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
     mode: Mode, smooth: int, events: list[tuple[str, list[bool]]]
 ) -> None:
     """It goes smoothly for a while, so that every step is reached; then anything happens; then all is well again."""
-    world = World(mode, target=TARGET if mode is Mode.IN_PLACE else None)
+    world = World(mode, target=TARGET if mode.in_place else None, hold=LEADS if mode is Mode.REPLACE else None)
     for _ in range(smooth):
         world.controller(dies_after_status=False)
         for event in ("job ends", "cluster ready", "safety done"):
@@ -467,19 +575,20 @@ def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
         world.happens(event)
         for dies in looks:
             world.controller(dies_after_status=dies)
-        assert world.loads <= 1 or mode is Mode.RECOVER, "the data was replaced twice"
+        assert world.loads <= 1 or mode in REPEATED, "the data was replaced twice"
     for _ in range(40):
         world.controller(dies_after_status=False)
         for event in ("job ends", "cluster ready", "safety done"):
             world.happens(event)
-        assert world.loads <= 1 or mode is Mode.RECOVER, "the data was replaced twice"
+        assert world.loads <= 1 or mode in REPEATED, "the data was replaced twice"
     assert world.loads_after_lift == 0, "written below a server that runs"
+    assert world.loads_beside_pods == 0, "the volume was written to while an instance could run"
     assert world.filled_at_lift, "started on nothing"
     assert world.phase is not None
     assert world.phase.over, "it never ended"
     assert world.verified_at_load, "loaded before the backup was checked"
     assert world.safety_at_load, "replaced without a safety backup"
     if world.phase is Phase.COMPLETE:
-        assert world.loads == 1 or (mode is Mode.RECOVER and world.loads)
+        assert world.loads == 1 or (mode in REPEATED and world.loads)
     if not {event for event, _ in events} & set(BAD):
         assert world.phase is Phase.COMPLETE, "nothing went wrong, and it did not get through"

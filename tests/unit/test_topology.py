@@ -23,10 +23,11 @@ from matriarch.decide.actions import (
     ForgetErasure,
     GrowClaim,
     RestartPostgres,
+    Resume,
     SetLeaving,
 )
 from matriarch.decide.facts import Claim, Memory
-from matriarch.decide.lease import filled, initial
+from matriarch.decide.lease import filled, initial, resumed, suspended
 from matriarch.decide.topology import decide
 from matriarch.decide.verdict import Standing
 
@@ -67,6 +68,51 @@ def test_while_a_restore_brings_the_data_there_is_a_volume_and_no_instance() -> 
     assert w.lease is not None
     w.lease = filled(w.lease, "r1")
     assert [a for a in w.reconcile().actions if isinstance(a, CreatePod)] == [CreatePod(n) for n in names(3)]
+
+
+def test_a_restore_in_place_ends_the_primary_first_and_starts_nobody() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    before = w.lease
+    w.lease = suspended(w.lease, "r1")
+    w.wish = replace(w.wish, instances=names(4), storage=2 * SIZE)
+    plan = w.reconcile()
+    assert [a.instance for a in plan.actions if isinstance(a, DeletePod)] == ["orders-1"]
+    assert {type(a) for a in plan.actions} == {DeletePod}, "nothing else is begun"
+    assert (plan.verdict.standing, plan.verdict.reason) == (Standing.WORKING, "Restoring")
+    w.tick()
+    assert {a.instance for a in w.reconcile().actions if isinstance(a, DeletePod)} == {"orders-2", "orders-3"}
+    w.tick()
+    assert not w.pods
+    assert w.reconcile().actions == ()
+    given_up = decide(replace(w.facts(), restore_problem="Restore back is over (Failed)."), START)
+    assert [a for a in given_up.actions if not isinstance(a, Announce)] == [Resume("r1")]
+    assert "data that it had" in given_up.verdict.message
+    w.lease = resumed(w.lease, "r1")
+    assert w.settle().verdict.standing is Standing.READY
+    assert w.lease is not None
+    assert (w.lease.epoch, w.lease.system_identifier) == (before.epoch, before.system_identifier)
+
+
+@pytest.mark.parametrize("stop", range(6))
+def test_what_a_restore_in_place_brought_takes_the_place_of_everybody_s(stop: int) -> None:
+    w = ready(3)
+    assert w.lease is not None
+    w.lease = suspended(w.lease, "r1")
+    for _ in range(4):
+        w.reconcile(stop)
+        w.tick()
+    while w.pods:
+        w.reconcile()
+        w.tick()
+    w.lease = filled(w.lease, "r1")
+    assert {type(a) for a in decide(w.facts(), w.now).actions} == {CreatePod}
+    w.reconcile(stop)
+    assert w.settle().verdict.standing is Standing.READY
+    assert w.lease is not None
+    assert w.lease.replaced == ("sysid",)
+    assert len(w.lease.voters) == 2
+    assert not any(isinstance(a, DeleteClaim) for a in w.log)
 
 
 def test_a_delayed_replica_neither_initialises_nor_stays_primary() -> None:
