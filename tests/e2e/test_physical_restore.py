@@ -17,6 +17,7 @@ from dev.kubectl import Kubectl, Object, condition, holds, wait
 from dev.product import Cluster, Database, one_shot, resource, s3_store
 from matriarch.postgres.lsn import parse_lsn
 from tests.e2e.fixtures import Operator
+from tests.e2e.inside import VOLUME, Inside
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -150,6 +151,81 @@ def test_exactly_what_was_committed_before_a_random_moment(ledger: Ledger) -> No
     after = ledger.objects(ledger.backup["status"]["folder"])
     assert {k: after.get(k) for k in before} == before
     ledger.kubectl.delete("databasecluster", "copy", ledger.namespace)
+
+
+def _in_place(name: str, recovery: Object) -> Object:
+    spec = {
+        "source": {"backup": {"name": "base"}},
+        "target": {"cluster": "ledger"},
+        "inPlace": {"confirm": "ledger"},
+        "recoveryTarget": recovery,
+    }
+    return resource("Restore", name, spec)
+
+
+def test_a_restore_in_place_that_is_given_up_changes_nothing(ledger: Ledger) -> None:
+    kubectl, namespace, cluster = ledger.kubectl, ledger.namespace, ledger.cluster
+    cluster.wait_ready(timeout=END)
+    cluster.database().execute("INSERT INTO marks VALUES (500)")
+    before, system = cluster.status()["leadership"], cluster.status()["systemIdentifier"]
+    kubectl.apply(_in_place("given-up", {"to": "latest"}), namespace=namespace)
+
+    def held() -> bool | None:
+        found = kubectl.get("Restore", "given-up", namespace) or {}
+        return (found.get("status") or {}).get("step") == "restore" or None
+
+    wait("the instances to be stopped", held, timeout=END, show=cluster.describe)
+    assert kubectl.list("pod", namespace, "matriarch.dev/cluster=ledger,app.kubernetes.io/component=database") == []
+    kubectl.run("delete", "restore", "given-up", "-n", namespace, timeout=60)
+    wait("the cluster to serve", lambda: cluster.status().get("primary"), timeout=END, show=cluster.describe)
+    cluster.wait_ready(timeout=END)
+    assert marks(cluster.database()) == [*range(MARKS), 500], "something that was acknowledged is missing"
+    assert cluster.status()["systemIdentifier"] == system
+    assert cluster.status()["leadership"]["epoch"] >= before["epoch"]
+    left = Inside(cluster, cluster.primary)
+    wait("no copy beside the data", lambda: "restored" not in left.run("ls", VOLUME) or None, timeout=60)
+
+
+def test_in_place_everything_is_as_it_was_at_that_moment(ledger: Ledger) -> None:
+    """The mistake is undone on the same volumes, under the same name and password; what was there can be had back."""
+    kubectl, namespace, cluster = ledger.kubectl, ledger.namespace, ledger.cluster
+    moment = sorted(ledger.commits.values())[MARKS // 2]
+    expected = sorted(n for n, at in ledger.commits.items() if at <= moment)
+    cluster.wait_ready(timeout=END)
+    cluster.database().execute("DROP TABLE bulk")
+    volumes = {c["metadata"]["name"]: c["metadata"]["uid"] for c in kubectl.list("pvc", namespace)}
+    system, primary, epoch = (
+        cluster.status()["systemIdentifier"], cluster.primary, cluster.status()["leadership"]["epoch"]
+    )  # fmt: skip
+    restore = one_shot(kubectl, _in_place("undo", {"time": moment.isoformat()}), namespace, timeout=END)
+    status, uid = restore["status"], restore["metadata"]["uid"]
+    assert [s["name"] for s in status["steps"]] == [
+        "check", "verify", "safety-backup", "stop-instances", "restore", "start",
+    ]  # fmt: skip
+    assert kubectl.need("Backup", status["safetyBackup"], namespace)["status"]["phase"] == "Complete"
+    assert status["rtoSeconds"] > 0
+    assert marks(cluster.database()) == expected
+    assert cluster.database().value("SELECT count(*) FROM bulk") == 50000
+    now = cluster.wait_ready(timeout=END)["status"]  # the replica, whose data was of before, is copied anew
+    assert now["systemIdentifier"] == status["recovered"]["systemIdentifier"] != system
+    assert now["leadership"]["epoch"] > epoch
+    assert {c["metadata"]["name"]: c["metadata"]["uid"] for c in kubectl.list("pvc", namespace)} == volumes
+    cluster.database().execute("INSERT INTO marks VALUES (1000)")
+    folder = f"{namespace}/ledger-{now['systemIdentifier']}"
+    wait("WAL in a folder of its own", lambda: ledger.objects(folder) or None, timeout=240)
+
+    kept = f"pgdata.before-{uid}"
+    assert kept in Inside(cluster, primary).run("ls", VOLUME)
+    assert holds(cluster.get(), "ReplacedDataKept")
+    heir = next(i for i in cluster.instances() if i != cluster.primary)
+    cluster.hand_over(heir)
+    cluster.wait_primary(heir)
+    assert marks(cluster.database()) == [*expected, 1000]
+    note = f"matriarch.dev/forget-replaced={uid}"
+    kubectl.run("annotate", "databasecluster", "ledger", "-n", namespace, note)
+    wait("the replaced data gone", lambda: kept not in Inside(cluster, primary).run("ls", VOLUME) or None, timeout=120)
+    wait("nothing kept", lambda: not holds(cluster.get(), "ReplacedDataKept") or None, timeout=60)
+    cluster.wait_ready(timeout=END)
 
 
 @pytest.mark.long  # minutes until the lost volumes are gone; recovery to the latest is in tests/postgres, too

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from matriarch.agent.formerwal import FormerWal
+from matriarch.decide.space import Space
 from matriarch.errors import Refused
 from matriarch.postgres.lsn import parse_lsn
 from matriarch.postgres.standbynames import NOBODY, render_names
@@ -280,3 +284,29 @@ def _histories(member: Member) -> set[int]:
 
 async def _rows(member: Member, rows: list[int]) -> bool:
     return [r["i"] for r in await member.sql("SELECT i FROM t ORDER BY i")] == rows
+
+
+async def test_failovers_in_a_row_do_not_fill_a_small_volume(box: Box) -> None:
+    """Hardly anything is written, so all of them happen in one segment, and each leaves a copy of it."""
+    one = await box.primary()
+    for claim in range(2, 10):
+        assert await one.server.stop("fast")
+        await one.server.start_standby(None)
+        await one.server.promote(claim)
+    await eventually(lambda: _former(one, 6), "a segment of each timeline")
+    small = 1 << 30
+    instance = SimpleNamespace(
+        server=one.server, server_role="primary", door="open", busy="", space=Space(64 * small, 32 * small)
+    )
+    await FormerWal(cast(Any, instance)).look()
+    assert await one.server.former_segments() >= 6, "on a large volume nothing is done for it"
+    instance.space = Space(small, small // 2)
+    await FormerWal(cast(Any, instance)).look()
+    assert await one.server.former_segments() <= 3
+    await one.sql("CREATE TABLE t ()")
+    assert await one.server.stop("fast")
+    await one.server.start_primary()
+
+
+async def _former(member: Member, least: int) -> bool:
+    return await member.server.former_segments() >= least

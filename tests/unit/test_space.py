@@ -117,3 +117,13 @@ def test_people_are_told_what_to_do() -> None:
     assert "default_transaction_read_only" in stopped
     assert "default_transaction_read_only" not in space.advice(seen(Space(), 300 * MB, 20 * MB, 0), leads=False)
     assert "soon" in space.advice(seen(Space(), 300 * MB, 50 * MB, 0), leads=True)
+
+
+@pytest.mark.parametrize(
+    ("former", "total", "sheds"),
+    [(0, GB, False), (4, GB, False), (5, GB, True), (3, GB // 4, False), (60, 100 * GB, False)],
+)
+def test_wal_of_former_timelines_goes_where_it_takes_a_sixteenth_of_the_volume(
+    former: int, total: int, sheds: bool
+) -> None:
+    assert space.sheds(former, total) is sheds

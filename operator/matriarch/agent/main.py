@@ -19,6 +19,7 @@ from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.clockjump import watch_clock
 from matriarch.agent.config import ClusterConfig, Environment
 from matriarch.agent.events import Notices
+from matriarch.agent.formerwal import FormerWal
 from matriarch.agent.heartbeat_client import HeartbeatClient
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
@@ -100,6 +101,7 @@ class Agent:
             "archive": archiving.keep,
             "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
             "replaced data": ReplacedData(instance).keep,
+            "WAL of former timelines": FormerWal(instance).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
         try:

@@ -54,6 +54,15 @@ def seen(before: Space, total: int, free: int, ballast_bytes: int) -> Space:
     return Space(total, free, ballast_bytes, state, stopped)
 
 
+def sheds(former: int, total: int) -> bool:
+    """Whether WAL of timelines that were left takes too much room: `former` segments of it.
+
+    Each change of the primary leaves the segment it happened in, and PostgreSQL removes them by their number alone, of
+    whatever timeline: while little is written, failovers in a row leave a segment each for as long as that one lasts.
+    """
+    return former * SEGMENT > max(total // 16, 3 * SEGMENT)
+
+
 def next_look(space: Space) -> float:
     """Seconds until the volume is looked at again: a bulk load writes in one second all that is left."""
     return 1.0 if space.free_bytes >= 2 * enough_above(space.total_bytes) else 0.2

@@ -95,6 +95,10 @@ class DataDirectory(ServerBase):
         """The line of the newest real timeline in pg_wal, oldest first; empty on timeline 1."""
         return list(await files.in_thread(timeout, walfiles.newest_line, self._pg_wal))
 
+    async def former_segments(self) -> int:
+        """How many WAL files of timelines that were left lie here."""
+        return await files.in_thread(DISK, walfiles.former_segments, self._pg_wal)
+
     async def prune_tombstones(self, newest_real: int | None = None) -> None:
         """Removes tombstones above the newest real history: a server that starts with one never gets consistent.
 

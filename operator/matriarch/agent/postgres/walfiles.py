@@ -105,6 +105,15 @@ def newest_segment_timeline(pg_wal: Path) -> int:
     return max((int(name[:8], 16) for name in names), default=0)
 
 
+def former_segments(pg_wal: Path) -> int:
+    """How many WAL files here are of timelines that were left: their number is one that the newest timeline has too, or
+    passed."""
+    files = [(int(n[:8], 16), int(n[8:], 16)) for n in os.listdir(pg_wal) if len(n) == 24]  # noqa: PTH208 - the same
+    newest = max((timeline for timeline, _ in files), default=0)
+    reached = max((number for timeline, number in files if timeline == newest), default=0)
+    return sum(timeline < newest and number <= reached for timeline, number in files)
+
+
 def bury(pg_wal: Path, own: int, claim: int) -> None:
     """Puts the tombstones that make a promotion from `own` take `claim`, and removes those at and above it."""
     present = histories(pg_wal)
