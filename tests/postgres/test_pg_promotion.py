@@ -288,13 +288,13 @@ async def _rows(member: Member, rows: list[int]) -> bool:
 
 async def test_failovers_in_a_row_do_not_fill_a_small_volume(box: Box) -> None:
     """Hardly anything is written, so all of them happen in one segment, and each leaves a copy of it."""
-    one = await box.primary()
+    small = 1 << 30
+    one = await box.primary(volume=small)
     for claim in range(2, 10):
         assert await one.server.stop("fast")
         await one.server.start_standby(None)
         await one.server.promote(claim)
     await eventually(lambda: _former(one, 6), "a segment of each timeline")
-    small = 1 << 30
     instance = SimpleNamespace(
         server=one.server, server_role="primary", door="open", busy="", space=Space(64 * small, 32 * small)
     )

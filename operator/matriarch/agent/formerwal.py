@@ -34,8 +34,8 @@ class FormerWal:
             await asyncio.sleep(self._pause)
 
     async def look(self) -> None:
-        """One look, and a checkpoint when it is time. PostgreSQL removes at a checkpoint what is below the segment that
-        the checkpoint is in, so a primary begins another segment first; a standby follows with a restartpoint."""
+        """One look, and a checkpoint when it is time. PostgreSQL removes at a checkpoint what lies so far below it that
+        nothing keeps it, so a primary goes on some segments first; a standby follows with a restartpoint."""
         instance = self._instance
         role, total = instance.server_role, instance.space.total_bytes
         if role not in ("primary", "standby") or not total or instance.busy:
@@ -44,8 +44,8 @@ class FormerWal:
         if not sheds(former, total):
             self._pause = EVERY
             return
-        if role == "primary" and instance.door == "open":
-            await instance.server.pass_segment()
+        if role == "primary" and instance.door == "open" and instance.space.free_bytes > total // 4:
+            await instance.server.pass_kept_segments()
         await instance.server.checkpoint()
         left = await instance.server.former_segments()
         log.info("WAL of former timelines: %d segments, %d after a checkpoint", former, left)

@@ -17,7 +17,7 @@ from matriarch.agent.postgres import files, processes
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.postgres.looking import Looking
 from matriarch.errors import Refused, Unavailable
-from matriarch.postgres.lsn import format_lsn
+from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn
 
 _POLL = 0.005
 _PATIENCE = 0.5  # seconds in which a healthy stream flushes a record
@@ -25,6 +25,8 @@ _PATIENCE = 0.5  # seconds in which a healthy stream flushes a record
 _RECORD = "SELECT (pg_logical_emit_message(false, 'matriarch', '', true) - '0/0')::bigint AS lsn"
 
 _NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'matriarch', '', true), pg_switch_wal()"
+
+_KEPT = "SELECT setting::int AS megabytes FROM pg_settings WHERE name = 'wal_keep_size'"
 
 _WAITS = "SELECT wait_event = 'SyncRep' AS waits FROM pg_stat_activity WHERE pid = $1"
 
@@ -113,6 +115,13 @@ class Quorum(Looking):
         is sent away until the primary is there: after a promotion that cut the record off nobody else would write.
         """
         await self._sessions.fetch("next segment", _NEXT_SEGMENT, timeout=timeout)
+
+    async def pass_kept_segments(self, *, timeout: float = 30.0) -> None:
+        """Goes on so far ahead that a checkpoint may remove the present segment, whatever wal_keep_size holds back."""
+        kept = int((await self._sessions.fetchrow("what is kept", _KEPT, timeout=timeout))["megabytes"])
+        async with files.ends_within(timeout, "no further segment was begun"):
+            for _ in range((kept << 20) // SEGMENT_SIZE + 2):
+                await self.pass_segment()
 
     async def confirm_flushed(self, lsn: int, voters: Sequence[str], k: int, *, timeout: float = 10.0) -> list[str]:
         """The voters, at least `k`, that have flushed `lsn`. Unavailable when fewer have in time."""
