@@ -256,7 +256,7 @@ def restore(
     as_json = wants_json(output)
     points = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
     if reuse is not None and to_directory is None:
-        usage("Files of a data directory are taken for another one: --reuse goes with --store S and --to-directory DIR.")
+        usage("Files are taken from a data directory for another one: --reuse goes with --to-directory DIR.")
     if in_place and not yes and sys.stdin.isatty():
         typer.confirm(f"Replace the data of {to or name}?", abort=True)
     if store is not None:
