@@ -10,7 +10,7 @@ turns; of several rounds the medians count. Progress goes to stderr. The last li
 ratios of speed are above 1 where Matriarch is faster, and its ratios of size below 1 where Matriarch stores less;
 `logical_vs_pgdump_alone` is our time over that of pg_dump to /dev/null. The WAL archive is measured by itself, on the
 PostgreSQL that ships (bench/walarchive.py), the peers' on the PostgreSQL that they know. barman-cloud encrypts nothing,
-and is measured once.
+and is measured once, as are the restores onto what is there (`--parts delta`, bench/delta.py).
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ import platform
 import signal
 import tempfile
 
-from bench import barman, walarchive, walpeers
+from bench import barman, delta, walarchive, walpeers
 from bench.peers import Bed, bytes_in, server
 from bench.timed import GB, HEAD, Run, middle
 from dev import s3
 from dev.host import DevError, need_linux_root
 
-PARTS = ("physical", "logical", "barman", "wal", "walpeers")
+PARTS = ("physical", "delta", "logical", "barman", "wal", "walpeers")
 OURS, THEIRS, THEIRS_ZSTD = "ours", "gz", "zst"
 
 
@@ -119,6 +119,10 @@ def measure(args: argparse.Namespace, folder: Path) -> tuple[list[Run], int, dic
             found = physical(bed, args.rounds)
             runs += [run for pair in found.values() for run in pair]
             figures.update(physical_figures(found))
+        if "delta" in args.parts:
+            some, ratios = delta.measure(bed)
+            runs += some
+            figures.update(ratios)
         if "logical" in args.parts:
             three = logical(bed, args.rounds)
             runs += three

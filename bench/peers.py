@@ -87,7 +87,7 @@ class Bed:
     def emptied(self, name: str) -> None:
         shutil.rmtree(Path(self.store.folder) / "data" / name)
 
-    def _ours(self, name: str, bucket: str, *words: str) -> Run:
+    def ours(self, name: str, bucket: str, *words: str) -> Run:
         environment = {
             "PATH": f"{BIN}:{os.environ['PATH']}",
             "BACKUP_ENCRYPTION_KEY": KEY,
@@ -100,7 +100,7 @@ class Bed:
         return timed(name, [sys.executable, "-m", "matriarch.cli.main", *words, *where], environment)
 
     @property
-    def _url(self) -> str:
+    def url(self) -> str:
         return f"postgresql://postgres@/postgres?host={self.place}"
 
     def our_physical(self) -> tuple[Run, Run]:
@@ -108,10 +108,10 @@ class Bed:
         folder = self.bucket("ours")
         jobs = ["--jobs", str(self.jobs)]
         how = ["--method", "physical", "--pgdata", str(self.data), "--level", str(self.level)]
-        backup = self._ours("Matriarch, physical", "ours", "backup", *how, *jobs, "--url", self._url)
+        backup = self.ours("Matriarch, physical", "ours", "backup", *how, *jobs, "--url", self.url)
         restored = self.place / "restored"
         backup = replace(backup, stored=bytes_in(folder))
-        restore = self._ours("Matriarch, restore", "ours", "restore", "--to-directory", str(restored), *jobs)
+        restore = self.ours("Matriarch, restore", "ours", "restore", "--to-directory", str(restored), *jobs)
         check(restored)
         shutil.rmtree(restored)
         self.emptied("ours")
@@ -119,7 +119,7 @@ class Bed:
 
     def our_logical(self) -> Run:
         folder = self.bucket("logical")
-        run = self._ours("Matriarch, logical", "logical", "backup", "--url", self._url)
+        run = self.ours("Matriarch, logical", "logical", "backup", "--url", self.url)
         run = replace(run, stored=bytes_in(folder))
         self.emptied("logical")
         return run

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bench.backup import OURS, THEIRS, THEIRS_ZSTD, logical_figures, physical_figures
+from bench.delta import ratios
 from bench.timed import Run, middle, timed
 from dev.host import DevError
 
@@ -33,6 +34,15 @@ def test_speed_is_above_one_where_ours_is_faster_and_size_below_where_ours_is_sm
         "logical_vs_pgdump_alone": 1.5,
         "logical_vs_pipeline": 1.5,
         "logical_size_ratio": 0.5,
+    }
+
+
+def test_ratios_of_a_restore_onto_what_is_there() -> None:
+    four = {"full": run(8), "reuse": run(2), "their full": run(9), "their delta": run(3)}
+    assert ratios("newest", four) == {
+        "reuse_vs_full_newest": 4.0,
+        "their_delta_vs_full_newest": 3.0,
+        "reuse_vs_pgbackrest_delta_newest": 1.5,
     }
 
 

@@ -21,6 +21,7 @@ class Tracker:
     tables_done: int = 0
     tables_total: int | None = None
     note: str = ""
+    reused: int = 0  # bytes that were not fetched because another directory had them; stays over all steps
     _begun: float = field(default_factory=time.monotonic)
     _samples: deque[tuple[float, int]] = field(default_factory=deque)
 

@@ -228,6 +228,9 @@ def restore(
     to_directory: Annotated[
         Path | None, typer.Option("--to-directory", help="an empty directory for a physical backup")
     ] = None,
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse", help="physical: take what is the same from this data directory, only read")
+    ] = None,
     target: Annotated[str, typer.Option("--target", help="physical: latest, or immediate")] = "latest",
     target_time: Annotated[str | None, typer.Option("--target-time", help="archive: 2026-03-01T02:00:00Z")] = None,
     target_lsn: Annotated[str | None, typer.Option("--target-lsn", help="archive: 0/3000148")] = None,
@@ -252,6 +255,8 @@ def restore(
     """Restore a Backup into a new cluster or in place; or from a store (--store) into any server (--to)."""
     as_json = wants_json(output)
     points = {"time": target_time, "lsn": target_lsn, "xid": target_xid, "name": target_name}
+    if reuse is not None and to_directory is None:
+        usage("Files are taken from a data directory for another one: --reuse goes with --to-directory DIR.")
     if in_place and not yes and sys.stdin.isatty():
         typer.confirm(f"Replace the data of {to or name}?", abort=True)
     if store is not None:
@@ -274,6 +279,7 @@ def restore(
                 else None,
                 allow_unencrypted=allow_unencrypted,
                 accept_suspect=accept_suspect,
+                reuse=reuse,
                 jobs=jobs,
                 as_json=as_json,
             )

@@ -70,9 +70,10 @@ def backup(
 
 def restore(
     store: str, backup_id: str, directory: Path, *, endpoint: str | None, key_files: list[Path], target: Target,
-    restore_command: str | None, allow_unencrypted: bool, accept_suspect: bool, jobs: int, as_json: bool,
+    restore_command: str | None, allow_unencrypted: bool, accept_suspect: bool, reuse: Path | None, jobs: int,
+    as_json: bool,
 ) -> None:  # fmt: skip
-    """`restore_command` None: without the archive."""
+    """`restore_command` None: without the archive. `reuse`: a data directory whose files are taken where they fit."""
     stop, tracker = Stop(), Tracker()
     directory = directory.absolute()
 
@@ -93,6 +94,7 @@ def restore(
             timeline=timeline,
             allow_unencrypted=allow_unencrypted,
             accept_suspect=accept_suspect,
+            reuse=reuse,
             workers=jobs,
             tracker=tracker,
             stop=stop,
@@ -101,9 +103,12 @@ def restore(
 
     opened = terminal.run(in_thread(fill), line=lambda: line(tracker), stop=stop.set)
     if as_json:
-        show_json(describe(opened.manifest))
+        taken = {} if reuse is None else {"bytesTaken": tracker.reused}
+        show_json(describe(opened.manifest) | taken)
         return
     show(f"{opened.body.name} is in {directory}: {size(opened.body.size)}, every digest as in the backup.")
+    if reuse is not None:
+        note(f"{tracker.reused:,} bytes ({size(tracker.reused)}) were taken from {reuse}; the rest was fetched")
     what = "the WAL of the backup" if restore_command is None else f"WAL by `{restore_command}`, up to its target,"
     if restore_command is not None:
         note(f"first, beside it: matriarch wal --store {store} --directory {directory}")

@@ -1,7 +1,8 @@
 """A physical backup into an empty directory, and the same reading without writing.
 
 Checking    the directory, the manifest, the map, and that every pack is there; of an incremental one for all its chain
-Restoring   packs in threads: decrypted, decompressed, every digest compared, written where the map says
+Restoring   packs in threads: decrypted, decompressed, every digest compared, written where the map says; those whose
+            content another directory has already are not fetched (reuse.py)
 Finishing   settings of recovery, everything synced, pg_control last: without it PostgreSQL starts nothing half restored
 """
 
@@ -23,11 +24,11 @@ from matriarch.backup import lineage
 from matriarch.backup.jobspec import Reason
 from matriarch.backup.keys import Kek
 from matriarch.backup.manifest import Opened
-from matriarch.backup.physical import writeback
+from matriarch.backup.physical import reuse, writing
 from matriarch.backup.physical.contents import Contents, File, Pack, Piece
 from matriarch.backup.physical.crew import work
 from matriarch.backup.physical.exclude import CONTROL
-from matriarch.backup.physical.merge import Merge, Place, Source, Span, everything, spans
+from matriarch.backup.physical.merge import Merge, Place, Source, everything, spans
 from matriarch.backup.physical.objects import Sealing, damaged, read_object
 from matriarch.backup.physical.recovery import settings
 from matriarch.backup.progress import Tracker
@@ -41,13 +42,13 @@ T = TypeVar("T")
 
 SYNCING = 8  # files at a time
 _AUTO_CONF = "postgresql.auto.conf"
-_NEW = ".restoring"  # ending of pg_control until all else is on the disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """`restore_command` None: only the WAL of the backup. `timeline`: that recovery follows, None: the backup's.
-    `accept_suspect`: also one whose pages were bad.
+    `accept_suspect`: also one whose pages were bad. `reuse`: another data directory, of whose files what is the same is
+    taken instead of fetched; it is only read, and `tracker.reused` says how much that was.
     """
 
     store: Store
@@ -59,6 +60,7 @@ class Request:
     timeline: int | None = None
     allow_unencrypted: bool = False
     accept_suspect: bool = False
+    reuse: Path | None = None
     workers: int = 2
     tracker: Tracker = field(default_factory=Tracker)
     stop: Stop = field(default_factory=Stop)
@@ -67,6 +69,8 @@ class Request:
 def restore(request: Request) -> Opened:
     """Fill the directory. Raises MatriarchError with the directory as empty as it was."""
     request.tracker.step("Checking")
+    if request.reuse is not None:
+        reuse.refuse(request.reuse, request.directory)
     _refuse_filled(request.directory)
     opened = find(request.store, request.backup, request.keys, request.allow_unencrypted)
     if opened.body.suspect and not request.accept_suspect:
@@ -208,56 +212,19 @@ def _fill(request: Request, contents: Contents, sources: Sequence[Source]) -> No
         (root / folder.path).mkdir(mode=folder.mode | 0o700)
     for file in contents.files:
         if not file.pieces:
-            _create(root, file)
-    _read_packs(request.store, sources, request.workers, tracker, request.stop, root)
+            writing.create(root, file)
+    with reuse.opened(request.reuse) as old:
+        _read_packs(request.store, sources, request.workers, tracker, request.stop, root, old)
     tracker.step("Finishing")
     _settle(root, contents)
     with (root / _AUTO_CONF).open("a", encoding="utf-8") as conf:
         conf.write(settings(request.target, request.restore_command, request.timeline))
     (root / "recovery.signal").touch(mode=0o600)
     _sync(root, contents, request.stop)
-    (root / (CONTROL + _NEW)).rename(root / CONTROL)
+    (root / (CONTROL + writing.UNFINISHED)).rename(root / CONTROL)
     _sync_path(root / "global")
     _sync_path(root)
     _sync_path(root.parent)
-
-
-class _Writer:
-    """One piece's place in its file."""
-
-    def __init__(self, root: Path, file: File, where: list[Span]) -> None:
-        self._fd = _open(root, file)
-        self._where, self._next = where, 0
-
-    def write(self, data: memoryview, position: int) -> None:
-        """What of `data`, which is at `position` in the piece, belongs into the file. In the piece's order."""
-        end = position + len(data)
-        while self._next < len(self._where):
-            span = self._where[self._next]
-            begin, stop = max(span.at, position), min(span.at + span.size, end)
-            if begin < stop:
-                self._put(data[begin - position : stop - position], span.offset + begin - span.at)
-            if span.at + span.size > end:
-                return
-            self._next += 1
-
-    def _put(self, data: memoryview, offset: int) -> None:
-        while data:
-            count = os.pwrite(self._fd, data, offset)
-            data, offset = data[count:], offset + count
-
-    def close(self) -> None:
-        writeback.begin(self._fd)
-        os.close(self._fd)
-
-
-def _open(root: Path, file: File) -> int:
-    name = file.path + (_NEW if file.path == CONTROL else "")
-    return os.open(root / name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, file.mode | 0o600)
-
-
-def _create(root: Path, file: File) -> None:
-    os.close(_open(root, file))
 
 
 def _read_packs(
@@ -267,14 +234,25 @@ def _read_packs(
     tracker: Tracker,
     stop: Stop,
     root: Path | None = None,
+    old: reuse.Old | None = None,
 ) -> None:
     """Every pack through `workers` threads, every piece of it to its place below `root`, every digest compared."""
     lock = threading.Lock()
 
+    def write(piece: Piece, place: Place) -> writing.Writer:
+        assert root is not None
+        return writing.Writer(root, place.file, spans(piece, place))
+
     def one(_: int, source: Source) -> None:
-        def writer(piece: Piece) -> _Writer | None:
-            place: Place | None = source.places.get(piece.at)
-            return _Writer(root, place.file, spans(piece, place)) if root is not None and place is not None else None
+        if old is not None and (taken := reuse.take(old, source, write, stop.check)) is not None:
+            with lock:
+                tracker.bytes_done += source.pack.size
+                tracker.reused += taken
+            return
+
+        def writer(piece: Piece) -> writing.Writer | None:
+            place = source.places.get(piece.at)
+            return write(piece, place) if root is not None and place is not None else None
 
         flow = _Flow(source.pack, source.pieces, writer)
         try:
@@ -300,12 +278,12 @@ class _Flow:
     """The content of a pack, cut into its pieces."""
 
     def __init__(
-        self, pack: Pack, pieces: tuple[tuple[File, Piece], ...], writer: Callable[[Piece], _Writer | None]
+        self, pack: Pack, pieces: tuple[tuple[File, Piece], ...], writer: Callable[[Piece], writing.Writer | None]
     ) -> None:
         self._pack, self._make = pack, writer
         self._pieces: Iterator[tuple[File, Piece]] = iter(pieces)
         self._now: tuple[File, Piece] | None = None
-        self._writer: _Writer | None = None
+        self._writer: writing.Writer | None = None
         self._digest = hashlib.sha256()
         self._done = 0
 
@@ -353,7 +331,7 @@ class _Flow:
 def _settle(root: Path, contents: Contents) -> None:
     """Sizes, modes and times as they were."""
     for file in contents.files:
-        path = root / (file.path + (_NEW if file.path == CONTROL else ""))
+        path = root / writing.name(file)
         if path.stat().st_size != file.size:
             os.truncate(path, file.size)
         path.chmod(file.mode)
@@ -368,7 +346,7 @@ def _sync(root: Path, contents: Contents, stop: Stop) -> None:
             ctypes.CDLL(None, use_errno=True).syncfs(fd)
     finally:
         os.close(fd)
-    paths = [root / (file.path + (_NEW if file.path == CONTROL else "")) for file in contents.files]
+    paths = [root / writing.name(file) for file in contents.files]
     paths += [root / name for name in (_AUTO_CONF, "recovery.signal")]
     paths += [root / folder.path for folder in contents.directories]
 
