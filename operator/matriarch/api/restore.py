@@ -282,6 +282,8 @@ class Recovered(Model):
     """Of the backup's files."""
     wal_bytes: Int64 | None = None
     """Replayed."""
+    reused_bytes: Int64 | None = None
+    """In place: taken from the data that was there, instead of fetched from the store."""
 
 
 class RestoreStatus(Status):

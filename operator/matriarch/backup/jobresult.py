@@ -101,6 +101,7 @@ class RecoverResult:
     archived_until: str  # when the store received the newest WAL that leads on from the backup
     size: int  # bytes of the backup's files
     wal: int  # bytes replayed
+    reused: int = 0  # bytes that were taken from the data that is replaced, instead of fetched
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -209,6 +209,7 @@ def reached(restore: Restore, report: jobresult.RecoverResult) -> dict[str, obje
         "systemIdentifier": report.system_identifier,
         "sizeBytes": report.size,
         "walBytes": report.wal,
+        "reusedBytes": report.reused or None,
     }
     status: dict[str, object] = {"recovered": {k: v for k, v in found.items() if v is not None}}
     created = datetime.fromisoformat(restore.metadata.creation_timestamp or "")

@@ -167,6 +167,7 @@ def _lay_down(request: Request, way: Way, new: Path) -> None:
             target=way.target,
             restore_command=command,
             timeline=timeline,
+            reuse=request.pgdata if request.task.replaces and request.pgdata.is_dir() else None,
             allow_unencrypted=request.task.allow_unencrypted,
             tracker=request.tracker,
             stop=request.stop,
@@ -241,6 +242,7 @@ def _finish(request: Request, way: Way, new: Path, replayed: Replayed) -> Recove
         archived_until=until,
         size=way.opened.body.size,
         wal=max(0, replayed.lsn - parse_lsn(physical.start_lsn)),
+        reused=request.tracker.reused,
     )
     if control.timeline != replayed.timeline or _control(new).timeline != replayed.timeline:
         raise Corrupt(

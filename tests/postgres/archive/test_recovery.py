@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 import random
@@ -72,6 +73,8 @@ def world(tools: Path, short_folder: Path, tmp_path_factory: pytest.TempPathFact
     server.start()
     try:
         server.sql("CREATE TABLE marks (n int)")
+        server.sql("CREATE TABLE bulk AS SELECT repeat(md5(g::text), 30) AS t FROM generate_series(1, 100000) g")
+        server.sql("VACUUM FREEZE bulk")  # a pack of it that nothing changes afterwards
         opened = physical_backup(archiver.store, server)
         _insert(server, range(12))
         server.sql("SELECT pg_create_restore_point('half')")
@@ -238,6 +241,66 @@ def test_killed_at_random_it_leaves_nothing_that_passes_as_data(world: World) ->
     assert looked_at(volume)[0] == list(range(24))
     assert done.recover is not None
     assert json.loads((volume / "pgdata" / MARK).read_text())["result"]["timeline"] == done.recover.timeline
+
+
+def test_in_place_what_is_there_is_read_and_not_touched(world: World) -> None:
+    """The data of now, on which a server crashed; beside it, what was before. An agent exchanges them, not the Job."""
+    volume = volume_in(world.place)
+    now = world.run(Moment(kind="latest"), volume)
+    assert now.ok, now.message
+    (volume / "pgdata" / "postmaster.pid").write_text("1\n")
+    (volume / "pgdata.new").mkdir()
+    before = _digests(volume / "pgdata")
+    wish = Moment(kind="name", value="half")
+    refused = world.run(wish, volume, restore_id="other")
+    assert refused.reason is Reason.TARGET_NOT_EMPTY, "not without being told that it replaces"
+    done = world.run(wish, volume, restore_id="other", replaces=True)
+    assert done.ok, done.message
+    assert done.recover is not None
+    assert done.recover.reused > 50 << 20, "what nobody changed is fetched"
+    assert _digests(volume / "pgdata") == before
+    assert sorted(p.name for p in volume.iterdir() if p.name.startswith("pgdata")) == [
+        "pgdata",
+        "pgdata.restored-other",
+    ]
+    again = world.run(wish, volume, restore_id="other", replaces=True)
+    assert again.recover == done.recover, "done already, and told again"
+    (volume / "pgdata").rename(volume / "pgdata.before-other")
+    (volume / "pgdata.restored-other").rename(volume / "pgdata")
+    assert looked_at(volume)[0] == list(range(12))
+
+
+def test_killed_at_random_in_place_the_data_is_as_it_was(world: World) -> None:
+    volume = volume_in(world.place)
+    assert world.run(Moment(kind="latest"), volume).ok
+    before, wish = _digests(volume / "pgdata"), Moment(kind="name", value="half")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": "operator",
+        "MATRIARCH_JOB": world.spec(wish, volume, restore_id="other", replaces=True).to_json(),
+        "MATRIARCH_KEY_FOLDER": world.archiver.config.key_folder,
+        "MATRIARCH_TERMINATION_LOG": str(volume.with_suffix(".log")),
+    }
+    for _ in range(4):
+        job = subprocess.Popen(
+            [sys.executable, "-m", "matriarch.recovery.job"], env=environment, stderr=subprocess.DEVNULL
+        )
+        with suppress(subprocess.TimeoutExpired):
+            job.wait(random.uniform(0.3, 5))
+        if job.poll() is None:
+            job.send_signal(signal.SIGKILL)
+            job.wait()
+        _end_postmaster(volume / "pgdata.new")
+        assert _digests(volume / "pgdata") == before
+        beside = volume / "pgdata.restored-other"
+        assert not beside.exists() or restored_by((beside / MARK).read_text()) == "other", "half of it passes as whole"
+    assert world.run(wish, volume, restore_id="other", replaces=True).ok
+    assert _digests(volume / "pgdata") == before
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
 def _end_postmaster(pgdata: Path) -> None:
