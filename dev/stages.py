@@ -88,7 +88,8 @@ def test_stages() -> list[Stage]:
         _pytest("postgres", "tests/postgres", 3300, "-m", "not long", "-n", "2", "--dist", "loadfile"),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
-        _pytest("e2e", "tests/e2e", 3000, f"--ignore={GROUND}", "-m", "not long", env={"KEEP": "1"}),
+        # A cluster that is ill fails one test after the other, each after minutes of waiting.
+        _pytest("e2e", "tests/e2e", 3000, f"--ignore={GROUND}", "-m", "not long", "--maxfail=4", env={"KEEP": "1"}),
         _pytest("histories", HISTORIES, 900),
     ]
 
