@@ -26,6 +26,7 @@ class AtOnce:
             self._terminal.write_line(report.longreprtext[-FAILURE:])
 
 
+@pytest.hookimpl(trylast=True)  # the reporter has to be there
 def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if isinstance(terminal, pytest.TerminalReporter):
