@@ -193,7 +193,6 @@ async def test_to_a_moment_step_by_step(world: World) -> None:
 @pytest.mark.parametrize(
     ("backup", "spec", "reason"),
     [
-        pytest.param({}, {"inPlace": {"confirm": "orders"}}, "PhysicalBackup", id="in place"),
         pytest.param({}, {"recoveryTarget": {"time": "2026-06-31T00:00:00Z"}}, "InvalidTarget", id="no such day"),
         pytest.param({"physical": {"pages": "suspect"}}, {}, "Suspect", id="bad pages"),
         pytest.param({"store": {**S3, "name": "other"}}, {"recoveryTarget": {"to": "latest"}}, "ArchiveElsewhere",
@@ -204,8 +203,7 @@ async def test_to_a_moment_step_by_step(world: World) -> None:
 async def test_refused_before_anything_is_made(world: World, backup: Object, spec: Object, reason: str) -> None:
     await source(world, backup={"stores": [S3], "walArchive": {"store": S3["name"]}})
     await physical(world, "good", 2, **backup)
-    target = "orders" if "inPlace" in spec else "again"
-    await world.make("Restore", "back", {**restore_of({"backup": {"name": "good"}}, target), **spec})
+    await world.make("Restore", "back", {**restore_of({"backup": {"name": "good"}}), **spec})
     restore = await world.look("Restore", "back")
     assert condition(restore, "Failed") == ("True", reason)
     assert [await world.jobs(purpose) for purpose in ("verify", "restore")] == [[], []]
