@@ -127,10 +127,11 @@ class Orders:
             {"instance": v.instance, "incarnation": v.incarnation, "state": "streaming", "lag_bytes": 0}
             for v in state.voters
         ]
-        common = {
+        common: Object = {
             "state": "running",
             "ready": True,
             "door": "open",
+            "config_generation": 99,
             "disk": {"total_bytes": 20 * GIB, "free_bytes": free},
         }
         self.agents.answers = {

@@ -63,10 +63,10 @@ async def asked(world: World, **more: Any) -> Object:
     return await world.look("Restore", "back")
 
 
-async def suspended(world: World, **more: Any) -> Orders:
+async def suspended(world: World, **spec: Any) -> Orders:
     """A cluster that is held up, of which no Pod is left, and the Job that restores."""
-    orders = await orders_of(world)
-    await safe(world, await asked(world, **more))
+    orders = await orders_of(world, **spec)
+    await safe(world, await asked(world))
     assert (await orders.lease()).suspended
     await orders.reconcile(3)
     assert await orders.pods() == []
@@ -149,7 +149,7 @@ async def test_step_by_step(world: World) -> None:
     assert (after.replaced, after.filling) == ((SYSTEM,), None)
     ready = await orders.condition("Ready")
     assert ready is not None
-    assert ready[:2] == ("True", "Ready"), ready
+    assert ready[:2] == ("True", "AllInstancesReady"), ready
     assert await orders.policies() == KEEP
     await orders.reconcile(2)
     assert await orders.pods() == list(INSTANCES)
@@ -198,7 +198,7 @@ async def test_a_job_that_fails_leaves_the_cluster_as_it_was(world: World) -> No
     await orders.reconcile(2)
     ready = await orders.condition("Ready")
     assert ready is not None
-    assert ready[:2] == ("True", "Ready"), ready
+    assert ready[:2] == ("True", "AllInstancesReady"), ready
 
 
 async def test_a_restore_that_is_deleted_lets_the_cluster_go_on(world: World) -> None:
@@ -270,12 +270,12 @@ async def test_refused_before_anything_is_made(
     found = await world.look("Restore", "back")
     assert condition(found, "Failed") == ("True", reason)
     assert says in found["status"]["error"]["message"]
-    assert await world.jobs() == []
+    assert [await world.jobs(purpose) for purpose in ("verify", "restore")] == [[], []]
     assert await orders.lease_object() == before
 
 
 async def test_a_replica_cluster_has_its_source_s_data(world: World) -> None:
-    host = {"enabled": True, "source": {"host": "primary.example.com"}}
+    host = {"enabled": True, "source": {"host": "primary.example.com", "secret": {"name": "source"}}}
     await world.cluster(replica=host)
     await world.credentials()
     await world.make("Secret", "orders-backup-key", stringData={"key": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="})
@@ -284,7 +284,7 @@ async def test_a_replica_cluster_has_its_source_s_data(world: World) -> None:
     found = await world.look("Restore", "back")
     assert condition(found, "Failed") == ("True", "ReplicaCluster")
     assert "primary.example.com" in found["status"]["error"]["message"]
-    assert await world.jobs() == []
+    assert [await world.jobs(purpose) for purpose in ("verify", "restore")] == [[], []]
 
 
 async def test_without_a_store_if_no_safety_backup_is_wanted(world: World) -> None:
@@ -340,10 +340,7 @@ async def test_the_check_is_made_by_the_image_that_will_read_the_data(world: Wor
 
 @pytest.mark.parametrize("policy", ["Retain", "Delete"])
 async def test_a_cluster_that_is_deleted_while_it_is_held_up(world: World, policy: str) -> None:
-    orders = await suspended(world)
-    if policy == "Delete":
-        await world.kube.patch("DatabaseCluster", world.namespace, "orders", {"spec": {"deletionPolicy": policy}})
-        await orders.reconcile(2)
+    orders = await suspended(world, deletionPolicy=policy)
     held = await orders.lease()
     assert held.filling is not None
     await world.kube.delete("DatabaseCluster", world.namespace, "orders")
