@@ -555,20 +555,6 @@ BAD: tuple[Bad, ...] = (
         "set exactly one of to (latest or immediate), time, lsn, xid and name",
     ),
     Bad(
-        "a recovery in place",
-        "Restore",
-        {"inPlace": {"confirm": "copy"}, "recoveryTarget": {"to": "latest"}},
-        "spec.inPlace",
-        "a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
-    ),
-    Bad(
-        "a physical backup of a store in place",
-        "Restore",
-        {"inPlace": {"confirm": "copy"}, "source": {"backup": None, "store": {"s3": S3, "method": "physical"}}},
-        "spec.inPlace",
-        "a physical backup becomes a new cluster: leave inPlace out and choose a new target.cluster",
-    ),
-    Bad(
         "a schedule's backup before a transaction",
         "Restore",
         {"source": {"backup": None, "schedule": {"name": "nightly"}}, "recoveryTarget": {"xid": "800"}},
@@ -736,6 +722,16 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ),
     ("restore", "Restore", {}),
     ("restore in place", "Restore", {"inPlace": {"confirm": "copy"}}),
+    (
+        "a recovery in place",
+        "Restore",
+        {"inPlace": {"confirm": "copy", "skipSafetyBackup": True}, "recoveryTarget": {"to": "latest"}},
+    ),
+    (
+        "a physical backup of a store in place",
+        "Restore",
+        {"inPlace": {"confirm": "copy"}, "source": {"backup": None, "store": {"s3": S3, "method": "physical"}}},
+    ),
     ("restore to a second", "Restore", {"recoveryTarget": {"time": "2026-03-01T14:05:00.123456+01:00"}}),
     (
         "restore of a schedule's newest backup",

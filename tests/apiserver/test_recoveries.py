@@ -10,6 +10,7 @@ import pytest
 from matriarch.backup.jobresult import RecoverResult, Result
 from matriarch.backup.jobspec import Moment, Reason
 from matriarch.decide import lease as lease_codec
+from matriarch.decide.member import Member
 from matriarch.kube.client import Object
 from matriarch.resources import names
 from tests.apiserver.backup_world import (
@@ -193,7 +194,6 @@ async def test_to_a_moment_step_by_step(world: World) -> None:
 @pytest.mark.parametrize(
     ("backup", "spec", "reason"),
     [
-        pytest.param({}, {"inPlace": {"confirm": "orders"}}, "PhysicalBackup", id="in place"),
         pytest.param({}, {"recoveryTarget": {"time": "2026-06-31T00:00:00Z"}}, "InvalidTarget", id="no such day"),
         pytest.param({"physical": {"pages": "suspect"}}, {}, "Suspect", id="bad pages"),
         pytest.param({"store": {**S3, "name": "other"}}, {"recoveryTarget": {"to": "latest"}}, "ArchiveElsewhere",
@@ -204,8 +204,7 @@ async def test_to_a_moment_step_by_step(world: World) -> None:
 async def test_refused_before_anything_is_made(world: World, backup: Object, spec: Object, reason: str) -> None:
     await source(world, backup={"stores": [S3], "walArchive": {"store": S3["name"]}})
     await physical(world, "good", 2, **backup)
-    target = "orders" if "inPlace" in spec else "again"
-    await world.make("Restore", "back", {**restore_of({"backup": {"name": "good"}}, target), **spec})
+    await world.make("Restore", "back", {**restore_of({"backup": {"name": "good"}}), **spec})
     restore = await world.look("Restore", "back")
     assert condition(restore, "Failed") == ("True", reason)
     assert [await world.jobs(purpose) for purpose in ("verify", "restore")] == [[], []]
@@ -374,3 +373,37 @@ async def test_a_lifted_hold_starts_instances_and_keeps_their_data(cluster_world
     assert sorted(n for k, n in objects if k == "Pod") == ["orders-1", "orders-2"]
     claim = objects["PersistentVolumeClaim", "orders-1"]
     assert claim["metadata"]["annotations"][names.DELETION_POLICY] == "Retain"
+
+
+@pytest.mark.parametrize("lost", ["deleted", "unreadable"])
+async def test_a_restored_cluster_that_loses_its_lease_keeps_its_volumes(
+    cluster_world: ClusterWorld, lost: str
+) -> None:
+    """The note of who filled it stays on the resource, and without a Lease nothing says that the hold was lifted."""
+    world = cluster_world
+    notes = {"name": "orders", "namespace": world.namespace, "annotations": {names.FILLED_BY: "back/u1"}}
+    cluster = {"version": "17", "instances": 1, "storage": {"size": "1Gi"}}
+    await world.kube.create({"kind": "DatabaseCluster", "metadata": notes, "spec": cluster})
+    await world.reconcile(2)
+    found = await world.get("Lease", "orders")
+    assert found is not None
+    state = lease_codec.filled(lease_codec.from_manifest(found).state, "u1")
+    state = lease_codec.bootstrapped(state, Member("orders-1", "abc"), SYSTEM, "n")
+    found["metadata"]["annotations"][lease_codec.ANNOTATION] = lease_codec.encode(state)
+    found["metadata"]["annotations"][names.DELETION_POLICY] = "Retain"
+    await world.kube.replace(found)
+    await world.reconcile(2)
+    if lost == "deleted":
+        await world.kube.delete("Lease", world.namespace, "orders")
+    else:
+        merge = {"metadata": {"annotations": {lease_codec.ANNOTATION: "{"}}}
+        await world.kube.patch("Lease", world.namespace, "orders", merge)
+    await world.reconcile(2)
+    claim = await world.get("PersistentVolumeClaim", "orders-1")
+    assert claim is not None
+    assert claim["metadata"]["annotations"][names.DELETION_POLICY] == "Retain"
+    await world.kube.delete("DatabaseCluster", world.namespace, "orders")
+    await world.reconcile(2)
+    claim = await world.get("PersistentVolumeClaim", "orders-1")
+    assert claim is not None
+    assert "deletionTimestamp" not in claim["metadata"], "all of its data is gone"

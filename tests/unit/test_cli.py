@@ -51,7 +51,10 @@ def matriarch(*arguments: str, **environment: str) -> subprocess.CompletedProces
             id="a moment and no archive",
         ),
         pytest.param(
-            ("restore", "a", "--from", "b", "--in-place", "--wal-archive"), Exit.USAGE, "--as NEW", id="WAL in place"
+            ("restore", "a", "--from", "b", "--as", "c", "--skip-safety-backup"),
+            Exit.USAGE,
+            "--in-place",
+            id="no safety backup of what is new",
         ),
         pytest.param(("backups", "--store", "s3://"), Exit.USAGE, "names no bucket", id="no bucket"),
         pytest.param(("backups", "--store", "ftp://x/y"), Exit.USAGE, "is no store", id="no store of ours"),

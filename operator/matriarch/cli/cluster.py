@@ -199,10 +199,11 @@ def recovery_target(moment: Target) -> Object:
 
 
 def make_restore(
-    backup_name: str, namespace: str | None, *, to: str, in_place: bool, moment: Target | None, wait: bool,
-    timeout: float,
+    backup_name: str, namespace: str | None, *, to: str, in_place: bool, skip_safety: bool, moment: Target | None,
+    wait: bool, timeout: float,
 ) -> None:  # fmt: skip
-    """From a Backup, into the new cluster `to`, or over the running one of that name. `moment`: of the WAL archive."""
+    """From a Backup, into the new cluster `to`, or over the present one of that name. `moment`: of the WAL archive."""
+    confirmed: Object = {"confirm": to, **({"skipSafetyBackup": True} if skip_safety else {})}
     obj: Object = {
         "apiVersion": API,
         "kind": "Restore",
@@ -210,7 +211,7 @@ def make_restore(
         "spec": {
             "source": {"backup": {"name": backup_name}},
             "target": {"cluster": to},
-            **({"inPlace": {"confirm": to}} if in_place else {}),
+            **({"inPlace": confirmed} if in_place else {}),
             **({"recoveryTarget": recovery_target(moment)} if moment is not None else {}),
         },
     }

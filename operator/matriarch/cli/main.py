@@ -218,7 +218,10 @@ def restore(
     endpoint: Endpoint = None,
     key_file: KeyFile = None,
     database: Databases = None,
-    in_place: Annotated[bool, typer.Option("--in-place", help="replace databases that hold data")] = False,
+    in_place: Annotated[bool, typer.Option("--in-place", help="replace the data that is there")] = False,
+    skip_safety_backup: Annotated[
+        bool, typer.Option("--skip-safety-backup", help="physical, in place: of what cannot be backed up any more")
+    ] = False,
     drop_old: Annotated[bool, typer.Option("--drop-old", help="do not keep what was replaced")] = False,
     amcheck: Annotated[
         bool, typer.Option("--amcheck/--no-amcheck", help="pg_amcheck before it takes its place")
@@ -307,8 +310,8 @@ def restore(
     if in_place == (new is not None):
         usage("Say either --as NEW, for a new cluster, or --in-place.")
     moment = _target(target, points, wal_archive=wal_archive)
-    if in_place and (wal_archive or target != "latest"):
-        usage("A physical backup becomes a new cluster: say --as NEW.")
+    if skip_safety_backup and not in_place:
+        usage("--skip-safety-backup goes with --in-place: a new cluster replaces nothing.")
     from matriarch.cli import cluster
 
     cluster.make_restore(
@@ -316,6 +319,7 @@ def restore(
         namespace,
         to=new or name,
         in_place=in_place,
+        skip_safety=skip_safety_backup,
         moment=moment if wal_archive or target != "latest" else None,
         wait=wait,
         timeout=timeout,

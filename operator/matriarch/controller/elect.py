@@ -37,6 +37,8 @@ async def ask_for_election(key: Key, env: Env) -> float | None:
         return None  # the cluster's own reconcile says so
     if lease is None or lease.holder is None or lease.mode in ("alone", "follow"):
         return None
+    if lease.filling is not None:
+        return None  # a Restore stopped it, and nobody is elected meanwhile
     pods = {p["metadata"]["name"]: facts_of.pod(p) for p in found}
     why = _gone(pods.get(lease.holder.instance))
     others = {n: p for n, p in pods.items() if n != lease.holder.instance and p.running and p.ip and not p.terminating}

@@ -192,7 +192,7 @@ async def _hold(view: View, env: Env) -> str:
     wish, lease = view.facts.wish, view.lease
     if lease is not None and lease.state.suspended:
         return await _suspension(view, env)
-    if not (lease.state.held if lease is not None else bool(wish.restore)):
+    if not (lease.state.held if lease is not None else bool(wish.restore) and not _began(view)):
         return ""
     b = view.blueprint
     view.blueprint = replace(b, defaults=replace(b.defaults, deletion_policy="Delete"))
@@ -203,6 +203,13 @@ async def _hold(view: View, env: Env) -> str:
     if (found.get("status") or {}).get("phase") == "Failed":
         return f"Restore {wish.restore_name}, which was to bring the data, failed."
     return ""
+
+
+def _began(view: View) -> bool:
+    """Whether anything shows that this is not a new cluster: a Lease, though it cannot be read, or a volume. Without the
+    Lease nothing says whether a Restore has yet to fill that one, so it is kept as the spec wants."""
+    claims = any(ref.kind == "PersistentVolumeClaim" for ref in view.existing)
+    return view.lease_object is not None or claims or bool(view.facts.memory.system_identifier)
 
 
 async def _suspension(view: View, env: Env) -> str:

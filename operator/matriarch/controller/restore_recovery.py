@@ -192,7 +192,10 @@ async def recover_job(env: Env, found: Object, restore: Restore, around: Around,
 
 
 def _image(restore: Restore, source: Source) -> str | None:
-    """That of the cluster to be made, where it has one of its own: the check is about what will read the data."""
+    """That of the cluster to be made, where it has one of its own: the check is about what will read the data. In place
+    that is the present one, whose image the Jobs have anyhow."""
+    if restore.spec.in_place is not None:
+        return None
     overrides = restore.spec.target.overrides
     if overrides is not None and overrides.image:
         return overrides.image

@@ -34,6 +34,7 @@ OWN_CONDITIONS = frozenset(
         "PoolerAvailable",
         "ReplicasHealthy",
         "PossibleLoss",
+        "ReplacedDataKept",
         "VolumePressure",
         "ArchivingWal",
         "Advice",

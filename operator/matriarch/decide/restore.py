@@ -90,12 +90,6 @@ def _refusal(facts: RestoreFacts) -> Verdict | None:
             )
         if facts.target is not None and facts.target.deleting:
             return no("TargetDeleted", f"DatabaseCluster {name} is being deleted.")
-        if facts.skip_safety and facts.mode is Mode.IN_PLACE:
-            return no(
-                "SafetyBackupNeeded",
-                "Databases are replaced by a logical restore only after a safety backup. Nothing was changed; make a "
-                "new Restore without inPlace.skipSafetyBackup.",
-            )
         return None
     if facts.target is not None:
         also = "" if facts.mode is Mode.RECOVER else f", or set inPlace.confirm: {name} to replace its data"
@@ -110,9 +104,15 @@ def _refusal(facts: RestoreFacts) -> Verdict | None:
 
 
 def _obstacle(facts: RestoreFacts) -> Verdict | None:
-    """What may be mended while we wait."""
+    """What may be mended while we wait, or is known only once the source is."""
     if facts.source is not None:
         return facts.source
+    if facts.skip_safety and facts.mode is Mode.IN_PLACE:  # known only now: what is not complete has no method yet
+        return no(
+            "SafetyBackupNeeded",
+            "Databases are replaced by a logical restore only after a safety backup. Nothing was changed; make a "
+            "new Restore without inPlace.skipSafetyBackup.",
+        )
     for need in facts.needs:
         if (verdict := lacking(need)) is not None:
             return verdict

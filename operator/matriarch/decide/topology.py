@@ -9,6 +9,7 @@ Rules that the rest leans on:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -49,6 +50,8 @@ def decide(facts: Facts, now: datetime) -> Plan:
         return _without_lease(facts, now)
     memory = switchover.remember(facts, now)
     news = switchover.news(facts.memory, memory)
+    if facts.suspended and facts.restore_problem:
+        return _given_up(facts, memory, news)
     if blocked := _blocked(facts):
         return Plan(tuple(news), blocked, memory, facts.wish.health_interval)
     if facts.erasing:
@@ -96,15 +99,7 @@ def _held(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
 
 def _suspended(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
     """Every Pod goes, the primary's first: its voters keep the fence away while it stops in order."""
-    lease, name = facts.lease, facts.restore_name
-    assert lease is not None
-    assert lease.filling is not None
-    if facts.restore_problem:
-        message = (
-            f"{facts.restore_problem} Nothing was replaced: {facts.wish.cluster} goes on with the data that it had."
-        )
-        actions += [Resume(lease.filling.restore), Announce("RestoreGivenUp", message, warning=True)]
-        return Plan(tuple(actions), Verdict(Standing.WORKING, "RestoreGivenUp", message), memory, SOON)
+    name = facts.restore_name
     there = [i for i in facts.instances if i.pod is not None]
     first = [i for i in there if i.name == facts.holder] or there
     actions += [
@@ -114,6 +109,15 @@ def _suspended(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
     ]
     message = f"Restore {name} prepares the data that is to replace this cluster's; no instance runs meanwhile."
     return Plan(tuple(actions), Verdict(Standing.WORKING, "Restoring", message), memory, SOON)
+
+
+def _given_up(facts: Facts, memory: Memory, news: Iterable[Action]) -> Plan:
+    """Before anything that blocks the rest: under a spec that is refused, what runs goes on, and so must this."""
+    assert facts.lease is not None
+    assert facts.lease.filling is not None
+    message = f"{facts.restore_problem} Nothing was replaced: {facts.wish.cluster} goes on with the data that it had."
+    actions = (*news, Resume(facts.lease.filling.restore), Announce("RestoreGivenUp", message, warning=True))
+    return Plan(actions, Verdict(Standing.WORKING, "RestoreGivenUp", message), memory, SOON)
 
 
 def _blocked(facts: Facts) -> Verdict | None:
