@@ -206,8 +206,10 @@ async def _hold(view: View, env: Env) -> str:
 
 
 def _began(view: View) -> bool:
-    """Whether anything shows that this is not a new cluster: a Lease, though it cannot be read, or a volume. Nothing
-    but the Lease says whether a Restore has yet to fill that one, so without it the volume is kept as the spec says."""
+    """Whether anything shows that this is not a new cluster: a Lease, though it cannot be read, or a volume.
+
+    Without the Lease nothing says whether a Restore has yet to fill that one, so it is kept as the spec wants.
+    """
     claims = any(ref.kind == "PersistentVolumeClaim" for ref in view.existing)
     return view.lease_object is not None or claims or bool(view.facts.memory.system_identifier)
 
