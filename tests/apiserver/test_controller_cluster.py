@@ -342,6 +342,21 @@ class TestData:
         assert left == set()
         assert await cluster_world.get("Secret", "orders-ca") is None
 
+    async def test_a_policy_that_was_changed_later_counts(self, cluster_world: ClusterWorld) -> None:
+        await cluster_world.create(deletionPolicy="Retain")
+        await cluster_world.reconcile(2)
+        await cluster_world.change(deletionPolicy="Delete")
+        await cluster_world.reconcile()
+        lease = await cluster_world.get("Lease", "orders")
+        assert lease is not None
+        assert lease["metadata"]["annotations"]["matriarch.dev/deletion-policy"] == "Delete"
+        assert "matriarch.dev/state" in lease["metadata"]["annotations"]
+        await cluster_world.kube.delete("DatabaseCluster", cluster_world.namespace, "orders")
+        await cluster_world.reconcile(2)
+        await cluster_world.release_claims()
+        await cluster_world.reconcile()
+        assert await cluster_world.get("Lease", "orders") is None
+
     async def test_a_policy_that_was_changed_back_keeps_the_data(self, cluster_world: ClusterWorld) -> None:
         await cluster_world.create(deletionPolicy="Delete")
         await cluster_world.reconcile()

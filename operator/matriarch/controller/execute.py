@@ -36,6 +36,7 @@ from matriarch.decide.actions import (
     GrowClaim,
     MakePassword,
     MoveBootstrap,
+    NotePolicy,
     Plan,
     Remove,
     RestartPostgres,
@@ -113,6 +114,9 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
             await _restore_lease(state, view, env)
         case Resume(restore):
             await _swap(lambda state: lease_codec.resumed(state, restore), view, env)
+        case NotePolicy():
+            note = {names.DELETION_POLICY: view.blueprint.defaults.deletion_policy}
+            await env.kube.patch("Lease", namespace, view.blueprint.name, {"metadata": {"annotations": note}})
         case MoveBootstrap(instance):
             await _swap(lambda state: replace(state, bootstrap=instance), view, env)
         case SetLeaving(instances):

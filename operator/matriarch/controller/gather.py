@@ -166,7 +166,7 @@ async def gather(resource: Object, env: Env) -> View:
         instances=instances,
         lease=view.lease.state if view.lease is not None else None,
         lease_problem=problem,
-        erasing=lease is not None and ERASING in (lease["metadata"].get("annotations") or {}),
+        erasing=ERASING in _notes(lease),
         refusals=tuple(refused),
         missing=tuple(
             ref
@@ -179,6 +179,7 @@ async def gather(resource: Object, env: Env) -> View:
         config_generation=generation_of(wanted[Ref("ConfigMap", names.config(key.name))]),
         restore_problem=restore_problem,
         restore_name=view.restore_name or view.facts.wish.restore_name,
+        policy_noted=_notes(lease).get(names.DELETION_POLICY) == view.blueprint.defaults.deletion_policy,
         passwords=tuple(s for s in _credentials(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")),
     )
     return view
@@ -226,6 +227,10 @@ async def _suspension(view: View, env: Env) -> str:
     name = view.restore_name = str(found["metadata"]["name"])
     phase = (found.get("status") or {}).get("phase")
     return f"Restore {name} is over ({phase})." if phase in ("Failed", "Complete") else ""
+
+
+def _notes(lease: Object | None) -> Mapping[str, str]:
+    return (lease["metadata"].get("annotations") or {}) if lease is not None else {}
 
 
 def _take_in(lease: Object | None, view: View) -> str:

@@ -63,6 +63,11 @@ class Resume:
 
 
 @dataclass(frozen=True, slots=True)
+class NotePolicy:
+    """Write on the Lease what becomes of the data when the resource is deleted: it is asked when that is gone."""
+
+
+@dataclass(frozen=True, slots=True)
 class MoveBootstrap:
     """Let another instance initialise, at epoch 0: the former one is not wanted any more."""
 
@@ -158,6 +163,7 @@ Action = (
     | CreateLease
     | RestoreLease
     | Resume
+    | NotePolicy
     | MoveBootstrap
     | ForgetErasure
     | FinishErasure

@@ -30,6 +30,7 @@ from matriarch.decide.actions import (
     GrowClaim,
     MakePassword,
     MoveBootstrap,
+    NotePolicy,
     Plan,
     Remove,
     RestoreLease,
@@ -61,6 +62,8 @@ def decide(facts: Facts, now: datetime) -> Plan:
         actions.append(CreateLease(bootstrap(facts.wish), facts.wish.replica, facts.wish.restore))
     elif facts.lease.epoch == 0 and facts.lease.bootstrap not in facts.wish.instances:
         actions.append(MoveBootstrap(bootstrap(facts.wish)))
+    if facts.lease is not None and not facts.policy_noted:
+        actions.append(NotePolicy())
     if facts.held:
         return _held(facts, memory, actions)
     if facts.suspended:
