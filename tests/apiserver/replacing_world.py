@@ -132,6 +132,7 @@ class Orders:
             "ready": True,
             "door": "open",
             "config_generation": 99,
+            "kept_data": [],
             "disk": {"total_bytes": 20 * GIB, "free_bytes": free},
         }
         self.agents.answers = {

@@ -101,7 +101,7 @@ async def test_step_by_step(world: World) -> None:
 
     restore = await safe(world, restore)
     held = await orders.lease()
-    assert (held.filling, held.bootstrap) == (Filling(uid), "orders-1")
+    assert (held.filling, held.bootstrap) == (Filling(uid, epoch=held.epoch), "orders-1")
     assert same_but_later(lease_codec.resumed(held, uid), before), "what goes on with the old data has to know it"
     assert condition(restore, "Ready") == ("False", "Stopping")
     await orders.reconcile()
@@ -129,7 +129,7 @@ async def test_step_by_step(world: World) -> None:
 
     await world.finish(job, recovered(file_of(2)))
     restore = await world.look("Restore", "back")
-    assert (await orders.lease()).filling == Filling(uid, done=True)
+    assert (await orders.lease()).filling == Filling(uid, done=True, epoch=1)
     assert condition(restore, "Ready") == ("False", "WaitingForCluster")
     assert await orders.policies() == KEEP
     await orders.reconcile()

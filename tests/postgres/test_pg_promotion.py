@@ -296,11 +296,30 @@ async def test_failovers_in_a_row_do_not_fill_a_small_volume(box: Box) -> None:
         await one.server.promote(claim)
     await eventually(lambda: _former(one, 6), "a segment of each timeline")
     instance = SimpleNamespace(
-        server=one.server, server_role="primary", door="open", busy="", space=Space(64 * small, 32 * small)
+        server=one.server,
+        server_role="primary",
+        door="open",
+        busy="",
+        archive=None,
+        space=Space(64 * small, 32 * small),
     )
-    await FormerWal(cast(Any, instance)).look()
+    keeper = FormerWal(cast(Any, instance))
+    await keeper.look()
     assert await one.server.former_segments() >= 6, "on a large volume nothing is done for it"
     instance.space = Space(small, small // 2)
+    await one.sql("SELECT pg_create_physical_replication_slot('away', true)")
+    await one.sql("SELECT pg_switch_wal()")
+    await one.sql("CREATE TABLE one ()")
+    await one.sql("SELECT pg_switch_wal()")
+    await one.sql("CREATE TABLE more ()")
+    before = await one.value("SELECT pg_walfile_name(pg_current_wal_lsn())")
+    await keeper.look()
+    assert await one.value("SELECT pg_walfile_name(pg_current_wal_lsn())") == before, "a replica that is away needs it"
+    await one.sql("SELECT pg_drop_replication_slot('away')")
+    instance.archive = {"pending": 9}
+    await FormerWal(cast(Any, instance)).look()
+    assert await one.value("SELECT pg_walfile_name(pg_current_wal_lsn())") == before, "the archive has not kept up"
+    instance.archive = None
     await FormerWal(cast(Any, instance)).look()
     assert await one.server.former_segments() <= 3
     await one.sql("CREATE TABLE t ()")

@@ -56,6 +56,7 @@ class World:
     serial: int = 0
     unready: set[str] = field(default_factory=set)  # instances whose database does not come up
     stuck: set[str] = field(default_factory=set)  # images whose container does not run
+    kept: set[str] = field(default_factory=set)  # instances whose volume has data that a Restore replaced
     log: list[Action] = field(default_factory=list)
     copies: dict[str, LeaseState] = field(default_factory=dict)  # instance → the newest Lease that it knew
 
@@ -104,6 +105,7 @@ class World:
             pending=self.pending.get(name, {}) if up else {},
             streams=streams,
             lease=self.copies.get(name),
+            kept_data=("r1",) if name in self.kept else (),
         )
 
     def facts(self) -> Facts:

@@ -135,15 +135,29 @@ states = st.builds(
     promoting=st.none() | st.builds(Promotion, st.integers(2, 9), st.integers(1, 8), st.integers(0, 99)),
     heir=st.none() | members, clean_stop=st.none() | st.builds(CleanStop, st.integers(1, 9), st.integers(0, 99)),
     leaving=st.lists(st.sampled_from(["a-4", "a-5"]), unique=True).map(tuple), no_voters=st.booleans(),
-    filling=st.none() | st.builds(lease.Filling, st.just("r1"), st.booleans()),
     replaced=st.lists(st.sampled_from(["1", "2"]), unique=True).map(tuple),
     wal=st.none() | positions, loss=st.none() | st.builds(Loss, st.integers(1, 9), members, positions, positions),
 )  # fmt: skip
 
 
-@given(states)
-def test_what_is_written_is_read_back(state: LeaseState) -> None:
+@given(states, st.none() | st.booleans(), st.integers(0, 3))
+def test_what_is_written_is_read_back(state: LeaseState, done: bool | None, later: int) -> None:
+    filling = None if done is None else lease.Filling("r1", done, state.epoch)
+    state = replace(state, filling=filling)
     assert lease.decode(lease.encode(state)) == state
+    read = lease.decode(lease.encode(replace(state, epoch=state.epoch + later)))
+    assert read.filling == (filling if not later else None), "at another epoch it is void: somebody led since"
+
+
+def test_an_agent_that_does_not_know_the_hold_makes_it_void() -> None:
+    """It writes what it read without the epoch, or goes on to another one."""
+    held = json.loads(lease.encode(lease.suspended(QUORUM, "r1")))
+    assert held["filling"] == ["r1", False, 5]
+    assert lease.decode(json.dumps(held | {"filling": ["r1", False]})).filling is None
+    assert lease.decode(json.dumps(held | {"epoch": 6})).filling is None
+    lifted = json.loads(lease.encode(lease.filled(lease.suspended(QUORUM, "r1"), "r1")))
+    assert lease.decode(json.dumps(lifted | {"epoch": 6})).filling is None
+    assert lease.decode(lease.encode(lease.reclaimed(lease.suspended(QUORUM, "r1"), [], "n"))).filling is None
 
 
 @given(states, st.data())
@@ -207,7 +221,9 @@ def test_nobody_is_elected_and_nothing_handed_over_while_it_is_held_up() -> None
     with pytest.raises(ValueError, match="a restore replaces"):
         lease.taken_over(held, B, 6, WalPosition(2, 500), "n")
     with pytest.raises(ValueError, match="a restore replaces"):
-        lease.heir_takes(lease.heir_named(held, B, CleanStop(2, 900)), 6, WalPosition(2, 1000), "n")
+        lease.heir_takes(replace(held, heir=B, clean_stop=CleanStop(2, 900)), 6, WalPosition(2, 1000), "n")
+    with pytest.raises(ValueError, match="a restore replaces"):
+        lease.heir_named(held, B, CleanStop(2, 900))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +233,6 @@ def test_nobody_is_elected_and_nothing_handed_over_while_it_is_held_up() -> None
         (lease.initial("orders-1", "r1"), "nobody leads"),
         (replace(QUORUM, mode="follow"), "its source's data"),
         (lease.suspended(QUORUM, "r2"), "another restore"),
-        (lease.filled(lease.suspended(QUORUM, "r2"), "r2"), "another restore"),
     ],
 )
 def test_what_may_not_be_held_up(state: LeaseState, why: str) -> None:
@@ -247,7 +262,7 @@ def test_other_data_in_place_begins_an_epoch_above_all_with_nobody_of_before() -
     begun = lease.bootstrapped(ready, new, "8", "n", line, [7, 2])
     assert begun == LeaseState(
         epoch=8, holder=new, bootstrap="orders-1", nonce="n", system_identifier="8", lineage=line, claimed=9,
-        leaving=("orders-4",), replaced=("7",),
+        leaving=("orders-4",), loss=led.loss, replaced=("7",),
     )  # fmt: skip
     assert begun.mode == "alone", "no voter of before holds any of it"
     assert not begun.opened, "roles and passwords first, then clients"
@@ -260,6 +275,16 @@ def test_other_data_in_place_begins_an_epoch_above_all_with_nobody_of_before() -
         lease.bootstrapped(ready, B, "8", "n", line)
     with pytest.raises(ValueError, match="only epoch 0"):
         lease.bootstrapped(QUORUM, A, "8", "n", line)
+
+
+def test_what_a_restore_brought_and_lost_gives_way_to_another() -> None:
+    lost = lease.filled(lease.suspended(QUORUM, "r1"), "r1")
+    again = lease.suspended(lost, "r2", "orders-3")
+    assert (again.bootstrap, again.suspended) == ("orders-3", True)
+    on_another = Member("orders-3", "e" * 12)
+    begun = lease.bootstrapped(lease.filled(again, "r2"), on_another, "8", "n")
+    assert (begun.epoch, begun.holder) == (6, on_another)
+    assert replace(lease.resumed(again, "r2"), bootstrap="orders-1") == QUORUM
 
 
 def test_replaced_systems_are_remembered_and_not_without_end() -> None:

@@ -10,13 +10,14 @@ from typing import Any, cast
 
 import pytest
 
+from matriarch.agent.loop import Loop
 from matriarch.agent.postgres import files
 from matriarch.agent.postgres.facts import Identity, Paths
 from matriarch.agent.postgres.replacing import Replacing
 from matriarch.agent.replaced import ReplacedData
 from matriarch.decide.lease import LeaseState, filled, initial, suspended
 from matriarch.decide.member import Member
-from matriarch.errors import Refused
+from matriarch.errors import Corrupt, Refused
 from matriarch.postgres.restored import MARK
 
 LED = LeaseState(epoch=3, holder=Member("orders-1", "a"), bootstrap="orders-1", system_identifier="7")
@@ -163,5 +164,26 @@ def test_a_copy_stays_while_the_lease_may_still_want_it(volume: Path, lease: Lea
 def test_a_copy_that_nobody_waits_for_goes(volume: Path) -> None:
     asyncio.run(ReplacedData(instance(volume, LED, fresh=False)).look())
     assert "pgdata.restored-r1" in contents(volume), "a Lease of yesterday says nothing"
+    (volume / "pgdata.restored-r2").mkdir()  # half removed by an agent that was killed over it
+    (volume / "pgdata.restored-r2" / "PG_VERSION").write_text("half")
     asyncio.run(ReplacedData(instance(volume, LED)).look())
     assert contents(volume) == {"pgdata": "old"}
+
+
+def test_data_that_cannot_be_read_does_not_stand_in_the_way_of_what_replaces_it(volume: Path) -> None:
+    """The case of a restore without a safety backup: there is no control file, and the Lease names this very member."""
+
+    async def damaged() -> None:
+        raise Corrupt("no control file")
+
+    def looking(lease: LeaseState) -> Loop:
+        one = SimpleNamespace(server=SimpleNamespace(control_data=damaged), lease=lease, system_identifier="")
+        loop = Loop.__new__(Loop)
+        loop._instance, loop._timeline = cast(Any, one), 0
+        loop._follower = cast(Any, SimpleNamespace(doctor=SimpleNamespace(unreadable=lambda _: False)))
+        return loop
+
+    assert asyncio.run(looking(filled(suspended(LED, "r1"), "r1"))._data()) == "broken"
+    assert asyncio.run(looking(suspended(LED, "r1"))._data()) == "broken"
+    with pytest.raises(Corrupt):
+        asyncio.run(looking(LED)._data())

@@ -34,7 +34,7 @@ MADE = TargetFacts(uid="t1", deleting=False, ready=True, made_by="r1")
 HELD = HoldFacts(restore="r1", lifted=False, volume=True)
 LIFTED = replace(HELD, lifted=True)
 BEGAN = HoldFacts(restore=None, lifted=False, volume=True)
-LEADS = HoldFacts(restore=None, lifted=False, volume=True, instance="orders-2", system="7")
+LEADS = HoldFacts(restore=None, lifted=False, volume=True, instance="orders-2", system="7", begins="orders-2")
 SUSPENDED = replace(LEADS, restore="r1")
 COUNTS = replace(SUSPENDED, lifted=True)
 NEWER = replace(LEADS, system="8")
@@ -214,11 +214,17 @@ def test_the_steps_of_a_recovery_in_place() -> None:
     assert (skipped.step, skipped.create_safety) == (Step.STOP, False)
     assert at(Step.STOP, hold=LEADS, room=10, size=10).suspend
     assert at(Step.STOP, hold=LEADS, room=None, size=10).suspend, "an agent that does not answer is not asked twice"
-    stops = at(Step.STOP, hold=SUSPENDED, pods=("orders-1",))
+    old = at(Step.STOP, hold=LEADS, unaware=("orders-3",))
+    assert (old.step, old.verdict.reason, acts(old)) == (Step.STOP, "AgentsNotReady", False)
+    gone = replace(COUNTS, restore="r0", lost=True, instance="orders-3", volume=True)
+    assert at(Step.STOP, hold=gone, skip_safety=True).suspend, "what another Restore brought was lost with its volume"
+    stops = at(Step.STOP, hold=SUSPENDED, pods=("orders-1",), step_started=NOW - HOUR, stopping_since=None)
     assert (stops.step, acts(stops)) == (Step.STOP, False)
     assert "orders-1" in stops.verdict.message
     assert at(Step.STOP, hold=SUSPENDED).step is Step.RESTORE
     made = at(Step.RESTORE, hold=SUSPENDED)
+    begins = at(Step.RESTORE, hold=SUSPENDED, work=work(JobState.ACTIVE, job={"waiting": "no node"}))
+    assert begins.phase is Phase.RUNNING
     assert made.make_job is Step.RESTORE
     assert at(Step.RESTORE, hold=SUSPENDED, work=work(JobState.SUCCEEDED, result=OK)).step is Step.START
     assert at(Step.START, hold=SUSPENDED).lift
@@ -246,9 +252,28 @@ def test_the_steps_of_a_recovery_in_place() -> None:
             id="no Lease for long",
         ),
         pytest.param(
-            facts(Mode.REPLACE, Step.STOP, hold=SUSPENDED, pods=("orders-3",), step_started=NOW - HOUR),
+            facts(Mode.REPLACE, Step.STOP, hold=SUSPENDED, pods=("orders-3",), stopping_since=NOW - HOUR),
             "InstancesDoNotStop",
             id="a node that is away",
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.STOP, hold=LEADS, unaware=("orders-3",), step_started=NOW - HOUR),
+            "AgentsNotReady",
+            id="an agent of an older version",
+        ),
+        pytest.param(
+            facts(Mode.REPLACE, Step.RESTORE, hold=LEADS, work=work(JobState.ACTIVE)), "HoldLost", id="somebody leads"
+        ),
+        pytest.param(
+            facts(
+                Mode.REPLACE,
+                Step.RESTORE,
+                hold=SUSPENDED,
+                step_started=NOW - HOUR,
+                work=work(JobState.ACTIVE, job={"waiting": "no node"}),
+            ),
+            "PodWaiting",
+            id="the node of the volume is away",
         ),
         pytest.param(
             facts(Mode.REPLACE, Step.RESTORE, hold=SUSPENDED, work=work(JobState.FAILED, result=WRONG_KEY)),
@@ -276,6 +301,32 @@ def test_a_cluster_that_does_not_start_on_what_was_restored_is_told_where_the_re
     plan = plan_restore(at)
     assert (plan.phase, plan.verdict.reason) == (Phase.FAILED, "ClusterNotReady")
     assert "data of before is kept" in plan.verdict.message
+
+
+def test_a_restore_in_place_is_not_over_while_large_replicas_are_copied() -> None:
+    waits = replace(TARGET, system="7", ready=False)
+    at = facts(Mode.REPLACE, Step.START, hold=NEWER, system="8", step_started=NOW - 3 * HOUR, target=waits)
+    assert plan_restore(at).phase is Phase.RUNNING
+    assert plan_restore(replace(at, step_started=NOW - 25 * HOUR)).phase is Phase.FAILED
+
+
+def test_a_cluster_that_is_deleted_when_its_new_data_counts_is_told_so() -> None:
+    for hold in (COUNTS, NEWER):
+        plan = plan_restore(facts(Mode.REPLACE, Step.START, hold=hold, system="8", target=None))
+        assert (plan.phase, plan.verdict.reason) == (Phase.FAILED, "TargetDeleted")
+        assert "goes on with that data" in plan.verdict.message
+    before = plan_restore(facts(Mode.REPLACE, Step.START, hold=SUSPENDED, system="8", target=None))
+    assert "Nothing of the backup" in before.verdict.message
+
+
+def test_what_another_restore_is_about_is_not_taken_over() -> None:
+    for hold, says in (
+        (replace(SUSPENDED, restore="r0"), "holds orders up"),
+        (replace(COUNTS, restore="r0"), "starts on"),
+    ):
+        plan = plan_restore(facts(Mode.REPLACE, Step.STOP, hold=hold))
+        assert (plan.phase, plan.verdict.reason, acts(plan)) == (Phase.FAILED, "AnotherRestore", False)
+        assert says in plan.verdict.message
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,50 @@ def test_what_a_restore_in_place_brought_takes_the_place_of_everybody_s(stop: in
     assert not any(isinstance(a, DeleteClaim) for a in w.log)
 
 
+def test_restored_data_that_is_lost_before_anybody_ran_on_it_is_said_and_no_empty_volume_made() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    w.lease = filled(suspended(w.lease, "r1"), "r1")
+    w.pods.clear()
+    kept = w.claims.pop("orders-1")
+    plan = decide(w.facts(), w.now)
+    assert not any(isinstance(a, CreateClaim | CreatePod) for a in plan.actions)
+    assert (plan.verdict.standing, plan.verdict.reason) == (Standing.STALLED, "RestoredDataMissing")
+    w.claims["orders-1"] = kept
+    plan = decide(w.facts(), w.now)
+    assert (plan.verdict.standing, plan.verdict.reason) == (Standing.WORKING, "StartingRestored")
+    assert "elect" not in plan.verdict.message
+
+
+def test_a_hold_is_taken_back_and_pods_end_also_under_a_spec_that_is_refused() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    w.lease = suspended(w.lease, "r1")
+    refused = replace(w.facts(), refusals=("spec.version: unknown",))
+    assert [type(a) for a in decide(refused, START).actions] == [DeletePod]
+    over = replace(refused, restore_problem="Restore back is over (Failed).")
+    assert Resume("r1") in decide(over, START).actions
+
+
+def test_scale_down_waits_for_replaced_data_that_nobody_said_is_superfluous() -> None:
+    w = ready(3)
+    assert w.lease is not None
+    w.lease, w.kept = replace(w.lease, replaced=("6",)), {"orders-3"}
+    w.wish = replace(w.wish, instances=names(2))
+    for _ in range(20):
+        plan = w.reconcile()
+        w.tick()
+    assert "orders-3" in w.claims
+    assert w.lease is not None
+    assert not w.lease.names_instance("orders-3")
+    assert (plan.verdict.reason, "forget-replaced" in plan.verdict.message) == ("Scaling", True)
+    silent = replace(w.facts(), instances=tuple(replace(i, agent=None) for i in w.facts().instances))
+    assert not any(isinstance(a, DeletePod | DeleteClaim) for a in decide(silent, w.now).actions), "it may have some"
+    w.kept = set()  # somebody said so, and its agent removed it
+    assert w.settle().verdict.standing is Standing.READY
+    assert "orders-3" not in w.claims
+
+
 def test_a_delayed_replica_neither_initialises_nor_stays_primary() -> None:
     w = world(3, delayed=("orders-1",))
     assert CreateLease("orders-2") in decide(w.facts(), START).actions

@@ -14,6 +14,8 @@ log = logging.getLogger(__name__)
 EVERY = 20.0
 LONGEST = 600.0
 """Seconds: where a slot or the archive holds the files back, trying again soon would only write more."""
+BACKLOG = 2
+"""So many finished files may wait for the archive."""
 
 
 class FormerWal:
@@ -22,6 +24,7 @@ class FormerWal:
     def __init__(self, instance: Instance) -> None:
         self._instance = instance
         self._pause = EVERY
+        self._in_vain = 0
 
     async def keep(self) -> None:
         """Until cancelled. What fails is said in the log and tried again, each time a little later."""
@@ -42,11 +45,24 @@ class FormerWal:
             return
         former = await instance.server.former_segments()
         if not sheds(former, total):
-            self._pause = EVERY
+            self._pause, self._in_vain = EVERY, 0
             return
-        if role == "primary" and instance.door == "open" and instance.space.free_bytes > total // 4:
-            await instance.server.pass_kept_segments()
+        if role == "primary" and former != self._in_vain:
+            await self._go_on()
         await instance.server.checkpoint()
         left = await instance.server.former_segments()
         log.info("WAL of former timelines: %d segments, %d after a checkpoint", former, left)
+        # What did not help is not done again before there is more: it writes, and others have to keep that.
+        self._in_vain = 0 if left < former else left
         self._pause = EVERY if left < former else min(2 * self._pause, LONGEST)
+
+    async def _go_on(self) -> None:
+        """Only where that helps, and costs nobody his slot: consumers and archive are near, and there is room."""
+        instance = self._instance
+        pending = int((instance.archive or {}).get("pending") or 0)
+        needed = await instance.server.kept_bytes()
+        if instance.door != "open" or pending > BACKLOG or instance.space.free_bytes < 3 * needed:
+            return
+        if not await instance.server.slots_are_near():
+            return
+        await instance.server.pass_kept_segments()

@@ -37,7 +37,7 @@ class ReplacedData:
             return
         if lease.filling is not None or lease.epoch == 0:
             return  # what lies here is wanted, or may be
-        waiting = await instance.server.beside()
+        waiting = await instance.server.brought()
         confirmed = sorted(set(kept) & set(config.forget))
         if not waiting and not confirmed:
             return

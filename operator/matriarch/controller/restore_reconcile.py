@@ -123,15 +123,15 @@ async def _facts(
     verdict = source.verdict
     if checking and mode in (Mode.RECOVER, Mode.REPLACE):
         verdict = restore_recovery.wrong_moment(restore) or verdict
+    pods, skips = restore_recovery.Pods(), _skips_safety(restore)
     if checking and mode.in_place:
-        verdict = verdict or _not_in_place(around, safety=not _skips_safety(restore))
+        verdict = verdict or _not_in_place(around, safety=not skips)
     hold: HoldFacts | None = None
-    pods: tuple[str, ...] = ()
-    room: int | None = None
     if mode in (Mode.RECOVER, Mode.REPLACE):
         hold = await restore_recovery.look_hold(env, namespace, around.name)
     if hold is not None and _current(restore, mode) is Step.STOP:
-        pods, room = await restore_recovery.look_target(env, around, hold.instance)
+        ours = hold.restore == restore.metadata.uid
+        pods = await restore_recovery.look_pods(env, around, hold.instance, ask=not ours)
     work = NO_JOB
     if job_of_step is not None:
         work = StepJob(
@@ -164,9 +164,11 @@ async def _facts(
         work=work,
         hold=hold,
         system=status.recovered.system_identifier if status.recovered is not None else None,
-        skip_safety=_skips_safety(restore),
-        pods=pods,
-        room=room,
+        skip_safety=skips,
+        pods=pods.there,
+        stopping_since=pods.stopping_since,
+        unaware=pods.old if skips else (*pods.old, *pods.silent),  # who is ill is not waited for then
+        room=pods.room,
         size=max((status.checked.size_bytes or 0) if status.checked is not None else 0, source.size),
     )
 
@@ -282,7 +284,8 @@ async def _act(
     elif plan.resume_job:
         await env.kube.patch("Job", namespace, name, {"spec": {"suspend": False}})
     elif plan.suspend:
-        await restore_recovery.suspend(env, around, restore)
+        hold = await restore_recovery.look_hold(env, namespace, around.name)
+        await restore_recovery.suspend(env, around, restore, hold.instance if hold is not None else "")
     elif plan.lift:
         await restore_recovery.lift(env, around, restore)
 

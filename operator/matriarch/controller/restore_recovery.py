@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.api.rules import quantity
 from matriarch.backup import jobresult, jobspec
 from matriarch.controller import backup_store, restore_check
 from matriarch.controller.backup_around import Around
+from matriarch.controller.backup_status import parse_time
 from matriarch.controller.backup_task import job_wish
 from matriarch.controller.env import Env
 from matriarch.controller.gather import door_of
@@ -69,16 +71,27 @@ async def look_hold(env: Env, namespace: str, cluster: str) -> HoldFacts | None:
         state = lease_codec.from_manifest(found).state
     except ValueError:
         return HoldFacts(restore=None, lifted=False, volume=False)
-    held = state.filling is not None or state.holder is None
-    instance = state.bootstrap if held or state.holder is None else state.holder.instance
-    claim = await env.kube.get("PersistentVolumeClaim", namespace, instance)
+    filling, others = state.filling, [v.instance for v in state.voters]
+    instance = state.bootstrap if filling is not None or state.holder is None else state.holder.instance
+    volume = await _has_volume(env, namespace, instance)
+    lost = filling is not None and filling.done and state.epoch > 0 and not volume
+    while lost and others and not volume:  # another one will do: they all have what was acknowledged
+        instance = others.pop(0)
+        volume = await _has_volume(env, namespace, instance)
     return HoldFacts(
-        restore=state.filling.restore if state.filling is not None else None,
-        lifted=state.filling is not None and state.filling.done,
-        volume=claim is not None and "deletionTimestamp" not in claim["metadata"],
+        restore=filling.restore if filling is not None else None,
+        lifted=filling is not None and filling.done,
+        volume=volume,
         instance=instance,
         system=state.system_identifier,
+        begins=state.bootstrap,
+        lost=lost,
     )
+
+
+async def _has_volume(env: Env, namespace: str, instance: str) -> bool:
+    claim = await env.kube.get("PersistentVolumeClaim", namespace, instance)
+    return claim is not None and "deletionTimestamp" not in claim["metadata"]
 
 
 async def lift(env: Env, around: Around, restore: Restore) -> None:
@@ -96,15 +109,17 @@ async def lift(env: Env, around: Around, restore: Restore) -> None:
     await _swap(env, found, read.state, state, notes)
 
 
-async def suspend(env: Env, around: Around, restore: Restore) -> None:
-    """Hold the running cluster up by one swap of its Lease. Raises Conflict when that is another one by now, Refused
-    for one that no restore may hold up."""
+async def suspend(env: Env, around: Around, restore: Restore, instance: str) -> None:
+    """Hold the running cluster up by one swap of its Lease, to be restored onto the volume of `instance`. Raises
+    Conflict when the Lease is another one by now, Refused for one that no restore may hold up."""
+    if around.cluster is not None and around.cluster.spec.replica is not None and around.cluster.spec.replica.enabled:
+        raise Refused("It has become a replica cluster, with its source's data.", reason="ReplicaCluster")
     found = await env.kube.get("Lease", around.namespace, around.name)
     if found is None:
         return
     read = lease_codec.from_manifest(found)
     try:
-        state = lease_codec.suspended(read.state, restore.metadata.uid)
+        state = lease_codec.suspended(read.state, restore.metadata.uid, instance)
     except ValueError as error:
         raise Refused(f"{error}. Nothing was changed.", reason="NotInPlace") from None
     await _swap(env, found, read.state, state, {})
@@ -116,20 +131,48 @@ async def _swap(env: Env, found: Object, before: LeaseState, after: LeaseState, 
     await env.kube.replace({**found, "metadata": {**metadata, "annotations": annotations}})
 
 
-async def look_target(env: Env, around: Around, instance: str) -> tuple[tuple[str, ...], int | None]:
-    """The instances whose Pods are there, and the bytes that are free on the volume of `instance`, where its agent
-    says so."""
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """The Pods of a cluster's instances, and what their agents say. `old`: it knows no restore in place; `silent`: no
+    answer; `room`: bytes that are free on the volume to be restored onto."""
+
+    there: tuple[str, ...] = ()
+    stopping_since: datetime | None = None
+    old: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    room: int | None = None
+
+
+async def look_pods(env: Env, around: Around, instance: str, *, ask: bool) -> Pods:
+    """`ask`: also the agents."""
     found = await env.kube.list("Pod", around.namespace, names.selector(around.name))
     pods = {p["metadata"]["name"]: p for p in found if names.INSTANCE_LABEL in (p["metadata"].get("labels") or {})}
-    ip = ((pods.get(instance) or {}).get("status") or {}).get("podIP")
+    asked = [parse_time(p["metadata"].get("deletionTimestamp")) for p in pods.values()]
+    since = max((a for a in asked if a is not None), default=None) if all(asked) else None
+    answers = (
+        dict(zip(pods, await asyncio.gather(*(_ask(env, around, p) for p in pods.values())), strict=True))
+        if ask
+        else {}
+    )
+    disk = (answers.get(instance) or {}).get("disk") or {}
+    return Pods(
+        there=tuple(sorted(pods)),
+        stopping_since=since,
+        old=tuple(sorted(n for n, a in answers.items() if a is not None and "kept_data" not in a)),
+        silent=tuple(sorted(n for n, a in answers.items() if a is None)),
+        room=int(disk["free_bytes"]) if disk.get("total_bytes") else None,
+    )
+
+
+async def _ask(env: Env, around: Around, pod: Object) -> Mapping[str, Any] | None:
     authority = await env.kube.get("Secret", around.namespace, names.authority(around.name))
-    door = door_of(around.namespace, around.name, authority)
-    room = None
-    if door is not None and ip:
-        with suppress(MatriarchError):
-            disk = (await env.agents.status(door, instance, ip, limit=ANSWER)).get("disk") or {}
-            room = int(disk["free_bytes"]) if disk.get("total_bytes") else None
-    return tuple(sorted(pods)), room
+    door, ip = door_of(around.namespace, around.name, authority), (pod.get("status") or {}).get("podIP")
+    if door is None or not ip:
+        return None
+    try:
+        return await env.agents.status(door, pod["metadata"]["name"], ip, limit=ANSWER)
+    except MatriarchError:
+        return None
 
 
 def check_job(env: Env, found: Object, restore: Restore, around: Around, source: Source, name: str) -> JobWish:

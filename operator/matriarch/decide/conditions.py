@@ -55,6 +55,13 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
     if under_way is not None:
         return under_way
     left = [i.name for i in facts.instances if i.name not in wish.instances and (i.pod or i.claim)]
+    keeping = [i.name for i in facts.instances if i.name in left and i.pod and keeps_replaced(lease, i)]
+    if keeping:
+        message = (
+            f"{', '.join(keeping)} stays for the data that a Restore in place replaced, which would go with the "
+            f"volume: say by the annotation {FORGET_REPLACED} that nobody needs it."
+        )
+        return Verdict(Standing.WORKING, "Scaling", message)
     if left:
         return Verdict(Standing.WORKING, "Scaling", f"Removing {', '.join(left)}.{_held(lease, left)}")
     behind = [i for i in facts.instances if i.name in wish.instances and not _fine(i)]
@@ -264,6 +271,12 @@ def _lost(facts: Facts, lease: LeaseState) -> Condition | None:
         f" after that is lost too. Annotate the cluster with {LOSS_SEEN}={loss.epoch} when that was looked at."
     )
     return Condition("PossibleLoss", "True", "AsyncFailover", message)
+
+
+def keeps_replaced(lease: LeaseState, i: Instance) -> bool:
+    """Whether this volume has data that a Restore in place replaced, and nobody confirmed yet that it may go. Where a
+    Restore ever did that, an agent that does not answer may have some."""
+    return bool(lease.replaced) and (i.agent is None or bool(i.agent.kept_data))
 
 
 def _kept(facts: Facts) -> Condition | None:

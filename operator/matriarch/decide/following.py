@@ -84,6 +84,7 @@ def demoted(state: LeaseState, epoch: int, token: Token, nonce: str) -> LeaseSta
     """The primary stopped cleanly where `token` says, and nobody here writes any more."""
     _require(state.mode != "follow" and state.holder is not None, "only a primary cluster is demoted")
     _require(state.promoting is None, "a promotion is not recorded yet")
+    _require(state.filling is None, "a restore replaces the data")
     _require(epoch > state.epoch, f"epoch {epoch} is not above {state.epoch}")
     _require(token.claimed == state.claimed, "the token is of another state")
     return replace(

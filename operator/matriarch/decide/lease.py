@@ -75,11 +75,13 @@ class Filling:
     """The data comes from the Restore of this uid, and nobody starts before it is `done`.
 
     At epoch 0 it is the first data, which then never comes from initdb. Above it replaces what there is: until `done`
-    that can be taken back.
+    that can be taken back, and it is void at any epoch but `epoch`: whoever led after it was written (an agent that
+    does not know it) has writes that the Restore knows nothing of.
     """
 
     restore: str
     done: bool = False
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +151,31 @@ def initial(bootstrap: str, restore: str = "") -> LeaseState:
     return LeaseState(epoch=0, holder=None, bootstrap=bootstrap, filling=Filling(restore) if restore else None)
 
 
-def suspended(state: LeaseState, restore: str) -> LeaseState:
-    """The Restore of that uid is to replace the data, on the volume of the present holder. Nobody runs from here on.
+def suspended(state: LeaseState, restore: str, instance: str = "") -> LeaseState:
+    """The Restore of that uid is to replace the data, on the volume of `instance`, the present holder's if empty.
+    Nobody runs from here on.
 
-    All else stays as it is, for `resumed`.
+    All else stays as it is, for `resumed`. It may follow on another Restore whose data counts and was lost.
     """
     _require(state.epoch > 0 and state.holder is not None, "nobody leads this cluster")
     _require(state.mode != "follow", "a replica cluster has its source's data")
-    _require(state.filling is None, "another restore fills this cluster")
+    _require(state.filling is None or state.filling.done, "another restore fills this cluster")
     assert state.holder is not None
-    return replace(state, bootstrap=state.holder.instance, filling=Filling(restore))
+    return replace(state, bootstrap=instance or state.holder.instance, filling=Filling(restore, epoch=state.epoch))
 
 
 def resumed(state: LeaseState, restore: str) -> LeaseState:
     """The Restore gave up before its data counted: everything goes on with what is there."""
     _require(state.suspended, "no restore holds this cluster up")
-    _require(state.filling == Filling(restore), "another restore fills this cluster")
+    _require(state.filling is not None and state.filling.restore == restore, "another restore fills this cluster")
     return replace(state, filling=None)
 
 
 def filled(state: LeaseState, restore: str) -> LeaseState:
     """The volume of the bootstrap instance holds what the Restore brought back: it counts from here on."""
     _require(state.filling is not None and state.filling.restore == restore, "another restore fills this cluster")
-    return replace(state, filling=Filling(restore, done=True))
+    assert state.filling is not None
+    return replace(state, filling=replace(state.filling, done=True))
 
 
 def bootstrapped(
@@ -214,6 +218,7 @@ def bootstrapped(
         claimed=claimed,  # never back (I6), also where the new line has fewer
         leaving=state.leaving,
         site=state.site,
+        loss=state.loss,
         revision=state.revision,
         replaced=(*state.replaced, state.system_identifier)[-REPLACED:],
     )
@@ -283,7 +288,7 @@ def reclaimed(state: LeaseState, promises: Iterable[int], nonce: str) -> LeaseSt
     """
     _require(state.holder is not None, "nobody holds epoch 0")
     epoch = max((state.epoch, *promises)) + 1
-    return replace(state, epoch=epoch, nonce=nonce, heir=None, clean_stop=None, no_voters=False)
+    return replace(state, epoch=epoch, nonce=nonce, heir=None, clean_stop=None, no_voters=False, filling=None)
 
 
 def voters_set(state: LeaseState, mode: Mode, voters: Iterable[Member], k: int) -> LeaseState:
@@ -326,6 +331,7 @@ def claimed_again(state: LeaseState, position: WalPosition) -> LeaseState:
 def heir_named(state: LeaseState, heir: Member, clean: CleanStop) -> LeaseState:
     """The holder stopped cleanly and hands over to `heir`."""
     _require(heir in state.voters or state.mode == "alone", f"{heir} is no voter")
+    _require(state.filling is None, "a restore replaces the data")
     return replace(state, heir=heir, clean_stop=clean)
 
 
@@ -405,7 +411,7 @@ def encode(state: LeaseState) -> str:
     if state.revision:
         doc["revision"] = state.revision
     if state.filling is not None:
-        doc["filling"] = [state.filling.restore, state.filling.done]
+        doc["filling"] = [state.filling.restore, state.filling.done, *([state.filling.epoch] if state.epoch else [])]
     if state.replaced:
         doc["replaced"] = list(state.replaced)
     return json.dumps(doc, sort_keys=True, separators=(",", ":"))
@@ -436,7 +442,7 @@ def decode(text: str) -> LeaseState:
             wal=WalPosition(*map(int, doc["wal"])) if doc.get("wal") else None,
             loss=_parse_loss(doc.get("loss")),
             revision=int(doc.get("revision") or 0),
-            filling=Filling(str(doc["filling"][0]), bool(doc["filling"][1])) if doc.get("filling") else None,
+            filling=_parse_filling(doc.get("filling"), int(doc["epoch"])),
             replaced=tuple(map(str, doc.get("replaced") or ())),
         )
     except (KeyError, IndexError, TypeError, ValueError) as e:
@@ -458,6 +464,14 @@ def _parse_loss(value: list[Any] | None) -> Loss | None:
     timeline, lsn, own_timeline, own_lsn = map(int, ends)
     holder = Member(str(instance), str(incarnation))
     return Loss(int(epoch), holder, WalPosition(timeline, lsn), WalPosition(own_timeline, own_lsn))
+
+
+def _parse_filling(value: list[Any] | None, epoch: int) -> Filling | None:
+    """None for one of another epoch: it is void."""
+    if not value:
+        return None
+    found = Filling(str(value[0]), bool(value[1]), int(value[2]) if len(value) > 2 else 0)
+    return found if found.epoch == epoch else None
 
 
 def _parse(value: list[str] | None) -> Member | None:

@@ -254,7 +254,7 @@ def _restore(facts: RestoreFacts) -> RestorePlan:
             return lost
         return through_job(facts, Step.RESTORE, "recovery", after=_held(facts), repeatable=True)
     if facts.mode is Mode.REPLACE:
-        if (lost := target_lost(facts, Step.RESTORE)) is not None:
+        if (lost := target_lost(facts, Step.RESTORE) or restore_replace.hindered(facts)) is not None:
             return lost
         return through_job(facts, Step.RESTORE, "recovery", after=restore_replace.unchanged(facts), repeatable=True)
     if not facts.work.noted and (lost := target_lost(facts, Step.RESTORE)) is not None:

@@ -90,6 +90,10 @@ class HoldFacts:
     """Whose volume the Restore fills: the one that begins, or in place that of the present primary."""
     system: str = ""
     """The database system that the Lease names; empty at epoch 0, or where it cannot be read."""
+    begins: str = ""
+    """Where the data of the last Restore in place began."""
+    lost: bool = False
+    """A Restore's data counts, and its volume is gone before anybody ran on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +159,10 @@ class RestoreFacts:
     """Somebody said that no safety backup is wanted."""
     pods: tuple[str, ...] = ()
     """Of the target's instances, those whose Pod is there."""
+    stopping_since: datetime | None = None
+    """When the last of them was asked to end; None while one was not."""
+    unaware: tuple[str, ...] = ()
+    """Instances that may not obey a hold: their agent is of an older version, or does not answer."""
     room: int | None = None
     """Bytes that are free on the volume to be restored onto, where its agent says so."""
     size: int = 0

@@ -76,7 +76,7 @@ def complete(facts: RestoreFacts) -> RestorePlan:
     if facts.mode is Mode.RECOVER:
         message = f"Restored into {facts.target_name}, which takes writes; status.recovered says what was reached."
     if facts.mode is Mode.REPLACE:
-        where = facts.hold.instance if facts.hold is not None else "the volume"
+        where = facts.hold.begins if facts.hold is not None else "the volume"
         message = (
             f"Restored in place: {facts.target_name} takes writes, and status.recovered says what was reached. The "
             f"data of before is kept on {where} until it is confirmed that nobody needs it; see the cluster's "

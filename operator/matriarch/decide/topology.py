@@ -37,8 +37,9 @@ from matriarch.decide.actions import (
     Resume,
     SetLeaving,
 )
-from matriarch.decide.conditions import STARTING_FOR, assess
+from matriarch.decide.conditions import STARTING_FOR, assess, describe, keeps_replaced
 from matriarch.decide.facts import Facts, Instance, Memory, Wish
+from matriarch.decide.lease import LeaseState
 from matriarch.decide.lost import Mended, is_behind, mend
 from matriarch.decide.verdict import Standing, Verdict
 
@@ -51,8 +52,8 @@ def decide(facts: Facts, now: datetime) -> Plan:
         return _without_lease(facts, now)
     memory = switchover.remember(facts, now)
     news = switchover.news(facts.memory, memory)
-    if facts.suspended and facts.restore_problem:
-        return _given_up(facts, memory, news)
+    if facts.suspended:  # before anything that blocks the rest: under a spec that is refused, what runs goes on
+        return _given_up(facts, memory, news) if facts.restore_problem else _suspended(facts, memory, news)
     if blocked := _blocked(facts):
         return Plan(tuple(news), blocked, memory, facts.wish.health_interval)
     if facts.erasing:
@@ -66,11 +67,9 @@ def decide(facts: Facts, now: datetime) -> Plan:
         actions.append(NotePolicy())
     if facts.held:
         return _held(facts, memory, actions)
-    if facts.suspended:
-        return _suspended(facts, memory, actions)
+    if facts.lease is not None and facts.lease.epoch > 0 and facts.lease.filling is not None:
+        return _restored(facts, facts.lease, memory, actions)
     actions += _volumes_and_pods(facts)
-    if facts.lease is not None and facts.lease.filling is not None:
-        return Plan(tuple(actions), assess(facts, memory, None, now), memory, SOON)  # nobody leads: nothing else yet
     leaving = _leaving(facts)
     actions += leaving
     disruption, memory, note = _one_disruption(facts, memory, now, busy=any(isinstance(a, DeletePod) for a in leaving))
@@ -100,9 +99,9 @@ def _held(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
     return Plan(tuple(actions), verdict, memory, SOON if actions else facts.wish.health_interval)
 
 
-def _suspended(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
+def _suspended(facts: Facts, memory: Memory, news: Iterable[Action]) -> Plan:
     """Every Pod goes, the primary's first: its voters keep the fence away while it stops in order."""
-    name = facts.restore_name
+    name, actions = facts.restore_name, [*news]
     there = [i for i in facts.instances if i.pod is not None]
     first = [i for i in there if i.name == facts.holder] or there
     actions += [
@@ -114,8 +113,24 @@ def _suspended(facts: Facts, memory: Memory, actions: list[Action]) -> Plan:
     return Plan(tuple(actions), Verdict(Standing.WORKING, "Restoring", message), memory, SOON)
 
 
+def _restored(facts: Facts, lease: LeaseState, memory: Memory, actions: list[Action]) -> Plan:
+    """What a Restore brought counts, and its instance has not said yet that it runs on it. Nobody else leads."""
+    first = facts.get(lease.bootstrap)
+    if first is None or first.claim is None or first.claim.terminating:
+        message = (
+            f"The data that a Restore brought to the volume of {lease.bootstrap} is gone with it, before anybody ran "
+            "on it. The other volumes have the data of before: make a new Restore in place, with "
+            "inPlace.skipSafetyBackup."
+        )
+        verdict = Verdict(Standing.STALLED, "RestoredDataMissing", message)
+        return Plan(tuple(actions), verdict, memory, facts.wish.health_interval)
+    actions += _volumes_and_pods(facts)
+    message = f"{first.name} starts on the data that a Restore brought: {describe(first)}. The others follow it then."
+    return Plan(tuple(actions), Verdict(Standing.WORKING, "StartingRestored", message), memory, SOON)
+
+
 def _given_up(facts: Facts, memory: Memory, news: Iterable[Action]) -> Plan:
-    """Before anything that blocks the rest: under a spec that is refused, what runs goes on, and so must this."""
+    """The hold is taken back."""
     assert facts.lease is not None
     assert facts.lease.filling is not None
     message = f"{facts.restore_problem} Nothing was replaced: {facts.wish.cluster} goes on with the data that it had."
@@ -276,7 +291,7 @@ def _leaving(facts: Facts) -> list[Action]:
         if i.name not in lease.leaving or lease.names_instance(i.name) or may_initialise:
             continue  # only what this very Lease says counts, not what the swap above will make it say
         if i.pod is not None:
-            if not i.pod.terminating:
+            if not i.pod.terminating and not keeps_replaced(lease, i):
                 actions.append(DeletePod(i.name, i.pod.uid, "scaled down"))
         elif i.claim is not None and not i.claim.terminating:
             actions.append(DeleteClaim(i.name, i.claim.uid))

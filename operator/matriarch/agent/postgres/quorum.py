@@ -28,6 +28,8 @@ _NEXT_SEGMENT = "SELECT pg_logical_emit_message(false, 'matriarch', '', true), p
 
 _KEPT = "SELECT setting::int AS megabytes FROM pg_settings WHERE name = 'wal_keep_size'"
 
+_FAR = "SELECT count(*) AS far FROM pg_replication_slots WHERE restart_lsn < pg_current_wal_lsn() - $1::numeric"
+
 _WAITS = "SELECT wait_event = 'SyncRep' AS waits FROM pg_stat_activity WHERE pid = $1"
 
 
@@ -118,10 +120,20 @@ class Quorum(Looking):
 
     async def pass_kept_segments(self, *, timeout: float = 30.0) -> None:
         """Goes on so far ahead that a checkpoint may remove the present segment, whatever wal_keep_size holds back."""
-        kept = int((await self._sessions.fetchrow("what is kept", _KEPT, timeout=timeout))["megabytes"])
+        kept = await self.kept_bytes()
         async with files.ends_within(timeout, "no further segment was begun"):
-            for _ in range((kept << 20) // SEGMENT_SIZE + 2):
+            for _ in range(kept // SEGMENT_SIZE):
                 await self.pass_segment()
+
+    async def kept_bytes(self) -> int:
+        """WAL that a server has to go on for before its present segment may be removed."""
+        row = await self._sessions.fetchrow("what is kept", _KEPT, timeout=2.0)
+        return (int(row["megabytes"]) << 20) + 2 * SEGMENT_SIZE
+
+    async def slots_are_near(self) -> bool:
+        """Whether no slot holds back more than the segment before the present one."""
+        row = await self._sessions.fetchrow("slots", _FAR, 2 * SEGMENT_SIZE, timeout=2.0)
+        return int(row["far"]) == 0
 
     async def confirm_flushed(self, lsn: int, voters: Sequence[str], k: int, *, timeout: float = 10.0) -> list[str]:
         """The voters, at least `k`, that have flushed `lsn`. Unavailable when fewer have in time."""

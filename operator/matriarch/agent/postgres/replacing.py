@@ -32,6 +32,10 @@ class Replacing(DataDirectory):
     def _beside(self) -> tuple[str, ...]:
         return tuple(uid for uid, path in self._named(RESTORED) if _mark(path) == uid)
 
+    async def brought(self) -> tuple[str, ...]:
+        """uids of the Restores of which anything lies beside the data, whole or not."""
+        return await files.in_thread(DISK, lambda: tuple(uid for uid, _ in self._named(RESTORED)))
+
     async def kept(self) -> tuple[str, ...]:
         """uids of the Restores whose replaced data is still here."""
         return await files.in_thread(DISK, lambda: tuple(uid for uid, _ in self._named(BEFORE)))
