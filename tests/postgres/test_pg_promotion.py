@@ -308,10 +308,9 @@ async def test_failovers_in_a_row_do_not_fill_a_small_volume(box: Box) -> None:
     assert await one.server.former_segments() >= 6, "on a large volume nothing is done for it"
     instance.space = Space(small, small // 2)
     await one.sql("SELECT pg_create_physical_replication_slot('away', true)")
-    await one.sql("SELECT pg_switch_wal()")
-    await one.sql("CREATE TABLE one ()")
-    await one.sql("SELECT pg_switch_wal()")
-    await one.sql("CREATE TABLE more ()")
+    for name in "abc":
+        await one.sql("SELECT pg_switch_wal()")
+        await one.sql(f"CREATE TABLE {name} ()")
     before = await one.value("SELECT pg_walfile_name(pg_current_wal_lsn())")
     await keeper.look()
     assert await one.value("SELECT pg_walfile_name(pg_current_wal_lsn())") == before, "a replica that is away needs it"
