@@ -86,7 +86,7 @@ def running(folder: Path) -> Iterator[ApiServer]:
                 etcd=f"http://{ADDRESS}:{client}",
                 address=ADDRESS,
                 port=server.port,
-                services="10.255.0.0/24",
+                services="10.255.0.0/16",
                 # Nobody listens for Services here, and no controller makes the tokens that pods would need.
                 more=["--disable-admission-plugins=ServiceAccount", "--endpoint-reconciler-type=none"],
             ),
