@@ -24,6 +24,8 @@ from dev.host import CACHE, PROJECT, DevError
 
 REPORTS = PROJECT / "build" / "reports"
 HELM = CACHE / "bin" / "helm"
+TWO = ("-n", "2", "--dist", "loadfile")
+"""Two files at a time: what they wait for is mostly not the processor."""
 GROUND = "tests/e2e/test_ground.py"
 HISTORIES = "tests/faults/test_histories.py"
 
@@ -67,7 +69,7 @@ def check_stages(*, helm: bool) -> list[Stage]:
         Stage("mypy", (*python, "mypy", "-p", "matriarch", "-p", "dev", "-p", "bench", "-p", "model")),
         Stage("imports", (str(Path(sys.executable).with_name("lint-imports")),)),
         Stage("generated files", (*python, "matriarch.api.generate", "--check")),
-        _pytest("unit", "tests/unit", 600),
+        _pytest("unit", "tests/unit", 600, *TWO),
     ]
     if helm:
         stages.append(Stage("helm lint", (str(HELM), "lint", "--strict", "helm/matriarch")))
@@ -81,11 +83,11 @@ def test_stages() -> list[Stage]:
         Stage("set-up: programs", (*python, "dev.programs"), limit=2400),
         *check_stages(helm=True),
         _pytest("model", "tests/model", 300),
-        _pytest("apiserver", "tests/apiserver", 1200),
+        _pytest("apiserver", "tests/apiserver", 1200, *TWO),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),
         # Much of its time is waiting for servers; files stay whole, since their tests share what they made.
-        _pytest("postgres", "tests/postgres", 3300, "-m", "not long", "-n", "2", "--dist", "loadfile"),
+        _pytest("postgres", "tests/postgres", 3300, "-m", "not long", *TWO),
         # The ground's own tests switch nodes off: before anything stands on them. The cluster stays for the next stage.
         _pytest("ground", GROUND, 600, env={"KEEP": "1"}),
         # A cluster that is ill fails one test after the other, each after minutes of waiting.
