@@ -87,7 +87,7 @@ def test_clients_do_not_notice_that_the_operator_is_away(orders: Cluster, operat
 
 def test_the_warm_second_takes_over_when_the_active_operator_dies(operator: Operator, orders: Cluster) -> None:
     orders.wait_ready()
-    active = operator.active()
+    active = wait("an active operator", lambda: operator.active() or None, timeout=60)  # it was away just before
     operator.kubectl.run("delete", "pod", active, "-n", operator.namespace, "--grace-period=0", "--force")
     wait("another active operator", lambda: operator.active() not in {active, ""} or None, timeout=60)
     orders.patch({"parameters": {"work_mem": "9MB"}})
