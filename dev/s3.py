@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 NAME = "versitygw"
 REGION = "us-east-1"
+PORTS = (20_000, 29_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,19 @@ class S3Server(StoreServer):
 
 
 def free_port(address: str) -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as s:
-        s.bind((address, 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on now, below those that connections begin at.
+
+    One of theirs may be taken while a server is away for a moment, even by the connection that asks whether it is back.
+    """
+    for _ in range(200):
+        port = random.randrange(*PORTS)
+        with socket.socket() as s:
+            try:
+                s.bind((address, port))
+            except OSError:
+                continue
+            return port
+    raise DevError(f"no port of {address} from {PORTS[0]} to {PORTS[1]} is free")
 
 
 def ensure(folder: Path, *, address: str = "127.0.0.1", port: int = 0, tls: bool = False) -> S3Server:

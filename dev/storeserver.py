@@ -35,10 +35,10 @@ class StoreServer:
 
     def _accepts(self) -> bool:
         try:
-            socket.create_connection((self.address, self.port), timeout=1).close()
+            with socket.create_connection((self.address, self.port), timeout=1) as s:
+                return bool(s.getsockname() != s.getpeername())  # the kernel connects a port that is free with itself
         except OSError:
             return False
-        return True
 
     def stop(self) -> None:
         """Kill the server, in the middle of whatever it does; finished objects stay."""
