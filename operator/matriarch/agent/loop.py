@@ -178,11 +178,10 @@ class Loop:
     async def _data(self) -> role.Data:
         instance = self._instance
         lease = instance.lease
-        replaced = lease is not None and lease.epoch > 0 and lease.filling is not None
         try:
             control = await instance.server.control_data()
         except Corrupt as e:
-            if replaced:
+            if lease is not None and lease.replacing:
                 return "broken"  # it is to be replaced, or may have been for that very reason
             if not self._follower.doctor.unreadable(e):
                 raise

@@ -284,8 +284,7 @@ async def _act(
     elif plan.resume_job:
         await env.kube.patch("Job", namespace, name, {"spec": {"suspend": False}})
     elif plan.suspend:
-        hold = await restore_recovery.look_hold(env, namespace, around.name)
-        await restore_recovery.suspend(env, around, restore, hold.instance if hold is not None else "")
+        await restore_recovery.suspend(env, around, restore, plan.suspend)
     elif plan.lift:
         await restore_recovery.lift(env, around, restore)
 

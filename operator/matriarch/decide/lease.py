@@ -132,9 +132,14 @@ class LeaseState:
         return self.epoch == 0 and self.filling is not None and not self.filling.done
 
     @property
+    def replacing(self) -> bool:
+        """A Restore in place holds the cluster up, or its data counts and nobody has recorded that he runs on it."""
+        return self.epoch > 0 and self.filling is not None
+
+    @property
     def suspended(self) -> bool:
         """A Restore in place is preparing other data: no instance may run what is there, which may be gone on with."""
-        return self.epoch > 0 and self.filling is not None and not self.filling.done
+        return self.replacing and self.filling is not None and not self.filling.done
 
     def names(self, member: Member) -> bool:
         """Whether `member` may hold something that only it holds: nothing of it may be deleted (I8)."""

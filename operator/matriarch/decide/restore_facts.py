@@ -189,8 +189,8 @@ class RestorePlan:
     create_safety: bool = False
     make_job: Step | None = None
     resume_job: bool = False
-    suspend: bool = False
-    """Hold the running cluster up, so that its data can be replaced."""
+    suspend: str = ""
+    """Hold the running cluster up, so that its data can be replaced on the volume of this instance."""
     lift: bool = False
     """Let the instances start on what the Job made."""
     finished: bool = False

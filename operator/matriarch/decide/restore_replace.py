@@ -69,7 +69,7 @@ def stop(facts: RestoreFacts) -> RestorePlan:
                 return failed(facts, Step.STOP, "AgentsNotReady", message)
             return at_work(facts, Step.STOP, Verdict(Standing.WORKING, "AgentsNotReady", message), again=LOOK)
         verdict = Verdict(Standing.WORKING, "Stopping", f"DatabaseCluster {name} is being stopped.")
-        return at_work(facts, Step.STOP, verdict, suspend=True, again=LOOK)
+        return at_work(facts, Step.STOP, verdict, suspend=hold.instance, again=LOOK)
     if not facts.pods:
         return done(facts, Step.STOP)
     since = facts.stopping_since

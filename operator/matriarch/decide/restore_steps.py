@@ -121,7 +121,7 @@ def at_work(
     create_safety: bool = False,
     make_job: Step | None = None,
     resume_job: bool = False,
-    suspend: bool = False,
+    suspend: str = "",
     lift: bool = False,
     jobs_made: int = 0,
     job_noted: bool = False,

@@ -114,7 +114,7 @@ def _by_the_lease(f: Facts) -> Step:
     lease = f.lease
     if lease is None:
         return _without_lease(f)
-    if lease.epoch > 0 and lease.filling is not None:
+    if lease.replacing and lease.filling is not None:
         return _replaced(f, lease, lease.filling)
     if f.system_identifier in lease.replaced:
         return _of_before(f, lease)

@@ -67,7 +67,7 @@ def decide(facts: Facts, now: datetime) -> Plan:
         actions.append(NotePolicy())
     if facts.held:
         return _held(facts, memory, actions)
-    if facts.lease is not None and facts.lease.epoch > 0 and facts.lease.filling is not None:
+    if facts.lease is not None and facts.lease.replacing:
         return _restored(facts, facts.lease, memory, actions)
     actions += _volumes_and_pods(facts)
     leaving = _leaving(facts)
