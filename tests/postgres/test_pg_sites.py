@@ -43,10 +43,12 @@ pytestmark = pytest.mark.timeout(240)
 
 
 class Api:
-    """One cluster's Lease. With `lose`, that many answers to writes are lost after they landed."""
+    """One cluster's Lease. With `lose`, that many answers to writes are lost after they landed; none comes while
+    `away`."""
 
     def __init__(self, state: LeaseState) -> None:
         self.lose = 0
+        self.away = False
         self.seen: Leases | None = None
         self.object = codec.to_manifest(
             state, cluster="c", namespace="n", renew_time="t", labels={}, resource_version="1"
@@ -57,9 +59,11 @@ class Api:
         return codec.from_manifest(self.object).state
 
     async def get(self, *_: object, **__: object) -> dict[str, Any]:
+        self._answers()
         return copy.deepcopy(self.object)
 
     async def replace(self, obj: dict[str, Any], **_: object) -> dict[str, Any]:
+        self._answers()
         version = self.object["metadata"]["resourceVersion"]
         if obj["metadata"]["resourceVersion"] != version:
             raise Conflict("changed", status=409, reason="Conflict")
@@ -69,6 +73,10 @@ class Api:
             self.lose -= 1
             raise Unavailable("the answer was lost")
         return copy.deepcopy(self.object)
+
+    def _answers(self) -> None:
+        if self.away:
+            raise Unavailable("the API server is away")
 
 
 class StandIn:
@@ -173,7 +181,7 @@ class Site:
     async def _watch(self) -> None:
         while True:
             with contextlib.suppress(Unavailable):
-                self.instance.leases.seen(self.api.object)
+                self.instance.leases.seen(await self.api.get())
                 self.instance.nudge()
             await asyncio.sleep(0.1)
 
@@ -329,6 +337,33 @@ async def test_crashes_around_both_swaps(sites: tuple[Site, Site], *, lost: bool
     await home.follows()
     await home.counts(1)
     assert home.instance.server_role == "standby"
+
+
+async def test_a_primary_that_starts_as_a_standby_by_an_old_copy_leads_again(sites: tuple[Site, Site]) -> None:
+    """Killed before its promotion was on the volume too, and started while the API server is away: the copy says that
+    this is a replica cluster. What the Lease says later makes it the primary that it was."""
+    home, away = sites
+    home.wish(enabled=True)
+    token = await home.demoted()
+    before = away.files.lease()
+    assert before is not None
+    away.wish(enabled=False, token=token)
+    await away.leads()
+    await away.member.sql("INSERT INTO t VALUES (1)")
+    await eventually(lambda: away.api.state.promoting is None, "the promotion is recorded", within=20)
+    timeline, epoch = away.api.state.timeline, away.api.state.epoch
+    await away.crash()
+    away.files.write_lease(before)
+    away.api.away = True
+    await away.start()
+    await eventually(lambda: away.instance.server_role == "standby", "it runs as a standby", within=30)
+    away.api.away = False
+    await away.leads()
+    await away.counts(1)
+    assert away.api.state.timeline > timeline
+    assert away.api.state.epoch > epoch
+    await home.follows()
+    await home.counts(1)
 
 
 async def test_force_parts_the_sites_and_the_old_one_keeps_what_it_acknowledged(sites: tuple[Site, Site]) -> None:

@@ -104,10 +104,10 @@ def vault(store: MemoryStore, *, keys: tuple[Kek, ...] = (KEY,), system: int = S
 class DataFolder:
     """A pgdata in which tests play PostgreSQL."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, system: int = SYSTEM) -> None:
         self.root = root
         (root / "global").mkdir(parents=True)
-        (root / "global" / "pg_control").write_bytes(struct.pack("=Q", SYSTEM) + bytes(100))
+        (root / "global" / "pg_control").write_bytes(struct.pack("=Q", system) + bytes(100))
         self.wal = root / "pg_wal"
         self.status = self.wal / "archive_status"
         self.status.mkdir(parents=True)

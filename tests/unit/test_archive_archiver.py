@@ -14,10 +14,11 @@ import pytest
 
 from matriarch.archive import archiver as module
 from matriarch.archive.archiver import Archiver
+from matriarch.archive.fetching import Fetcher
 from matriarch.archive.names import WalName
 from matriarch.archive.plan import Pause
 from matriarch.archive.walfolder import WalFolder
-from tests.unit.archive_world import DataFolder, MemoryStore, named, vault, wal
+from tests.unit.archive_world import SYSTEM, DataFolder, MemoryStore, named, vault, wal
 
 
 @pytest.fixture(autouse=True)
@@ -212,3 +213,31 @@ async def test_another_systems_folder_is_refused(tmp_path: Path) -> None:
         answer = await archiver.push(*data.push_arguments(name))
         assert (answer.word, archiver.report().reason) == ("no", "PrefixOwnedByAnother")
     assert list(store.objects) == ["owner.json"]
+
+
+async def test_files_of_data_that_took_the_place_are_not_stored_among_those_of_before(tmp_path: Path) -> None:
+    """A Restore in place exchanges the two folders while this process works for the first."""
+    data, store = DataFolder(tmp_path / "d"), MemoryStore()
+    name = data.finish(1, 1)
+    async with running(data, store, patience=1.0) as archiver:
+        assert await push(archiver, data, name) == "ok"
+        before = dict(store.objects)
+        data.root.rename(tmp_path / "before")
+        other = DataFolder(tmp_path / "d", system=SYSTEM + 1)
+        history = other.write("00000002.history", b"1\t0/2000000\tno recovery target specified\n")
+        answer = await archiver.push(*other.push_arguments(history))
+        assert (answer.word, archiver.report().reason) == ("no", "OtherSystem")
+        assert f"holds database system {SYSTEM + 1}" in answer.why
+    assert store.objects == before
+
+
+async def test_nothing_is_fetched_for_data_that_took_the_place(tmp_path: Path) -> None:
+    data, store = DataFolder(tmp_path / "d"), MemoryStore()
+    vault(store).put(named("000000010000000000000001"), wal(1, 1))
+    folder = WalFolder(data.root)
+    fetcher = Fetcher(lambda: vault(store), folder.own_system, tmp_path / "spool", prefetch=0, patience=0.0)
+    assert (await fetcher.fetch("000000010000000000000001")).word == "ok"
+    data.root.rename(tmp_path / "before")
+    DataFolder(tmp_path / "d", system=SYSTEM + 1)
+    found = await fetcher.fetch("000000010000000000000001")
+    assert (found.word, "in place of" in found.text) == ("no", True)

@@ -136,7 +136,9 @@ class World:
                 site.server, site.data = "standby", "standby"
             case "promote" if lease.promoting is not None and lease.promoting.timeline <= site.timeline:
                 # Promoted before, and started as a standby since, by a copy of the Lease of before the promotion.
-                self.swap(site, site.version, claimed_again(site.lease, site.position))
+                self.swap(site, site.version, claimed_again(site.lease, lease.holder, site.position))  # type: ignore[arg-type]
+            case "claim":
+                self.swap(site, site.version, claimed_again(site.lease, lease.holder, site.position))  # type: ignore[arg-type]
             case "promote":
                 assert lease.promoting is not None
                 site.line = (*site.line, Switch(lease.promoting.timeline, site.timeline, len(site.wal)))
@@ -273,6 +275,7 @@ class World:
 @given(st.integers(0, 1 << 32))
 @example(27396587)
 @example(173615796)
+@example(3838072098)
 def test_the_role_moves_once_and_whole_whatever_breaks(seed: int) -> None:
     world = World(seed)
     for _ in range(250):

@@ -109,11 +109,18 @@ def test_the_whole_line_replaces_the_lineage_so_that_a_dead_winner_is_remembered
 
 def test_a_number_that_a_crash_used_up_is_claimed_anew() -> None:
     taken = lease.taken_over(QUORUM, B, 6, WalPosition(2, 500), "n")
-    again = lease.claimed_again(taken, WalPosition(3, 520))
+    again = lease.claimed_again(taken, B, WalPosition(3, 520))
     assert again.promoting == Promotion(4, 3, 520)
     assert again.claimed == 4
-    with pytest.raises(ValueError, match="nothing is claimed"):
-        lease.claimed_again(QUORUM, WalPosition(2, 1))
+    with pytest.raises(ValueError, match="does not hold epoch 6"):
+        lease.claimed_again(taken, A, WalPosition(2, 1))
+
+
+def test_a_holder_that_was_started_as_a_standby_claims_a_number_above_its_own() -> None:
+    led = replace(QUORUM, promoting=None)
+    again = lease.claimed_again(led, A, WalPosition(led.claimed, 700))
+    assert again.promoting == Promotion(led.claimed + 1, led.claimed, 700)
+    assert (again.epoch, again.voters, again.k) == (led.epoch, led.voters, led.k)
 
 
 def test_what_the_lease_names_may_not_be_deleted() -> None:

@@ -108,6 +108,19 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
             id="elected, and the watch was faster than the answer",
         ),
         pytest.param(facts(server="stopped", data="standby", lease=ELECTED), "start-standby", id="elected, stopped"),
+        pytest.param(facts(server="standby", data="standby"), "claim", id="a holder that an older copy made a standby"),
+        pytest.param(facts(server="standby", data="standby", authority=0), "reclaim", id="the same, before its swap"),
+        pytest.param(
+            facts(
+                server="standby",
+                data="standby",
+                lease=replace(HELD, mode="alone", voters=(), k=0),
+                single=True,
+                lease_fresh=False,
+            ),
+            "wait",
+            id="the same, and the Lease can't be written",
+        ),
         pytest.param(facts(server="primary", lease=ELECTED), "lead", id="promoted, not recorded"),
         pytest.param(facts(server="stopped", lease=ELECTED, timeline=2), "start-primary", id="promoted, crashed"),
         pytest.param(

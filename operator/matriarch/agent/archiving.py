@@ -38,7 +38,6 @@ class Archiving:
         self._instance, self._socket = instance, socket
         self._process: asyncio.subprocess.Process | None = None
         self._wish: ArchiveWish | None = None
-        self._system = ""
         self._woken: int | None = None
 
     async def keep(self) -> None:
@@ -49,12 +48,9 @@ class Archiving:
             config = self._instance.config
             wish = config.archive if config is not None else None
             now = asyncio.get_running_loop().time()
-            system = self._instance.system_identifier
-            if wish != self._wish or now - heard > SILENCE or (self._system and system and system != self._system):
-                # Also for another database system, which a clone or a restore brought: it has a folder of its own.
+            if wish != self._wish or now - heard > SILENCE:
                 await self.stop()
                 self._wish, heard = wish, now
-            self._system = system or self._system
             if wish is None:
                 self._instance.archive = None
             elif self._process is None or self._process.returncode is not None:

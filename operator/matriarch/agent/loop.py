@@ -34,6 +34,7 @@ from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import slot_name
 from matriarch.postgres.preload import Door
 from matriarch.postgres.standbynames import NOBODY
+from matriarch.postgres.timeline import WalPosition
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class Loop:
             "reclaim": self._reclaim,
             "start-primary": self._start_primary,
             "start-standby": self._start_standby,
+            "claim": self._claim,
             "promote": self._promote,
             "lead": self._lead,
             "follow": self._follower.step,
@@ -308,12 +310,24 @@ class Loop:
             if e.reason != "TimelineTaken":
                 raise
             log.warning("%s", e)
-            position = await instance.position()
-            await instance.leases.change(lambda s: transitions.claimed_again(s, position))
+            await self._claim_from(await instance.position())
             return None
         except Corrupt:
             await stepdown.end_postgres(instance)
             raise
+
+    async def _claim(self) -> float:
+        instance = self._instance
+        async with instance.control:
+            status = await instance.look()  # a look that was under way during a promotion tells of before it
+            if status is not None and status.in_recovery and instance.is_holder:
+                await self._claim_from(await instance.position())
+        return 0.0
+
+    async def _claim_from(self, position: WalPosition) -> None:
+        me = self._instance.me
+        assert me is not None
+        await self._instance.leases.change(lambda s: transitions.claimed_again(s, me, position))
 
     async def _configure(self, names: str, *, door: Door) -> None:
         instance = self._instance

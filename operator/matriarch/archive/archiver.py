@@ -38,7 +38,16 @@ STORES_ITSELF = 120.0  # seconds
 LOOK_EVERY = 2.0  # seconds; a push makes it look at once
 RESCAN_AFTER = 0.5  # seconds that one listing may be used while a backlog is worked off
 
-_FILE_FAULTS = frozenset({Reason.BAD_SEGMENT, Reason.SPLIT_BRAIN, Reason.FILE_GONE, "ObjectCorrupt", "ManifestCorrupt"})
+_FILE_FAULTS = frozenset(
+    {
+        Reason.BAD_SEGMENT,
+        Reason.SPLIT_BRAIN,
+        Reason.FILE_GONE,
+        Reason.OTHER_SYSTEM,
+        "ObjectCorrupt",
+        "ManifestCorrupt",
+    }
+)
 
 _CREDENTIALS = frozenset({"CredentialsRefused", "CredentialsMissing", "KeyMissing", "WrongKey", "BadKey"})
 
@@ -159,7 +168,7 @@ class Archiver:
         if time.monotonic() < state.store.until:
             return
         if self._vault is None:
-            self._system = await self._in_thread(self._folder.system_identifier)
+            self._system = await self._in_thread(self._folder.own_system)
             self._vault = await self._in_thread(lambda: self._open_vault(self._system))
         await self._look()
         if not state.ready:
@@ -228,6 +237,7 @@ class Archiver:
         vault = self._vault
         assert vault is not None
         data = self._folder.read(name)
+        self._folder.own_system()  # after it was read, for it may come from data that was put in place meanwhile
         waited = time.time() - self._state.ready.get(name, time.time())
         if self.leads or waited > STORES_ITSELF:
             if not self._claimed:

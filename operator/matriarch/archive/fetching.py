@@ -39,18 +39,20 @@ class Fetched:
 
 
 class Fetcher:
-    """`open_vault` is called at the first request, in a thread. At most `prefetch` bytes lie in the spool."""
+    """`open_vault` is called at the first request, in a thread; `own_system` at each, and raises when the files of the
+    vault are not for the data that is here any more. At most `prefetch` bytes lie in the spool."""
 
     def __init__(
         self,
         open_vault: Callable[[], Vault],
+        own_system: Callable[[], object],
         spool: Path,
         *,
         prefetch: int,
         parallel: int = 4,
         patience: float = PATIENCE,
     ) -> None:
-        self._open_vault, self._spool = open_vault, spool
+        self._open_vault, self._own_system, self._spool = open_vault, own_system, spool
         self._ahead = max(0, prefetch // SEGMENT_SIZE)
         self._patience = patience
         self._vault: Vault | None = None
@@ -85,6 +87,7 @@ class Fetcher:
 
     async def _get(self, name: WalName) -> bool:
         await self._prepare()
+        await self._in_thread(self._own_system)
         if (self._spool / name.text).exists() and name.text not in self._under_way:
             return True
         return await asyncio.shield(self._begin(name))

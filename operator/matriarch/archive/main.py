@@ -21,19 +21,22 @@ from matriarch.archive.config import ENVIRONMENT, ArchiveConfig
 from matriarch.archive.door import serve
 from matriarch.archive.fetching import Fetcher
 from matriarch.archive.keyring import Keyring
+from matriarch.archive.report import Reason
 from matriarch.archive.vault import Throttle, Vault
 from matriarch.archive.walfolder import WalFolder
-from matriarch.backup.jobspec import Reason, StoreSpec
+from matriarch.backup.jobspec import Reason as StoreReason
+from matriarch.backup.jobspec import StoreSpec
 from matriarch.backup.keys import Kek
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import open_store
-from matriarch.errors import Refused
+from matriarch.errors import MatriarchError, Refused
 
 log = logging.getLogger("matriarch.archive")
 
 _NICE = 5  # below the agent and the heartbeat, beside PostgreSQL's own processes
 _OOM_SCORE = 900  # of 1000: the first to go
 _PARENT_EVERY = 1.0  # seconds between looks at whether the parent is still there
+_DATA_EVERY = 1.0  # seconds between looks at which database system is here
 _STORE_OUTAGE = 20.0  # seconds that a call waits for a store; the archiver's own back-off goes on from there
 
 
@@ -52,7 +55,7 @@ def make_vault(config: ArchiveConfig, system: int, stop: Stop, given: tuple[Kek,
         raise Refused(
             f"The WAL archive has to read what it wrote, and key {keys[0].id} is a public key, which can't; give the "
             "archive's store a key of its own, or the private key.",
-            reason=Reason.BAD_KEY,
+            reason=StoreReason.BAD_KEY,
         )
     store = open_store(_with_folder(config, system), stop, outage=_STORE_OUTAGE, connections=config.parallel + 2)
     store.check()
@@ -79,6 +82,19 @@ async def _parent_ends(parent: int) -> None:
         await asyncio.sleep(_PARENT_EVERY)
 
 
+async def _other_data_comes(folder: WalFolder) -> None:
+    """Until the data directory holds another database system. Everything here is of the one that was there: the folder
+    of the archive, what was fetched ahead, what is known to be stored."""
+    while True:
+        try:
+            await asyncio.to_thread(folder.own_system)
+        except MatriarchError as error:
+            if getattr(error, "reason", "") == Reason.OTHER_SYSTEM:
+                log.info("%s; the archiver ends and is started for that", error)
+                return
+        await asyncio.sleep(_DATA_EVERY)
+
+
 async def amain(config: ArchiveConfig, keys: tuple[Kek, ...] | None = None) -> None:
     """Until it is told to end, or its parent does. `keys` as for `make_vault`."""
     parent = os.getppid()
@@ -96,14 +112,16 @@ async def amain(config: ArchiveConfig, keys: tuple[Kek, ...] | None = None) -> N
             patience=config.patience,
         )
     fetcher = Fetcher(
-        lambda: make_vault(config, folder.system_identifier(), stop, keys),
+        lambda: make_vault(config, folder.own_system(), stop, keys),
+        folder.own_system,
         Path(config.spool),
         prefetch=config.prefetch,
         parallel=config.parallel,
     )
     await serve(Path(config.socket), archiver, fetcher)
     running = asyncio.create_task(archiver.run()) if archiver is not None else None
-    waits: list[asyncio.Task[object]] = [asyncio.create_task(ended.wait()), asyncio.create_task(_parent_ends(parent))]
+    ends = (ended.wait(), _parent_ends(parent), _other_data_comes(folder))
+    waits: list[asyncio.Task[object]] = [asyncio.create_task(end) for end in ends]
     waits += [running] if running is not None else []
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     stop.set()

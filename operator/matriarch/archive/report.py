@@ -12,6 +12,7 @@ class Reason(enum.StrEnum):
     BAD_SEGMENT = "BadSegment"  # the file is not what its name says
     SPLIT_BRAIN = "SplitBrain"  # the store has the same name with other content
     FILE_GONE = "FileGone"  # or it changed while it was read; PostgreSQL itself clears up after such a file
+    OTHER_SYSTEM = "OtherSystem"  # a clone or a Restore brought other data: this process works for what was there
     NOT_YET = "NotYet"  # a replica waits for its primary to store it
 
 

@@ -35,6 +35,8 @@ class WalFolder:
         self._pgdata = pgdata
         self._wal = pgdata / "pg_wal"
         self._buffers = threading.local()
+        self._own = 0
+        self._lock = threading.Lock()
 
     def system_identifier(self) -> int:
         """From pg_control, whose first field it is. Raises Unavailable where there is no data yet."""
@@ -46,6 +48,19 @@ class WalFolder:
         if len(raw) != 8 or not any(raw):
             raise Corrupt(f"{self._pgdata}/global/pg_control is cut off")
         return int(struct.unpack("=Q", raw)[0])
+
+    def own_system(self) -> int:
+        """The system that was here when this was asked first. Raises Unavailable while there is no data, and with the
+        reason OtherSystem for good once a clone or a Restore brought another: its files have a place of their own."""
+        found = self.system_identifier()
+        with self._lock:
+            self._own = self._own or found
+            if found != self._own:
+                raise Unavailable(
+                    f"the data directory holds database system {found} by now, in place of {self._own}",
+                    reason=Reason.OTHER_SYSTEM,
+                )
+        return found
 
     def ready(self) -> dict[WalName, float]:
         """What PostgreSQL wants archived → since when (seconds since the epoch)."""

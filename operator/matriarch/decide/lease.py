@@ -326,9 +326,10 @@ def history_recorded(state: LeaseState, history: Sequence[Switch]) -> LeaseState
     return replace(state, lineage=line, promoting=None)
 
 
-def claimed_again(state: LeaseState, position: WalPosition) -> LeaseState:
-    """The holder's own WAL reached the number that it had claimed, in a promotion that a crash broke off."""
-    _require(state.promoting is not None, "nothing is claimed")
+def claimed_again(state: LeaseState, holder: Member, position: WalPosition) -> LeaseState:
+    """Another number: the holder's own WAL reached the one that it had claimed, in a promotion that a crash broke off;
+    or its promotion was recorded, and it was started as a standby since, by an older copy of the Lease."""
+    _require(state.holder == holder, f"{holder} does not hold epoch {state.epoch}")
     claim = max(state.claimed, position.timeline) + 1
     return replace(state, claimed=claim, promoting=Promotion(claim, position.timeline, position.lsn))
 

@@ -79,6 +79,7 @@ class Step:
         "reclaim",  # swap the epoch up for itself
         "start-primary",
         "start-standby",  # without upstream: `decide/attach.py` says when and whom to follow
+        "claim",  # swap in a timeline to be promoted to, for a holder that runs as a standby without one
         "promote",
         "lead",
         "follow",
@@ -94,7 +95,7 @@ class Step:
 
 
 _LASTING = frozenset(
-    {"initialize", "record-bootstrap", "exchange", "clone", "reclaim", "start-primary", "promote", "inherit"}
+    {"initialize", "record-bootstrap", "exchange", "clone", "reclaim", "start-primary", "claim", "promote", "inherit"}
 )
 """Steps that lead, or destroy, by what the Lease says."""
 
@@ -205,9 +206,12 @@ def _as_holder(f: Facts, lease: LeaseState) -> Step:
     if max(f.promise_heard, f.promised) > lease.epoch:
         return Step("reclaim", "a voter promised a higher epoch")
     if f.server == "standby":
-        if lease.promoting is None:
-            return Step("wait", "named as holder, but the standby has no timeline to be promoted to")
-        return Step("promote")
+        if lease.promoting is not None:
+            return Step("promote")
+        # Started by a copy of the Lease from before its promotion. It has all that it acknowledged as a primary.
+        if f.lease_fresh:
+            return Step("claim", "named as holder, and runs as a standby")
+        return Step("wait", "named as holder, and runs as a standby; the Lease can't be asked for a timeline yet")
     if f.server == "primary":
         return Step("lead")
     if f.data == "primary" and lease.promoting is not None and f.timeline < lease.promoting.timeline:
