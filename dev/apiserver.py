@@ -22,7 +22,7 @@ from dev import programs
 from dev.kubebox import pki
 from dev.kubebox.controlplane import API_SERVER, ETCD, api_server_command, etcd_command
 from dev.kubebox.processes import Processes
-from dev.s3 import free_port
+from dev.ports import free_port
 
 ADDRESS = "127.0.0.1"
 

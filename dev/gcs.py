@@ -25,7 +25,7 @@ from typing import ClassVar
 from dev import programs
 from dev.host import DevError
 from dev.kubebox.pki import Authority
-from dev.s3 import free_port
+from dev.ports import free_port
 from dev.storeserver import StoreServer
 
 NAME = "fake-gcs-server"

@@ -12,10 +12,8 @@ import argparse
 import contextlib
 import json
 import os
-import random
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ from typing import TYPE_CHECKING, ClassVar
 from dev import programs
 from dev.host import DevError
 from dev.kubebox.pki import Authority
+from dev.ports import free_port
 from dev.storeserver import StoreServer
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 NAME = "versitygw"
 REGION = "us-east-1"
-PORTS = (20_000, 29_000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +125,6 @@ class S3Server(StoreServer):
         keys = {"ROOT_ACCESS_KEY": self.access_key, "ROOT_SECRET_KEY": self.secret_key}
         self._processes.start(NAME, words, env=keys)
         self._processes.wait(NAME, self._accepts, timeout, f"the S3 server at {self.endpoint}")
-
-
-def free_port(address: str) -> int:
-    """A TCP port that nobody listens on now, below those that connections begin at.
-
-    One of theirs may be taken while a server is away for a moment, even by the connection that asks whether it is back.
-    """
-    for _ in range(200):
-        port = random.randrange(*PORTS)
-        with socket.socket() as s:
-            try:
-                s.bind((address, port))
-            except OSError:
-                continue
-            return port
-    raise DevError(f"no port of {address} from {PORTS[0]} to {PORTS[1]} is free")
 
 
 def ensure(folder: Path, *, address: str = "127.0.0.1", port: int = 0, tls: bool = False) -> S3Server:

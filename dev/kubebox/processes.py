@@ -20,12 +20,16 @@ from dev.host import DevError
 
 
 def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot; None when it is gone or only waits to be reaped."""
+    """When a process started, in clock ticks since boot; None when it is gone or only waits to be reaped.
+
+    The first thread of a process that is killed can be seen as dead while others still end: until then it listens.
+    """
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        dead = fields[0] in {"Z", "X"} and len([*Path(f"/proc/{pid}/task").iterdir()]) <= 1
     except (OSError, IndexError):
         return None
-    return None if fields[0] in {"Z", "X"} else int(fields[19])
+    return None if dead else int(fields[19])
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Processes:
     def wait(self, name: str, ready: Callable[[], bool], timeout: float, what: str) -> None:
         """Wait until `ready`; a program that ends before is an error with its last words."""
         deadline = time.monotonic() + timeout
-        while not ready():
+        while not ready() or self.pid(name) is None:  # another program may have answered in its place
             if self.pid(name) is None:
                 raise DevError(
                     f"{name} has ended while {what} was waited for; {self.log(name)} ends so:\n{self.tail(name)}"

@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from dev.host import PROJECT
-from dev.s3 import free_port
+from dev.ports import free_port
 from matriarch.controller.agents import Agents
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.health import Health

@@ -212,11 +212,11 @@ def test_in_place_everything_is_as_it_was_at_that_moment(ledger: Ledger) -> None
     assert {c["metadata"]["name"]: c["metadata"]["uid"] for c in kubectl.list("pvc", namespace)} == volumes
     cluster.database().execute("INSERT INTO marks VALUES (1000)")
     folder = f"{namespace}/ledger-{now['systemIdentifier']}"
-    wait("WAL in a folder of its own", lambda: ledger.objects(folder) or None, timeout=240)
+    wait("WAL in a folder of its own", lambda: ledger.objects(folder) or None, timeout=240, show=cluster.describe)
 
     kept = f"pgdata.before-{uid}"
     assert kept in Inside(cluster, primary).run("ls", VOLUME)
-    assert holds(cluster.get(), "ReplacedDataKept")
+    wait("the kept data named", lambda: holds(cluster.get(), "ReplacedDataKept") or None, timeout=60)
     heir = next(i for i in cluster.instances() if i != cluster.primary)
     cluster.hand_over(heir)
     cluster.wait_primary(heir)
