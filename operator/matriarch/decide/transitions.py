@@ -87,7 +87,13 @@ EVENTS: Mapping[str, Event] = {
         Event("to-async", _RUNS, _RUNS, "candidates, and nobody is waited for"),
         Event("heir", _RUNS, _RUNS, "a voter is named, voters and k unchanged", ("switch_name",)),
         Event("history", _RUNS, _RUNS, "the claimed timeline is real"),
-        Event("claim", _RUNS, _RUNS, "a higher number for a promotion that was broken off (I6)"),
+        Event(
+            "claim",
+            _RUNS,
+            _RUNS,
+            "the holder: a higher number, where a crash used its own up, or a copy of the Lease from before its"
+            " promotion made it a standby (I6)",
+        ),
         # the Lease of a replica cluster
         Event("designate", _RUNS, _RUNS, "another holder, timelines unchanged"),
         Event("line", _RUNS, _RUNS, "the source is on another timeline"),
