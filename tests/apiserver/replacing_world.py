@@ -10,7 +10,8 @@ from typing import Any
 from matriarch.controller.agents import Agents, Door
 from matriarch.controller.databasecluster import reconcile_cluster
 from matriarch.controller.queue import Key
-from matriarch.decide import lease as lease_codec
+from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import Unavailable
@@ -77,14 +78,14 @@ class Orders:
         return found
 
     async def lease(self) -> LeaseState:
-        return lease_codec.from_manifest(await self.lease_object()).state
+        return leasetext.from_manifest(await self.lease_object()).state
 
     async def swap(self, derive: Callable[[LeaseState], LeaseState]) -> None:
         """What an agent does."""
         found = await self.lease_object()
-        before = lease_codec.from_manifest(found).state
-        text = lease_codec.encode(lease_codec.revised(before, derive(before)))
-        found["metadata"]["annotations"][lease_codec.ANNOTATION] = text
+        before = leasetext.from_manifest(found).state
+        text = leasetext.encode(transitions.revised(before, derive(before)))
+        found["metadata"]["annotations"][leasetext.ANNOTATION] = text
         await self.world.kube.replace(found)
 
     async def condition(self, kind: str) -> tuple[str, str, str] | None:
@@ -116,8 +117,8 @@ class Orders:
             Member(name, f"{self.restarted}-{name}")
             for name in sorted(INSTANCES, key=lambda i: (i != state.bootstrap, i))
         )
-        await self.swap(lambda s: lease_codec.bootstrapped(s, me, system, "n", promises=[s.epoch + 1]))
-        await self.swap(lambda s: lease_codec.voters_set(lease_codec.opened_set(s), "quorum", others, 1))
+        await self.swap(lambda s: transitions.bootstrapped(s, me, system, "n", promises=[s.epoch + 1]))
+        await self.swap(lambda s: transitions.voters_set(transitions.opened_set(s), "quorum", others, 1))
 
     async def answer(self, *, free: int = 10 * GIB, kept: tuple[str, ...] = ()) -> None:
         """As the agents of a cluster at work would."""

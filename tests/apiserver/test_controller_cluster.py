@@ -9,7 +9,7 @@ import pytest
 
 from dev.kubectl import Kubectl, KubectlError
 from matriarch.controller import pki
-from matriarch.decide.lease import from_manifest
+from matriarch.decide.leasetext import from_manifest
 from matriarch.errors import Unavailable
 from matriarch.kube.errors import Forbidden, Invalid
 from matriarch.resources import names

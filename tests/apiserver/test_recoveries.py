@@ -9,7 +9,8 @@ import pytest
 
 from matriarch.backup.jobresult import RecoverResult, Result
 from matriarch.backup.jobspec import Moment, Reason
-from matriarch.decide import lease as lease_codec
+from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
 from matriarch.decide.member import Member
 from matriarch.kube.client import Object
 from matriarch.resources import names
@@ -71,8 +72,8 @@ def restore_of(source: Object, target: str = "again", **more: Any) -> Object:
 
 async def hold(world: World, name: str, uid: str, *, policy: str = "Delete") -> None:
     """What the controller of the new cluster does: the Lease, and the volume that it names."""
-    made = lease_codec.to_manifest(
-        lease_codec.initial(f"{name}-1", uid),
+    made = leasetext.to_manifest(
+        transitions.initial(f"{name}-1", uid),
         cluster=name,
         namespace=world.namespace,
         renew_time="2026-03-01T02:00:00.000000Z",
@@ -119,10 +120,10 @@ def checked(file: str) -> Result:
     return backup_result(file, task="verify")
 
 
-async def lease_of(world: World, name: str) -> lease_codec.LeaseState:
+async def lease_of(world: World, name: str) -> transitions.LeaseState:
     found = await world.kube.get("Lease", world.namespace, name)
     assert found is not None
-    return lease_codec.from_manifest(found).state
+    return leasetext.from_manifest(found).state
 
 
 async def test_to_a_moment_step_by_step(world: World) -> None:
@@ -168,7 +169,7 @@ async def test_to_a_moment_step_by_step(world: World) -> None:
     await world.finish(job, recovered(file_of(2)))
     restore = await world.look("Restore", "back")
     state = await lease_of(world, "again")
-    assert state.filling == lease_codec.Filling(uid, done=True)
+    assert state.filling == transitions.Filling(uid, done=True)
     lease = await world.kube.get("Lease", world.namespace, "again")
     assert lease is not None
     assert lease["metadata"]["annotations"][names.DELETION_POLICY] == "Retain"
@@ -365,8 +366,8 @@ async def test_a_lifted_hold_starts_instances_and_keeps_their_data(cluster_world
     await world.reconcile(2)
     found = await world.get("Lease", "orders")
     assert found is not None
-    state = lease_codec.filled(lease_codec.from_manifest(found).state, "u1")
-    found["metadata"]["annotations"][lease_codec.ANNOTATION] = lease_codec.encode(state)
+    state = transitions.filled(leasetext.from_manifest(found).state, "u1")
+    found["metadata"]["annotations"][leasetext.ANNOTATION] = leasetext.encode(state)
     await world.kube.replace(found)
     await world.reconcile(2)
     objects = await world.objects()
@@ -387,16 +388,16 @@ async def test_a_restored_cluster_that_loses_its_lease_keeps_its_volumes(
     await world.reconcile(2)
     found = await world.get("Lease", "orders")
     assert found is not None
-    state = lease_codec.filled(lease_codec.from_manifest(found).state, "u1")
-    state = lease_codec.bootstrapped(state, Member("orders-1", "abc"), SYSTEM, "n")
-    found["metadata"]["annotations"][lease_codec.ANNOTATION] = lease_codec.encode(state)
+    state = transitions.filled(leasetext.from_manifest(found).state, "u1")
+    state = transitions.bootstrapped(state, Member("orders-1", "abc"), SYSTEM, "n")
+    found["metadata"]["annotations"][leasetext.ANNOTATION] = leasetext.encode(state)
     found["metadata"]["annotations"][names.DELETION_POLICY] = "Retain"
     await world.kube.replace(found)
     await world.reconcile(2)
     if lost == "deleted":
         await world.kube.delete("Lease", world.namespace, "orders")
     else:
-        merge = {"metadata": {"annotations": {lease_codec.ANNOTATION: "{"}}}
+        merge = {"metadata": {"annotations": {leasetext.ANNOTATION: "{"}}}
         await world.kube.patch("Lease", world.namespace, "orders", merge)
     await world.reconcile(2)
     claim = await world.get("PersistentVolumeClaim", "orders-1")

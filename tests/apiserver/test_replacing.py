@@ -14,7 +14,7 @@ import pytest
 from matriarch.backup.jobspec import Moment, Reason
 from matriarch.controller.elect import ask_for_election
 from matriarch.controller.queue import Key
-from matriarch.decide import lease as lease_codec
+from matriarch.decide import lease as transitions
 from matriarch.decide.conditions import FORGET_REPLACED
 from matriarch.decide.lease import Filling, LeaseState
 from matriarch.kube.client import Object
@@ -102,7 +102,7 @@ async def test_step_by_step(world: World) -> None:
     restore = await safe(world, restore)
     held = await orders.lease()
     assert (held.filling, held.bootstrap) == (Filling(uid, epoch=held.epoch), "orders-1")
-    assert same_but_later(lease_codec.resumed(held, uid), before), "what goes on with the old data has to know it"
+    assert same_but_later(transitions.resumed(held, uid), before), "what goes on with the old data has to know it"
     assert condition(restore, "Ready") == ("False", "Stopping")
     await orders.reconcile()
     assert orders.gone == ["orders-1"], "the voters are to be there while the primary stops"
@@ -183,7 +183,7 @@ async def test_a_job_that_fails_leaves_the_cluster_as_it_was(world: World) -> No
     orders = await suspended(world)
     held = await orders.lease()
     assert held.filling is not None
-    before = lease_codec.resumed(held, held.filling.restore)
+    before = transitions.resumed(held, held.filling.restore)
     (job,) = await world.jobs("restore")
     await world.refuse(job, failure("recover", Reason.OBJECT_CORRUPT, "Pack 3 is not what it was."))
     restore = await world.look("Restore", "back")
@@ -207,7 +207,7 @@ async def test_a_restore_that_is_deleted_lets_the_cluster_go_on(world: World) ->
     assert held.filling is not None
     await world.kube.delete("Restore", world.namespace, "back")
     await orders.reconcile(2)
-    assert same_but_later(await orders.lease(), lease_codec.resumed(held, held.filling.restore))
+    assert same_but_later(await orders.lease(), transitions.resumed(held, held.filling.restore))
     assert await orders.pods() == list(INSTANCES)
     assert await orders.policies() == KEEP
 
@@ -360,7 +360,7 @@ async def test_a_cluster_that_is_deleted_while_it_is_held_up(world: World, polic
     spec = {"version": "17", "instances": 3, "storage": {"size": "20Gi"}, "backup": {"stores": [S3]}}
     await world.make("DatabaseCluster", "orders", spec)
     await orders.reconcile(3)
-    assert same_but_later(await orders.lease(), lease_codec.resumed(held, held.filling.restore))
+    assert same_but_later(await orders.lease(), transitions.resumed(held, held.filling.restore))
     assert await orders.pods() == list(INSTANCES)
 
 

@@ -27,8 +27,7 @@ from matriarch.agent.loop import Loop
 from matriarch.agent.memberfiles import MemberFiles
 from matriarch.agent.renewals import keep_renewing
 from matriarch.agent.status import instance_status
-from matriarch.decide import designation, following
-from matriarch.decide import lease as codec
+from matriarch.decide import designation, following, leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member as Named
 from matriarch.errors import Unavailable
@@ -50,13 +49,13 @@ class Api:
         self.lose = 0
         self.away = False
         self.seen: Leases | None = None
-        self.object = codec.to_manifest(
+        self.object = leasetext.to_manifest(
             state, cluster="c", namespace="n", renew_time="t", labels={}, resource_version="1"
         )
 
     @property
     def state(self) -> LeaseState:
-        return codec.from_manifest(self.object).state
+        return leasetext.from_manifest(self.object).state
 
     async def get(self, *_: object, **__: object) -> dict[str, Any]:
         self._answers()
@@ -163,7 +162,7 @@ class Site:
         self.instance.me = Named(member.instance, known.id) if known else None
         self.instance.fenced, self.instance.promised = self.files.fenced(), self.files.promise()
         if (kept := self.files.lease()) is not None:
-            leases.state = codec.decode(kept["state"])
+            leases.state = leasetext.decode(kept["state"])
         if member.server.postmaster() is not None:
             self.instance.server_role = "starting"
         self.task = asyncio.create_task(self._run())
@@ -186,7 +185,7 @@ class Site:
             await asyncio.sleep(0.1)
 
     def _keep(self, state: LeaseState) -> None:
-        self.files.write_lease({"state": codec.encode(state)})
+        self.files.write_lease({"state": leasetext.encode(state)})
 
     async def crash(self) -> None:
         """Agent and server."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide import following, lease, token
+from matriarch.decide import following, lease, leasetext, token
 from matriarch.decide.lease import LeaseState, Promotion
 from matriarch.decide.member import Member
 from matriarch.decide.site import REMEMBERED, Site
@@ -115,10 +115,10 @@ def test_a_demotion_ends_the_voters_and_keeps_the_timelines() -> None:
 
 
 def test_the_text_of_a_lease_without_sites_is_what_it_was() -> None:
-    assert "site" not in lease.encode(PRIMARY)
+    assert "site" not in leasetext.encode(PRIMARY)
     down = following.demoted(PRIMARY, 6, TOKEN, "n")
-    assert lease.decode(lease.encode(down)) == down
-    assert '"site"' in lease.encode(down)
+    assert leasetext.decode(leasetext.encode(down)) == down
+    assert '"site"' in leasetext.encode(down)
 
 
 def _settled(state: LeaseState) -> LeaseState:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from matriarch.decide import lease
+from matriarch.decide import lease, leasetext
 from matriarch.decide.lease import CleanStop, LeaseState, Loss, Promotion
 from matriarch.decide.member import Member
 from matriarch.postgres.timeline import Switch, WalPosition
@@ -151,48 +151,48 @@ states = st.builds(
 def test_what_is_written_is_read_back(state: LeaseState, done: bool | None, later: int) -> None:
     filling = None if done is None else lease.Filling("r1", done, state.epoch)
     state = replace(state, filling=filling)
-    assert lease.decode(lease.encode(state)) == state
-    read = lease.decode(lease.encode(replace(state, epoch=state.epoch + later)))
+    assert leasetext.decode(leasetext.encode(state)) == state
+    read = leasetext.decode(leasetext.encode(replace(state, epoch=state.epoch + later)))
     assert read.filling == (filling if not later else None), "at another epoch it is void: somebody led since"
 
 
 def test_an_agent_that_does_not_know_the_hold_makes_it_void() -> None:
     """It writes what it read without the epoch, or goes on to another one."""
-    held = json.loads(lease.encode(lease.suspended(QUORUM, "r1")))
+    held = json.loads(leasetext.encode(lease.suspended(QUORUM, "r1")))
     assert held["filling"] == ["r1", False, 5]
-    assert lease.decode(json.dumps(held | {"filling": ["r1", False]})).filling is None
-    assert lease.decode(json.dumps(held | {"epoch": 6})).filling is None
-    lifted = json.loads(lease.encode(lease.filled(lease.suspended(QUORUM, "r1"), "r1")))
-    assert lease.decode(json.dumps(lifted | {"epoch": 6})).filling is None
-    assert lease.decode(lease.encode(lease.reclaimed(lease.suspended(QUORUM, "r1"), [], "n"))).filling is None
+    assert leasetext.decode(json.dumps(held | {"filling": ["r1", False]})).filling is None
+    assert leasetext.decode(json.dumps(held | {"epoch": 6})).filling is None
+    lifted = json.loads(leasetext.encode(lease.filled(lease.suspended(QUORUM, "r1"), "r1")))
+    assert leasetext.decode(json.dumps(lifted | {"epoch": 6})).filling is None
+    assert leasetext.decode(leasetext.encode(lease.reclaimed(lease.suspended(QUORUM, "r1"), [], "n"))).filling is None
 
 
 @given(states, st.data())
 def test_a_damaged_text_is_never_taken_for_a_state(state: LeaseState, data: st.DataObject) -> None:
-    doc = json.loads(lease.encode(state))
+    doc = json.loads(leasetext.encode(state))
     key = data.draw(
         st.sampled_from(sorted(doc.keys() - {"wal", "loss", "filling", "replaced"}))
     )  # of these, absent says nothing
     del doc[key]
     with pytest.raises(ValueError, match="can't be read"):
-        lease.decode(json.dumps(doc))
+        leasetext.decode(json.dumps(doc))
 
 
 def test_the_object_keeps_the_holder_and_the_epoch_visible() -> None:
-    made = lease.to_manifest(
+    made = leasetext.to_manifest(
         QUORUM, cluster="orders", namespace="prod", renew_time="2026-01-01T00:00:00.000000Z", labels={"a": "b"},
         resource_version="17",
     )  # fmt: skip
     assert made["spec"]["holderIdentity"] == "orders-1"
     assert made["spec"]["leaseTransitions"] == 5
     assert made["metadata"]["resourceVersion"] == "17"
-    assert lease.from_manifest(made).state == QUORUM
+    assert leasetext.from_manifest(made).state == QUORUM
 
 
 def test_a_restore_fills_the_first_volume_before_the_first_epoch() -> None:
     held = lease.initial("orders-1", "r1")
     assert held.held
-    assert lease.decode(lease.encode(held)) == held
+    assert leasetext.decode(leasetext.encode(held)) == held
     with pytest.raises(ValueError, match="has not filled"):
         lease.bootstrapped(held, A, "8", "n")
     with pytest.raises(ValueError, match="another restore"):
@@ -201,12 +201,12 @@ def test_a_restore_fills_the_first_volume_before_the_first_epoch() -> None:
         lease.filled(lease.initial("orders-1"), "r1")
     filled = lease.filled(held, "r1")
     assert not filled.held
-    assert lease.decode(lease.encode(filled)) == filled
+    assert leasetext.decode(leasetext.encode(filled)) == filled
     line = (Switch(2, 1, 100), Switch(5, 2, 300))
     begun = lease.bootstrapped(filled, A, "8", "n", line)
     assert (begun.epoch, begun.timeline, begun.claimed, begun.lineage) == (1, 5, 5, line)
     assert begun.filling is None
-    assert "filling" not in lease.encode(begun), "what no older agent knows is gone as soon as it is over"
+    assert "filling" not in leasetext.encode(begun), "what no older agent knows is gone as soon as it is over"
     with pytest.raises(ValueError, match="another restore"):
         lease.filled(begun, "r1")
 
@@ -216,7 +216,7 @@ def test_a_cluster_that_is_held_up_goes_on_as_if_nothing_had_been() -> None:
         held = lease.suspended(state, "r1")
         assert held.suspended
         assert not held.held, "its volumes hold data: nothing of what a new cluster's hold allows"
-        assert lease.decode(lease.encode(held)) == held
+        assert leasetext.decode(leasetext.encode(held)) == held
         assert replace(lease.resumed(held, "r1"), bootstrap=state.bootstrap) == state
         assert lease.is_older(lease.revised(state, state), lease.revised(state, held)) is False
         swapped = lease.revised(replace(state, revision=4), held)
@@ -273,7 +273,7 @@ def test_other_data_in_place_begins_an_epoch_above_all_with_nobody_of_before() -
     )  # fmt: skip
     assert begun.mode == "alone", "no voter of before holds any of it"
     assert not begun.opened, "roles and passwords first, then clients"
-    assert lease.decode(lease.encode(begun)) == begun
+    assert leasetext.decode(leasetext.encode(begun)) == begun
     with pytest.raises(ValueError, match="was to be replaced"):
         lease.bootstrapped(ready, new, "7", "n", line)
     with pytest.raises(ValueError, match="has not filled"):

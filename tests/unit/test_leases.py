@@ -15,6 +15,7 @@ import pytest
 
 from matriarch.agent.leases import Leases, Lost
 from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import Unavailable
@@ -36,13 +37,13 @@ class Server:
 
     def write(self, state: LeaseState, renewed: str = "t0") -> None:
         self.version += 1
-        self.object = transitions.to_manifest(
+        self.object = leasetext.to_manifest(
             state, cluster="orders", namespace="prod", renew_time=renewed, labels={}, resource_version=str(self.version)
         )
 
     @property
     def state(self) -> LeaseState:
-        return transitions.from_manifest(self.object).state
+        return leasetext.from_manifest(self.object).state
 
     async def get(self, *_: object, **__: object) -> dict[str, Any]:
         return copy.deepcopy(self.object)

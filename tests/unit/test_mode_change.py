@@ -24,7 +24,7 @@ from matriarch.agent.lead import Leadership
 from matriarch.agent.leases import Leases
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.pulse import Pulse
-from matriarch.decide import lease as codec
+from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Unavailable
@@ -49,7 +49,7 @@ class Api:
         self.late: list[dict[str, Any]] = []
         self.down = False
         self.history: list[LeaseState] = []
-        self._store(codec.to_manifest(
+        self._store(leasetext.to_manifest(
             state, cluster="orders", namespace="prod", renew_time="t0", labels={}, resource_version=""
         ))  # fmt: skip
 
@@ -60,7 +60,7 @@ class Api:
 
     @property
     def state(self) -> LeaseState:
-        return codec.from_manifest(self.object).state
+        return leasetext.from_manifest(self.object).state
 
     async def get(self, *_: object, **__: object) -> dict[str, Any]:
         if self.down:
@@ -194,7 +194,7 @@ class Stage:
 
     def check(self) -> None:
         """Whatever the Lease says, or may say when a late write lands, keeps to the fence that it stands for."""
-        for state in (self.api.state, *(codec.from_manifest(o).state for o in self.live())):
+        for state in (self.api.state, *(leasetext.from_manifest(o).state for o in self.live())):
             sent = self.beats.last
             if state.mode != "async" or state.epoch != 5:
                 continue

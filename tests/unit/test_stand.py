@@ -16,7 +16,7 @@ from matriarch.agent.clock import SECOND
 from matriarch.agent.config import ClusterConfig
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
-from matriarch.decide import lease as codec
+from matriarch.decide import leasetext
 from matriarch.decide.election import ASYNC_LEASE, MOST_BEHIND
 from matriarch.decide.lease import LeaseState, Loss
 from matriarch.decide.member import Member
@@ -39,13 +39,13 @@ class Api:
 
     def write(self, state: LeaseState, renewed: str) -> None:
         self.version += 1
-        self.object = codec.to_manifest(
+        self.object = leasetext.to_manifest(
             state, cluster="orders", namespace="prod", renew_time=renewed, labels={}, resource_version=str(self.version)
         )
 
     @property
     def state(self) -> LeaseState:
-        return codec.from_manifest(self.object).state
+        return leasetext.from_manifest(self.object).state
 
     async def get(self, *_: object, **__: object) -> dict[str, Any]:
         if self.down:
@@ -240,7 +240,7 @@ async def test_a_hand_over_is_checked_by_who_takes_it(monkeypatch: pytest.Monkey
     herd.now += ASYNC_LEASE
     herd.c.leases.renewal_seen = herd.now
     await voting.keep_promise(herd.c, 6)
-    body = {"epoch": 6, "state": codec.encode(ASYNC), "others": 1, "sign_ages": []}
+    body = {"epoch": 6, "state": leasetext.encode(ASYNC), "others": 1, "sign_ages": []}
     with pytest.raises(Refused, match="renewed a moment ago"):
         await taken_from_peer(herd.c, body)
     assert herd.api.state.holder == A

@@ -7,7 +7,8 @@ from typing import Any
 
 from matriarch.controller.queue import Key
 from matriarch.controller.watches import Feed
-from matriarch.decide.lease import ANNOTATION, LeaseState, encode, to_manifest
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.leasetext import ANNOTATION, encode, to_manifest
 from matriarch.decide.member import Member
 from matriarch.postgres.timeline import WalPosition
 from matriarch.resources.names import CLUSTER_LABEL

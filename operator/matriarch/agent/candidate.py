@@ -20,6 +20,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.rhythm import TURN
 from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
 from matriarch.decide.election import (
     Answer,
     Candidate,
@@ -29,7 +30,8 @@ from matriarch.decide.election import (
     next_epoch,
     shortfall,
 )
-from matriarch.decide.lease import LeaseRead, LeaseState
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.leasetext import LeaseRead
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.timeline import WalPosition
@@ -250,7 +252,7 @@ async def _hand_over(
     now = boottime()
     body = {
         "epoch": epoch,
-        "state": transitions.encode(base.state),
+        "state": leasetext.encode(base.state),
         "others": sum(1 for b in ballots) - 1,
         "sign_ages": [now - b.last_sign for b in ballots if b.last_sign is not None],
     }
@@ -286,7 +288,7 @@ async def taken_from_peer(instance: Instance, body: dict[str, Any]) -> Won:
 
 def _is_same(state: LeaseState, told: str) -> bool:
     """Whether the Lease is the one that a hand-over began from. An agent of another version may not know the count."""
-    known = transitions.plain(replace(transitions.decode(told), revision=0))
+    known = transitions.plain(replace(leasetext.decode(told), revision=0))
     return known == transitions.plain(replace(state, revision=0))
 
 

@@ -16,8 +16,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from matriarch.agent.clock import SECOND, boottime
-from matriarch.decide import lease as lease_codec
-from matriarch.decide.lease import LeaseRead, LeaseState
+from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.leasetext import LeaseRead
 from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Kube
 from matriarch.kube.errors import Conflict, NotFound
@@ -66,18 +68,18 @@ class Leases:
         Raises:
             ValueError: its state can't be read.
         """
-        read, known = lease_codec.from_manifest(manifest), self.state
+        read, known = leasetext.from_manifest(manifest), self.state
         if known is not None:
             late = self._newest is not None and _version(read) < _version(self._newest)
             # Versions go back when the store is restored: then what the state says of itself decides.
-            if lease_codec.is_older(read.state, known) or (late and not lease_codec.is_older(known, read.state)):
+            if transitions.is_older(read.state, known) or (late and not transitions.is_older(known, read.state)):
                 return known
         if self._newest is None or read.renew_time != self._newest.renew_time:
             self.renewal_seen = boottime()
         # What renewals carry is old when they are: it is neither kept nor logged.
         if known is None or read.state.epoch != known.epoch:
             self.epoch_seen = boottime()
-        lasting = known is None or lease_codec.plain(read.state) != lease_codec.plain(known)
+        lasting = known is None or transitions.plain(read.state) != transitions.plain(known)
         if lasting:
             self.keep(read.state)
         self.state, self.fresh, self._newest = read.state, True, read
@@ -111,10 +113,10 @@ class Leases:
             raise Lost(f"Lease {self.cluster} does not exist; nobody may lead without it")
         try:
             self.seen(manifest)
-            read = lease_codec.from_manifest(manifest)
+            read = leasetext.from_manifest(manifest)
         except ValueError as e:
             raise Lost(f"Lease {self.cluster} can't be read ({e}); nobody may lead by it") from e
-        if self.state is not None and lease_codec.is_older(read.state, self.state):
+        if self.state is not None and transitions.is_older(read.state, self.state):
             raise Lost(f"Lease {self.cluster} was rolled back to epoch {read.state.epoch}; it is void")
         return read
 
@@ -134,7 +136,7 @@ class Leases:
             Lost: the Lease is no longer what `wanted` was derived from.
             Unavailable: the outcome is unknown and could not be read; the attempt may still land.
         """
-        wanted = lease_codec.revised(base.state, wanted)
+        wanted = transitions.revised(base.state, wanted)
         if wanted.epoch <= base.state.epoch:  # renewals go on beside a claim
             return await self._swap(base, wanted, wait, tries, through_renewals)
         self.claiming = True
@@ -147,7 +149,7 @@ class Leases:
         self, base: LeaseRead, wanted: LeaseState, wait: float, tries: int, through_renewals: bool
     ) -> LeaseState:
         read = base
-        renewal = lease_codec.plain(wanted) == lease_codec.plain(base.state)
+        renewal = transitions.plain(wanted) == transitions.plain(base.state)
         for attempt in range(tries):
             sent = boottime()
             manifest = self._manifest(wanted, read)
@@ -159,10 +161,10 @@ class Leases:
                 read = await self._settle(wait, attempt)
                 # That it says what was to be written proves no renewal: it said so before. Only its time does.
                 renewed = read.renew_time == manifest["spec"]["renewTime"]
-                if lease_codec.plain(read.state) == lease_codec.plain(wanted) and (renewed or not renewal):
+                if transitions.plain(read.state) == transitions.plain(wanted) and (renewed or not renewal):
                     return self._won(base, wanted, read.manifest, sent if renewed else None)
                 void = not through_renewals and read.renew_time != base.renew_time
-                if void or lease_codec.plain(read.state) != lease_codec.plain(base.state):
+                if void or transitions.plain(read.state) != transitions.plain(base.state):
                     raise Lost(f"Lease {self.cluster} changed: epoch {read.state.epoch} now") from None
                 continue
             return self._won(base, wanted, written, sent)
@@ -194,7 +196,7 @@ class Leases:
             Unavailable: the outcome is unknown.
         """
         base = self._newest or await self.read(wait=wait)
-        wanted = lease_codec.renewed_with(base.state, no_voters=no_voters, wal=wal)
+        wanted = transitions.renewed_with(base.state, no_voters=no_voters, wal=wal)
         await self.swap(base, wanted, wait=wait, tries=2)
 
     def _won(self, base: LeaseRead, wanted: LeaseState, manifest: Mapping[str, Any], sent: int | None) -> LeaseState:
@@ -216,7 +218,7 @@ class Leases:
         raise Unavailable(f"Lease {self.cluster}: the outcome of a write is unknown") from last
 
     def _manifest(self, state: LeaseState, base: LeaseRead) -> dict[str, Any]:
-        made = lease_codec.to_manifest(
+        made = leasetext.to_manifest(
             state,
             cluster=self.cluster,
             namespace=self.namespace,

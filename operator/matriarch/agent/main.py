@@ -39,7 +39,7 @@ from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, Ter
 from matriarch.agent.tls import Tls
 from matriarch.agent.transitions import note, note_lease
 from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
-from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
@@ -282,7 +282,7 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
             log.error("the copy of the Lease could not be written: %s", error)
 
     def keep(state: LeaseState) -> None:
-        writer.submit(files.write_lease, {"state": transitions.encode(state)}).add_done_callback(told)
+        writer.submit(files.write_lease, {"state": leasetext.encode(state)}).add_done_callback(told)
 
     leases = Leases(kube, env.cluster, env.namespace, env.labels, keep=keep)
     addresses: dict[str, str] = {}
@@ -323,7 +323,7 @@ def _recall(instance: Instance) -> None:
     kept = instance.files.lease()
     if kept is not None:
         with contextlib.suppress(ValueError, KeyError):
-            state: LeaseState = transitions.decode(kept["state"])
+            state: LeaseState = leasetext.decode(kept["state"])
             instance.leases.state = state
     config = instance.files.config()
     if config is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from matriarch.agent.instance import Instance
 from matriarch.agent.postgres.facts import WalSender
-from matriarch.decide.lease import encode
+from matriarch.decide.leasetext import encode
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError
 from matriarch.postgres.conninfo import STREAM_ROLE

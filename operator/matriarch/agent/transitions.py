@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 
 from matriarch.agent.instance import Instance
-from matriarch.decide.lease import LeaseRead, LeaseState
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.leasetext import LeaseRead
 from matriarch.decide.transitions import Illegal, Line, Seen, lease_event, render
 
 log = logging.getLogger("matriarch.transition")

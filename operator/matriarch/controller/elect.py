@@ -15,7 +15,7 @@ from matriarch.controller.gather import door_of
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
 from matriarch.decide.facts import Pod
-from matriarch.decide.lease import from_manifest
+from matriarch.decide.leasetext import from_manifest
 from matriarch.errors import MatriarchError
 from matriarch.resources import names
 

@@ -18,8 +18,8 @@ from matriarch.controller import certify
 from matriarch.controller.env import MANAGER, Env
 from matriarch.controller.gather import ERASING, View, credentials
 from matriarch.controller.pki import new_password
-from matriarch.decide import following
-from matriarch.decide import lease as lease_codec
+from matriarch.decide import following, leasetext
+from matriarch.decide import lease as transitions
 from matriarch.decide.actions import (
     Action,
     Announce,
@@ -108,19 +108,19 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
             made = credentials(view, secret, new_password())
             view.existing[Ref("Secret", secret)] = await env.kube.apply(made, manager=MANAGER)
         case CreateLease(bootstrap, follow, restore):
-            begun = following.initial(bootstrap) if follow else lease_codec.initial(bootstrap, restore)
+            begun = following.initial(bootstrap) if follow else transitions.initial(bootstrap, restore)
             await _create_lease(begun, view, env)
         case RestoreLease(state):
             await _restore_lease(state, view, env)
         case Resume(restore):
-            await _swap(lambda state: lease_codec.resumed(state, restore), view, env)
+            await _swap(lambda state: transitions.resumed(state, restore), view, env)
         case NotePolicy():
             note = {names.DELETION_POLICY: view.blueprint.defaults.deletion_policy}
             await env.kube.patch("Lease", namespace, view.blueprint.name, {"metadata": {"annotations": note}})
         case MoveBootstrap(instance):
             await _swap(lambda state: replace(state, bootstrap=instance), view, env)
         case SetLeaving(instances):
-            await _swap(lambda state: lease_codec.leaving_set(state, instances), view, env)
+            await _swap(lambda state: transitions.leaving_set(state, instances), view, env)
         case ForgetErasure():
             await _mark_lease(view, env, None)
         case FinishErasure():
@@ -153,24 +153,24 @@ async def _step(action: Action, view: View, env: Env, memory: Memory) -> Memory:
 
 
 async def _create_lease(begun: LeaseState, view: View, env: Env) -> None:
-    view.lease = lease_codec.from_manifest(await env.kube.create(_lease(begun, view)))
+    view.lease = leasetext.from_manifest(await env.kube.create(_lease(begun, view)))
 
 
 async def _restore_lease(state: LeaseState, view: View, env: Env) -> None:
     """In place of the very object that was looked at, or of none: what was written meanwhile makes this a conflict."""
     made = _lease(state, view)
     if (old := view.lease_object) is None:
-        view.lease = lease_codec.from_manifest(await env.kube.create(made))
+        view.lease = leasetext.from_manifest(await env.kube.create(made))
         return
     meta = old["metadata"]
     made["metadata"] |= {k: meta[k] for k in ("uid", "resourceVersion", "finalizers", "ownerReferences") if meta.get(k)}
     made["metadata"]["labels"] = {**(meta.get("labels") or {}), **made["metadata"]["labels"]}
     made["metadata"]["annotations"] = {**(meta.get("annotations") or {}), **made["metadata"]["annotations"]}
-    view.lease = lease_codec.from_manifest(await env.kube.replace(made))
+    view.lease = leasetext.from_manifest(await env.kube.replace(made))
 
 
 def _lease(state: LeaseState, view: View) -> Object:
-    made = lease_codec.to_manifest(
+    made = leasetext.to_manifest(
         state,
         cluster=view.blueprint.name,
         namespace=view.blueprint.namespace,
@@ -186,11 +186,11 @@ async def _swap(derive: Callable[[LeaseState], LeaseState], view: View, env: Env
     """Once: on a conflict the next round decides again, by what the Lease says then."""
     read = view.lease
     assert read is not None
-    state = lease_codec.revised(read.state, derive(read.state))
+    state = transitions.revised(read.state, derive(read.state))
     manifest = {**read.manifest, "metadata": {**read.manifest["metadata"]}}
     annotations = manifest["metadata"].get("annotations") or {}
-    manifest["metadata"]["annotations"] = {**annotations, lease_codec.ANNOTATION: lease_codec.encode(state)}
-    view.lease = lease_codec.from_manifest(await env.kube.replace(manifest))
+    manifest["metadata"]["annotations"] = {**annotations, leasetext.ANNOTATION: leasetext.encode(state)}
+    view.lease = leasetext.from_manifest(await env.kube.replace(manifest))
 
 
 async def _mark_lease(view: View, env: Env, value: str | None) -> None:
@@ -215,7 +215,7 @@ async def _delete_claim(instance: str, uid: str, view: View, env: Env) -> None:
     """Data: so the Lease is read once more, at the last moment."""
     namespace, cluster = view.blueprint.namespace, view.blueprint.name
     lease = await env.kube.get("Lease", namespace, cluster)
-    state = lease_codec.from_manifest(lease).state if lease is not None else None
+    state = leasetext.from_manifest(lease).state if lease is not None else None
     if state is None or state.names_instance(instance) or instance not in state.leaving:
         raise Unavailable(f"the Lease {cluster} changed: the volume of {instance} stays for now")
     with suppress(Conflict):

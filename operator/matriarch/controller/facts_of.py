@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from matriarch.api.rules import quantity
 from matriarch.decide.facts import Agent, Archive, Claim, Illness, Memory, Pod, Pooler, Site, Stream, Switchover
-from matriarch.decide.lease import LeaseState, decode
+from matriarch.decide.lease import LeaseState
+from matriarch.decide.leasetext import decode
 from matriarch.resources import names
 from matriarch.resources.claim import VERSION
 

@@ -27,7 +27,7 @@ from matriarch.controller.queue import Key
 from matriarch.decide.certificates import Authority, Leaf, plan_certificates
 from matriarch.decide.conditions import LOSS_SEEN
 from matriarch.decide.facts import Facts, Instance, Ref, Wish
-from matriarch.decide.lease import LeaseRead, from_manifest
+from matriarch.decide.leasetext import LeaseRead, from_manifest
 from matriarch.decide.lost import is_behind
 from matriarch.decide.rollout import STANDBY_NEEDS
 from matriarch.decide.topology import bootstrap

@@ -19,7 +19,8 @@ from matriarch.controller.env import Env
 from matriarch.controller.gather import door_of
 from matriarch.controller.restore_check import report_to
 from matriarch.controller.restore_source import Source
-from matriarch.decide import lease as lease_codec
+from matriarch.decide import lease as transitions
+from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.pitr import Target
 from matriarch.decide.restore_facts import HoldFacts
@@ -68,7 +69,7 @@ async def look_hold(env: Env, namespace: str, cluster: str) -> HoldFacts | None:
     if found is None:
         return None
     try:
-        state = lease_codec.from_manifest(found).state
+        state = leasetext.from_manifest(found).state
     except ValueError:
         return HoldFacts(restore=None, lifted=False, volume=False)
     filling, others = state.filling, [v.instance for v in state.voters]
@@ -100,11 +101,11 @@ async def lift(env: Env, around: Around, restore: Restore) -> None:
     found = await env.kube.get("Lease", around.namespace, around.name)
     if found is None or around.defaults is None:
         return  # the next look says what there is
-    read = lease_codec.from_manifest(found)
+    read = leasetext.from_manifest(found)
     filling = read.state.filling
     if filling is None or filling.done or filling.restore != restore.metadata.uid:
         return
-    state = lease_codec.filled(read.state, restore.metadata.uid)
+    state = transitions.filled(read.state, restore.metadata.uid)
     notes = {names.DELETION_POLICY: around.defaults.deletion_policy} if read.state.epoch == 0 else {}
     await _swap(env, found, read.state, state, notes)
 
@@ -117,17 +118,17 @@ async def suspend(env: Env, around: Around, restore: Restore, instance: str) -> 
     found = await env.kube.get("Lease", around.namespace, around.name)
     if found is None:
         return
-    read = lease_codec.from_manifest(found)
+    read = leasetext.from_manifest(found)
     try:
-        state = lease_codec.suspended(read.state, restore.metadata.uid, instance)
+        state = transitions.suspended(read.state, restore.metadata.uid, instance)
     except ValueError as error:
         raise Refused(f"{error}. Nothing was changed.", reason="NotInPlace") from None
     await _swap(env, found, read.state, state, {})
 
 
 async def _swap(env: Env, found: Object, before: LeaseState, after: LeaseState, notes: Mapping[str, str]) -> None:
-    metadata, text = found["metadata"], lease_codec.encode(lease_codec.revised(before, after))
-    annotations = {**(metadata.get("annotations") or {}), lease_codec.ANNOTATION: text, **notes}
+    metadata, text = found["metadata"], leasetext.encode(transitions.revised(before, after))
+    annotations = {**(metadata.get("annotations") or {}), leasetext.ANNOTATION: text, **notes}
     await env.kube.replace({**found, "metadata": {**metadata, "annotations": annotations}})
 
 
@@ -228,7 +229,7 @@ async def recover_job(env: Env, found: Object, restore: Restore, around: Around,
     return replace(
         wish,
         command=COMMAND,
-        fills=lease_codec.from_manifest(lease).state.bootstrap,
+        fills=leasetext.from_manifest(lease).state.bootstrap,
         requests=requests,
         memory=memory,
     )

@@ -15,7 +15,7 @@ import kopf
 
 from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
-from matriarch.decide.lease import ANNOTATION, decode, encode
+from matriarch.decide.leasetext import ANNOTATION, decode, encode
 from matriarch.kube.kinds import GROUP, KINDS
 from matriarch.resources.names import CLUSTER_LABEL, MANAGED_BY
 
