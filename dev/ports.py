@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import random
 import socket
 
@@ -29,6 +30,8 @@ def free_port(address: str) -> int:
             keeps.close()
             continue
         keeps.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if not _held:
+            atexit.register(lambda: [held.close() for held in _held])
         _held.append(keeps)
         return port
     raise DevError(f"no port of {address} from {RANGE[0]} to {RANGE[1]} is free")

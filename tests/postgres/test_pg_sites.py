@@ -365,6 +365,32 @@ async def test_a_primary_that_starts_as_a_standby_by_an_old_copy_leads_again(sit
     await home.counts(1)
 
 
+async def test_nothing_is_rewound_by_an_old_copy_of_the_lease(sites: tuple[Site, Site]) -> None:
+    """The source was promoted by force meanwhile, so that its line left that of the primary which the copy forgot."""
+    home, away = sites
+    home.wish(enabled=True)
+    token = await home.demoted()
+    before = away.files.lease()
+    assert before is not None
+    away.wish(enabled=False, token=token)
+    await away.leads()
+    await eventually(lambda: away.api.state.promoting is None, "the promotion is recorded", within=20)
+    await home.follows()
+    home.wish(enabled=False, forced=True)
+    await home.leads()
+    await home.member.sql("INSERT INTO t VALUES (7), (8)")
+    await away.member.sql("INSERT INTO t VALUES (2), (3), (4)")  # acknowledged by the primary of its own Lease
+    await away.crash()
+    away.files.write_lease(before)
+    away.api.away = True
+    await away.start()
+    said = "nothing is rewound or copied anew"
+    await eventually(lambda: said in away.instance.site.get("problem", ""), "it says why it waits", within=40)
+    away.api.away = False
+    await away.leads()
+    await away.counts(3)
+
+
 async def test_force_parts_the_sites_and_the_old_one_keeps_what_it_acknowledged(sites: tuple[Site, Site]) -> None:
     home, away = sites
     away.wish(enabled=False, forced=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from matriarch.decide import lease, leasetext
 from matriarch.decide.lease import CleanStop, LeaseState, Loss, Promotion
 from matriarch.decide.member import Member
+from matriarch.decide.transitions import Illegal, Seen, lease_event
 from matriarch.postgres.timeline import Switch, WalPosition
 
 A, B, C = (Member(f"orders-{i}", f"{i}" * 12) for i in (1, 2, 3))
@@ -272,6 +273,11 @@ def test_other_data_in_place_begins_an_epoch_above_all_with_nobody_of_before() -
         leaving=("orders-4",), loss=led.loss, replaced=("7",),
     )  # fmt: skip
     assert begun.mode == "alone", "no voter of before holds any of it"
+    assert lease_event(Seen.of(ready), Seen.of(begun)) == "replace"
+    with pytest.raises(Illegal, match="in mode quorum"):
+        lease_event(Seen.of(ready), Seen.of(replace(begun, mode="quorum", voters=(C,), k=1)))
+    with pytest.raises(Illegal, match="within an epoch"):
+        lease_event(Seen.of(led), Seen.of(replace(led, system_identifier="8")))
     assert not begun.opened, "roles and passwords first, then clients"
     assert leasetext.decode(leasetext.encode(begun)) == begun
     with pytest.raises(ValueError, match="was to be replaced"):

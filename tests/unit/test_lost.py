@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from matriarch.decide import lease as leases
+from matriarch.decide import leasetext
 from matriarch.decide.actions import RestoreLease
 from matriarch.decide.facts import Agent, Claim, Instance
 from matriarch.decide.lease import LeaseState, is_older, revised
@@ -223,3 +224,22 @@ def test_volumes_without_a_lease_get_their_pods_so_that_they_can_tell() -> None:
     plan = w.settle(rounds=20)
     assert w.lease is not None
     assert plan.verdict.standing is Standing.READY
+
+
+def test_what_a_restore_in_place_brought_counts_also_in_a_lease_that_was_written_again() -> None:
+    """Its volume may hold the other data already: by a Lease that has forgotten it nobody could run on either."""
+    lifted = leases.filled(leases.suspended(KNOWN, "r1"), "r1")
+    mended = mend(None, (told(A, lifted), told(B, lifted), told(C, lifted)))
+    assert isinstance(mended, Mended)
+    filling = mended.state.filling
+    assert filling is not None
+    assert (filling.restore, filling.done, filling.epoch) == ("r1", True, mended.state.epoch)
+    assert mended.state.bootstrap == lifted.bootstrap
+    assert leasetext.decode(leasetext.encode(mended.state)) == mended.state
+
+
+def test_a_restore_in_place_that_still_prepares_begins_anew() -> None:
+    held = leases.suspended(KNOWN, "r1")
+    mended = mend(None, (told(A, held), told(B, held), told(C, held)))
+    assert isinstance(mended, Mended)
+    assert mended.state.filling is None

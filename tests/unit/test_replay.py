@@ -219,7 +219,7 @@ def test_what_the_protocol_does_is_legal(seed: int) -> None:
 
 def test_the_histories_show_every_event_but_the_rare_ones() -> None:
     shown = {line.event for seed in range(80) for line in history(seed)}
-    assert set(EVENTS) - shown <= {"bootstrap", "take-alone", "claim", "other"} | OF_SITES
+    assert set(EVENTS) - shown <= {"bootstrap", "take-alone", "claim", "replace", "other"} | OF_SITES
 
 
 OF_SITES = {"attach-source", "designate", "line", "site-promote", "site-demote"}

@@ -121,6 +121,12 @@ HEIR = replace(HELD, heir=A, holder=B, voters=(A, C), clean_stop=CleanStop(1, 10
             "wait",
             id="the same, and the Lease can't be written",
         ),
+        pytest.param(facts(me=B, instance="orders-2", data="broken", server="stopped"), "clone", id="a copy is broken"),
+        pytest.param(
+            facts(me=B, instance="orders-2", data="broken", server="stopped", lease_fresh=False),
+            "wait",
+            id="it may be the primary's by now",
+        ),
         pytest.param(facts(server="primary", lease=ELECTED), "lead", id="promoted, not recorded"),
         pytest.param(facts(server="stopped", lease=ELECTED, timeline=2), "start-primary", id="promoted, crashed"),
         pytest.param(

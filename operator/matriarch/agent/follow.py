@@ -161,6 +161,9 @@ class Follower:
             case "attach":
                 await self._attach(lease, holder, address)
                 return 0.5
+            case "rewind" if why := instance.not_by_a_copy():
+                instance.state, instance.reason = "waiting", why
+                return 0.5
             case "rewind":
                 return 0.0 if await self._rewind(holder, address) else 5.0
             case "clone":
@@ -258,6 +261,8 @@ class Follower:
     async def clone(self, lease: LeaseState, holder: Member) -> None:
         """A base backup of the holder as a new incarnation. Raises Unavailable; what was begun is begun anew."""
         instance = self._instance
+        if why := instance.not_by_a_copy():
+            raise Unavailable(why)
         address = instance.addresses.get(holder.instance)
         if address is None:
             raise Unavailable(f"no address of {holder.instance} is known")

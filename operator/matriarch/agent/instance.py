@@ -203,13 +203,26 @@ class Instance:
             return f"Restore {self.lease.filling.restore} replaces the data"
         return ""
 
+    def not_by_a_copy(self) -> str:
+        """Why nothing that is here may be thrown away now, to copy or rewind it from another; empty when it may.
+
+        The volume's copy of the Lease may be of a time before this member led, and what it acknowledged then is
+        nowhere else where it led alone.
+        """
+        if not self.leases.fresh:
+            return "the Lease was not read yet; by the copy on the volume nothing is rewound or copied anew"
+        if self.lease is not None and self.epoch_heard > self.lease.epoch:
+            return f"a peer knows epoch {self.epoch_heard}, the Lease is at {self.lease.epoch}"
+        return ""
+
     async def look(self, *, timeout: float = 1.0) -> ServerStatus | None:
         """A fresh look at PostgreSQL; None when it does not answer."""
         status = await self.server.status(timeout=timeout)
         if status is not None:
             self.status, self.status_at = status, boottime()
             self.system_identifier = status.system_identifier
-            if self.server_role in ("starting", "primary", "standby"):
+            before_promotion = status.in_recovery and self.server.leads  # asked before it, and answered after it
+            if self.server_role in ("starting", "primary", "standby") and not before_promotion:
                 self.server_role = "standby" if status.in_recovery else "primary"
         return status
 

@@ -40,8 +40,8 @@ class Leases:
     `renewal_seen`: boot-time instant at which its renew time was last seen to move. `watched_since`: since when the API
     server answers, after it was away for `BLIND`. `renewed`: when the request of the last own successful write was
     sent. `claiming`: an own swap to a higher epoch is under way, and a watch may tell of it before its answer does.
-    `epoch_seen`: when the newest epoch was first seen. `keep` persists each newer state on the volume before anybody
-    acts on it; `noted` is told of each, with the state before.
+    `epoch_seen`: when the newest epoch was first seen. `keep` has each newer state written to the volume,
+    soon; `noted` is told of each, with the state before.
     """
 
     kube: Kube

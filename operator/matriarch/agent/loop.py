@@ -320,8 +320,9 @@ class Loop:
         instance = self._instance
         async with instance.control:
             status = await instance.look()  # a look that was under way during a promotion tells of before it
-            if status is not None and status.in_recovery and instance.is_holder:
-                await self._claim_from(await instance.position())
+            if status is None or not status.in_recovery or not instance.is_holder:
+                return 0.1
+            await self._claim_from(await instance.position())
         return 0.0
 
     async def _claim_from(self, position: WalPosition) -> None:

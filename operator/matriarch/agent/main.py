@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from collections.abc import Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
 
 from matriarch.agent import candidate, mutant, sites, stepdown
 from matriarch.agent.api import Api
@@ -275,14 +274,9 @@ async def connect(env: Environment) -> tuple[Instance, Tls]:
     heartbeat = await HeartbeatClient.connect()
     kube = Kube.connect(timeout=5.0, manager="matriarch-agent")
     tls = Tls()
-    writer = ThreadPoolExecutor(1, thread_name_prefix="lease")  # one: copies are written in the order seen
-
-    def told(done: Future[None]) -> None:
-        if error := done.exception():
-            log.error("the copy of the Lease could not be written: %s", error)
 
     def keep(state: LeaseState) -> None:
-        writer.submit(files.write_lease, {"state": leasetext.encode(state)}).add_done_callback(told)
+        files.keep_lease({"state": leasetext.encode(state)})
 
     leases = Leases(kube, env.cluster, env.namespace, env.labels, keep=keep)
     addresses: dict[str, str] = {}

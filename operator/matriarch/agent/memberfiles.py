@@ -4,7 +4,7 @@ Beside PGDATA, never inside it: pg_rewind and a base backup copy or wipe what is
 promise can acknowledge to two epochs. Every write is a temporary file, fsync, rename, fsync of the folder, so a
 crash leaves the old content or the new one. A file that cannot be read is never taken for an absent one.
 
-All methods wait for the disk: the agent calls them in a thread, with a time limit of its own.
+All methods but those named keep_ wait for the disk: the agent calls them in a thread, with a time limit of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from matriarch.agent.reserve import Reserve
+from matriarch.agent.volumecopy import VolumeCopy
 from matriarch.errors import Corrupt, Refused
 
 FOLDER = Path("/var/lib/matriarch/member")
@@ -45,6 +46,8 @@ class MemberFiles:
         self.folder = folder
         self._reserve = reserve
         self._epochs = threading.Lock()
+        self._lease_copy = VolumeCopy("the Lease", self.write_lease)
+        self._config_copy = VolumeCopy("the configuration", self.write_config)
         if not folder.is_dir():
             folder.mkdir(mode=0o700)
             _fsync_folder(folder.parent)
@@ -97,6 +100,14 @@ class MemberFiles:
     def lease(self) -> dict[str, Any] | None:
         """The newest Lease seen, as it was written; None before the first."""
         return self._read(LEASE)
+
+    def keep_lease(self, lease: dict[str, Any]) -> None:
+        """Written soon, by a thread of its own. Which Lease is newer is the caller's to decide."""
+        self._lease_copy.keep(lease)
+
+    def keep_config(self, config: dict[str, Any]) -> None:
+        """The same."""
+        self._config_copy.keep(config)
 
     def write_lease(self, lease: dict[str, Any]) -> None:
         """Which Lease is newer is the caller's to decide. No disk is touched when nothing changed."""

@@ -18,6 +18,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.postgres.facts import ServerStatus
 from matriarch.agent.transitions import note
+from matriarch.agent.voting import keep_promise
 from matriarch.decide import designation, following, promotion
 from matriarch.decide.election import next_epoch
 from matriarch.decide.lease import LeaseState
@@ -88,6 +89,7 @@ async def promotes(instance: Instance, status: ServerStatus) -> bool:
             await instance.leases.swap(base, wanted)
         except Lost as e:
             raise Unavailable(str(e)) from e
+        await keep_promise(instance, epoch)  # nobody may win this member for an epoch below the one that it leads
     instance.site.clear()
     log.warning("this cluster is promoted at epoch %d: %s", epoch, found.why)
     return True

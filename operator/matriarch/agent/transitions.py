@@ -38,6 +38,7 @@ def note(instance: Instance, event: str) -> None:
         promised=instance.promised,
         fenced=instance.fenced,
         version=instance.leases.version,
+        system=seen.system,
     )
     log.info("%s", render(line))
 

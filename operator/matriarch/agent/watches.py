@@ -47,7 +47,7 @@ async def watch_config(instance: Instance) -> None:
             instance.nudge()
         if config != instance.config:
             instance.config = config
-            await asyncio.to_thread(instance.files.write_config, doc)
+            instance.files.keep_config(doc)
             instance.nudge()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matriarch.controller import backup_key, backup_store
 from matriarch.controller.env import Env
-from matriarch.controller.gather import View
+from matriarch.controller.view import View
 
 
 async def ensure(view: View, env: Env) -> None:

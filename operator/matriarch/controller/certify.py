@@ -6,8 +6,8 @@ from datetime import datetime
 
 from matriarch.controller import pki
 from matriarch.controller.env import Env
-from matriarch.controller.gather import View
-from matriarch.decide.certificates import CertificatePlan, Step
+from matriarch.controller.view import View
+from matriarch.decide.certificates import Authority, CertificatePlan, Leaf, Step
 from matriarch.decide.facts import Ref
 from matriarch.kube.client import Object
 from matriarch.postgres.outside import SOURCE_ROLE
@@ -97,3 +97,41 @@ async def _write(secret: Object, view: View, env: Env) -> Object:
         return await env.kube.create(secret)
     version = found["metadata"]["resourceVersion"]
     return await env.kube.replace({**secret, "metadata": {**secret["metadata"], "resourceVersion": version}})
+
+
+def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[Leaf]]:
+    """What there is of the authority, and every certificate that is wanted."""
+    b, secret = view.blueprint, view.authority
+    heartbeat = pki.text(secret, "heartbeat.key")
+    authority = None
+    if secret is not None:
+        current = pki.describe(pki.text(secret, "tls.crt"))
+        authority = Authority(
+            current=current,
+            usable=pki.belongs(pki.Pair(pki.text(secret, "tls.crt"), pki.text(secret, "tls.key"))),
+            next=pki.describe(pki.text(secret, "next.crt")),
+            previous=pki.describe(pki.text(secret, "previous.crt")),
+            heartbeat=bool(heartbeat),
+        )
+    kept = {n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and names.is_instance(b.name, n)}
+    wanted = {names.instance_tls(i): (secrets.hosts(b, i), heartbeat) for i in sorted({*b.instances, *kept})}
+    wanted[names.backup_tls(b.name)] = (frozenset(), "")
+    wanted[names.replica_tls(b.name)] = (frozenset(), "")
+    if b.defaults.pooler is not None:
+        wanted[names.pooler_tls(b.name)] = (pooler_hosts(b), "")
+    leaves = []
+    for leaf, (hosts, wanted_heartbeat) in wanted.items():
+        found = view.existing.get(Ref("Secret", leaf))
+        owners = (found or {}).get("metadata", {}).get("ownerReferences") or ()
+        leaves.append(
+            Leaf(
+                secret=leaf,
+                hosts=hosts,
+                certificate=pki.describe(pki.text(found, "tls.crt")),
+                bundle=pki.fingerprints(pki.text(found, "ca.crt")),
+                whole=pki.text(found, "heartbeat.key") == wanted_heartbeat
+                and bool(pki.text(found, "tls.key"))
+                and any(o.get("uid") == b.cluster.metadata.uid for o in owners),
+            )
+        )
+    return authority, leaves

@@ -8,9 +8,10 @@ from matriarch.controller import archive_key, backup_health
 from matriarch.controller.backup_around import OF_CLUSTER
 from matriarch.controller.env import Env
 from matriarch.controller.execute import execute
-from matriarch.controller.gather import Unreadable, gather, resource_of
+from matriarch.controller.gather import gather, resource_of
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
+from matriarch.controller.spec import Unreadable
 from matriarch.controller.status import refuse, report
 from matriarch.controller.sweep import sweep
 from matriarch.decide.topology import decide

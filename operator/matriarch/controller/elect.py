@@ -11,9 +11,9 @@ import logging
 
 from matriarch.controller import facts_of
 from matriarch.controller.env import Env
-from matriarch.controller.gather import door_of
 from matriarch.controller.queue import Key
 from matriarch.controller.reconcile import reconciles
+from matriarch.controller.view import door_of
 from matriarch.decide.facts import Pod
 from matriarch.decide.leasetext import from_manifest
 from matriarch.errors import MatriarchError

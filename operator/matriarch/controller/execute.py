@@ -16,8 +16,9 @@ from itertools import groupby
 
 from matriarch.controller import certify
 from matriarch.controller.env import MANAGER, Env
-from matriarch.controller.gather import ERASING, View, credentials
 from matriarch.controller.pki import new_password
+from matriarch.controller.view import ERASING, View
+from matriarch.controller.wanted import credentials
 from matriarch.decide import following, leasetext
 from matriarch.decide import lease as transitions
 from matriarch.decide.actions import (

@@ -16,9 +16,9 @@ from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_status import parse_time
 from matriarch.controller.backup_task import job_wish
 from matriarch.controller.env import Env
-from matriarch.controller.gather import door_of
 from matriarch.controller.restore_check import report_to
 from matriarch.controller.restore_source import Source
+from matriarch.controller.view import door_of
 from matriarch.decide import lease as transitions
 from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState

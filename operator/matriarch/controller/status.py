@@ -12,7 +12,7 @@ from typing import Any
 from matriarch.api.defaults import PoolerDefaults
 from matriarch.controller import facts_of
 from matriarch.controller.env import MANAGER, Env
-from matriarch.controller.gather import View
+from matriarch.controller.view import View
 from matriarch.decide import archive, replica_cluster
 from matriarch.decide.actions import Plan
 from matriarch.decide.conditions import Condition, conditions, describe, of_cluster

@@ -12,8 +12,8 @@ import logging
 
 from matriarch.controller.env import Env
 from matriarch.controller.execute import kept_secrets
-from matriarch.controller.gather import ERASING
 from matriarch.controller.queue import Key
+from matriarch.controller.view import ERASING
 from matriarch.kube.client import Object
 from matriarch.resources import names
 

@@ -125,8 +125,12 @@ def _again(known: LeaseState, found: LeaseState | None, instances: Sequence[Inst
     if found is not None:
         above.append(found.epoch)
     state = reclaimed(known, above, nonce="")
+    counts = known.filling if known.filling is not None and known.filling.done else None
     return replace(
         state,
+        # What a Restore in place brought counts from then on, whoever has taken note of it; one that still prepares
+        # begins anew, above an epoch that nobody can have led beside it.
+        filling=replace(counts, epoch=state.epoch) if counts is not None else None,
         nonce=f"restored-{state.epoch}",
         revision=max(known.revision, found.revision if found is not None else 0) + 1,
         claimed=max(known.claimed, found.claimed if found is not None else 0),

@@ -95,8 +95,11 @@ class Step:
 
 
 _LASTING = frozenset(
-    {"initialize", "record-bootstrap", "exchange", "clone", "reclaim", "start-primary", "claim", "promote", "inherit"}
-)
+    {
+        "initialize", "record-bootstrap", "exchange", "clone", "clone-source", "reclaim", "start-primary", "claim",
+        "promote", "inherit",
+    }
+)  # fmt: skip
 """Steps that lead, or destroy, by what the Lease says."""
 
 
@@ -104,6 +107,8 @@ def next_step(f: Facts) -> Step:
     """The next step. Nothing that lasts is done by a Lease of which a peer knows a newer one: it may have been restored
     from an older copy, and this member been away meanwhile (L7)."""
     step = _by_the_lease(f)
+    if step.kind in ("clone", "clone-source") and not f.lease_fresh:
+        return Step("wait", "the Lease was not read yet; by the copy on the volume nothing is copied anew", AGAIN)
     if f.lease is not None and f.epoch_heard > f.lease.epoch and step.kind in _LASTING:
         why = f"a peer knows epoch {f.epoch_heard}, the Lease is at {f.lease.epoch}: it is late, or was restored"
         return Step("wait", why, AGAIN)

@@ -78,6 +78,7 @@ EVENTS: Mapping[str, Event] = {
         Event("take-alone", _RUNS, _RUNS, "a voter, for `preferred`; no voters any more (L5)"),
         Event("inherit", _RUNS, _RUNS, "the heir; S' as in a take", ("inherit",)),
         Event("reclaim", _RUNS, _RUNS, "the holder; voters, k and timelines unchanged (L1)", ("reclaim",)),
+        Event("replace", _RUNS, _RUNS, "alone, on the data of another system that a Restore in place brought"),
         Event("add", _RUNS, _RUNS, "one voter more, same k", ("want_add", "step_lease")),
         Event("remove", _RUNS, _RUNS, "one voter less, at least k left", ("want_remove", "step_lease")),
         Event("raise-k", _RUNS, _RUNS, "same voters, k not above their number", ("want_raise", "step_lease")),
@@ -120,6 +121,7 @@ class Seen:
     claimed: int
     lineage: tuple[int, ...]
     heir: str = ""
+    system: str = ""
 
     @classmethod
     def of(cls, state: LeaseState) -> Seen:
@@ -132,6 +134,7 @@ class Seen:
             state.claimed,
             tuple(s.timeline for s in state.lineage),
             str(state.heir or ""),
+            state.system_identifier,
         )
 
 
@@ -155,7 +158,11 @@ def lease_event(before: Seen, after: Seen) -> str:
         raise Illegal(f"{after.holder} is holder and voter")
     if "follow" in (before.mode, after.mode):
         return _of_replica_cluster(before, after)
-    return _of_new_epoch(before, after) if after.epoch > before.epoch else _of_same_epoch(before, after)
+    if after.epoch > before.epoch:
+        return _of_new_epoch(before, after)
+    if before.epoch and after.system != before.system:
+        raise Illegal(f"the system changes from {before.system} to {after.system} within an epoch")
+    return _of_same_epoch(before, after)
 
 
 def _of_replica_cluster(before: Seen, after: Seen) -> str:
@@ -195,6 +202,10 @@ def _of_new_epoch(before: Seen, after: Seen) -> str:
         raise Illegal(f"epoch 0 is followed by {after.epoch}, mode {after.mode}")
     if after.heir:
         raise Illegal("a new epoch has an heir")
+    if before.system and after.system != before.system:
+        if after.mode == "alone":
+            return "replace"
+        raise Illegal(f"system {after.system} takes the place of {before.system} in mode {after.mode}")
     same_voters = (before.mode, before.voters, before.k) == (after.mode, after.voters, after.k)
     if after.holder == before.holder:
         if same_voters and (before.claimed, before.lineage) == (after.claimed, after.lineage):
@@ -268,10 +279,13 @@ class Line:
     promised: int
     fenced: int
     version: int
+    system: str = ""
 
     @property
     def lease(self) -> Seen:
-        return Seen(self.epoch, self.holder, self.mode, self.voters, self.k, self.claimed, self.lineage, self.heir)
+        return Seen(
+            self.epoch, self.holder, self.mode, self.voters, self.k, self.claimed, self.lineage, self.heir, self.system
+        )
 
 
 _NAMES = {"before": "from", "after": "to"}
@@ -319,6 +333,7 @@ def parse(text: str) -> Line:
         promised=int(values["promised"]),
         fenced=int(values["fenced"]),
         version=int(values["version"]),
+        system=values["system"],
     )
 
 

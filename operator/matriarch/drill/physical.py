@@ -22,6 +22,7 @@ from matriarch.archive.fetching import Fetched, Fetcher
 from matriarch.archive.listing import histories, read_listing
 from matriarch.archive.main import make_vault
 from matriarch.archive.restorable import base_of
+from matriarch.archive.vault import Vault
 from matriarch.archive.walfolder import WalFolder
 from matriarch.backup.drillspec import DrillTask
 from matriarch.backup.jobspec import JobSpec, Reason
@@ -164,7 +165,8 @@ def _fetcher(place: Throwaway, spec: JobSpec, keys: tuple[Kek, ...], stop: Stop,
     )
     folder = WalFolder(place.data)
     return _Listening(
-        lambda: make_vault(config, folder.system_identifier(), stop, keys),
+        lambda: make_vault(config, folder.own_system(), stop, keys),
+        folder.own_system,
         Path(config.spool),
         prefetch=config.prefetch,
         said=said,
@@ -174,8 +176,16 @@ def _fetcher(place: Throwaway, spec: JobSpec, keys: tuple[Kek, ...], stop: Stop,
 class _Listening(Fetcher):
     """Keeps why a file could not be given."""
 
-    def __init__(self, *what: object, said: list[str], **more: object) -> None:
-        super().__init__(*what, **more)  # type: ignore[arg-type]  # as given
+    def __init__(
+        self,
+        open_vault: Callable[[], Vault],
+        own_system: Callable[[], object],
+        spool: Path,
+        *,
+        prefetch: int,
+        said: list[str],
+    ) -> None:
+        super().__init__(open_vault, own_system, spool, prefetch=prefetch)
         self._said = said
 
     async def fetch(self, text: str) -> Fetched:

@@ -57,6 +57,11 @@ def instances(cluster: str, count: int) -> tuple[str, ...]:
     return tuple(instance(cluster, i) for i in range(1, count + 1))
 
 
+def is_instance(cluster: str, name: str) -> bool:
+    """Whether a Pod or a volume of this name is, or was, an instance's of the cluster."""
+    return name in instances(cluster, 9)
+
+
 def ordinal(name: str) -> int:
     """`orders-2` → 2. Raises ValueError for a name that is no instance's."""
     match = _ORDINAL.search(name)

@@ -48,6 +48,11 @@ class ServerBase:
         self._doorkeeper: tuple[processes.Process | None, bool] | None = None
         self._timeline: int | None = None  # canonical timeline of the last WAL, as last seen
 
+    @property
+    def leads(self) -> bool:
+        """Whether the running server was started as a primary, or became one."""
+        return self._as_primary
+
     def postmaster(self) -> int | None:
         """Its pid, or None when it is not there. Looks at the kernel, never at the disk."""
         if self._process is not None and not processes.alive(self._process):

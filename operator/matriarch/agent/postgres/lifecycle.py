@@ -139,8 +139,15 @@ class Lifecycle(Replacing):
         await files.in_thread(DISK, self._forget_foreign_histories, control, tuple(line))
         await self.prune_tombstones()
         await files.in_thread(timeout, self._write_files, {} if primary else control.critical)
-        # Stale for certain: no process works here. In a container its pid may be anybody's by now.
+        # Stale for certain: no process works here. In a container their pid may be anybody's by now, also a thread's,
+        # and PostgreSQL refuses to start while there is one. The socket's lies outside the volume, and outlives a
+        # container in its Pod.
         await files.in_thread(DISK, files.remove_durably, self.paths.pgdata / "postmaster.pid")
+        await files.in_thread(DISK, self._remove_sockets)
+
+    def _remove_sockets(self) -> None:
+        for left in self.paths.socket_dir.glob(".s.PGSQL.*"):
+            left.unlink(missing_ok=True)
 
     async def _check_version(self, timeout: float) -> None:
         if not self._version_checked:
