@@ -336,13 +336,22 @@ async def amain() -> int:
     return 0
 
 
+async def _to_its_end() -> None:
+    """Everything was ended in order when `amain` returns. asyncio.run would cancel what is left and wait for it, and
+    that of Python 3.11 waits for ever for a program of which it cancels the start."""
+    status = await amain()
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def main() -> None:
     logging.basicConfig(
         level=os.environ.get("MATRIARCH_LOG_LEVEL", "INFO"),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    sys.exit(asyncio.run(amain()))
+    asyncio.run(_to_its_end())
 
 
 if __name__ == "__main__":
