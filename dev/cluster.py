@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dev import images, s3
+from dev import gcs, images, s3
 from dev.host import PROJECT, STATE, DevError, lock, run, say, succeeds
 from dev.kubebox import cluster as lifecycle
 from dev.kubebox import faults, names, nodeimages, seed
@@ -97,6 +97,13 @@ class Ground:
             cluster = self.nodes.cluster
             return s3.ensure(cluster.folder / "s3", address=cluster.machine, port=7070)
         return s3.ensure(STATE / f"s3-{self.name}", address=_address_for_pods(self.kind), port=7070)
+
+    def gcs(self) -> gcs.GcsServer:
+        """An emulator of Google Cloud Storage, reached as the S3 server is."""
+        if self.nodes:
+            cluster = self.nodes.cluster
+            return gcs.ensure(cluster.folder / "gcs", address=cluster.machine, port=7071)
+        return gcs.ensure(STATE / f"gcs-{self.name}", address=_address_for_pods(self.kind), port=7071)
 
 
 def _push(image: images.Image) -> str:

@@ -90,6 +90,7 @@ def test_a_timeline_switch_archives_its_history_first(place: Path, store: StoreS
         standby.stop()
         archiving(standby, archiver, mode="always")
         standby.start()
+        wait(lambda: not ready(primary), "all so far is stored, and the primary knows")
         first.stop()  # from here on nothing of the primary's is stored any more
         primary.sql("CREATE TABLE marks (n int)")
         for n in range(4):
