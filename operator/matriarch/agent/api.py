@@ -83,6 +83,7 @@ class Api:
         await web.TCPSite(runner, port=port, ssl_context=tls, reuse_address=True).start()
 
     async def close(self) -> None:
+        await self._summaries.close()
         for runner in self._runners:
             await runner.cleanup()
 
@@ -122,7 +123,7 @@ class Api:
     async def status(self, request: web.Request, _: dict[str, Any]) -> dict[str, Any]:
         found = await instance_status(self._instance)
         if _caller(request) == CONTROLLER and found["role"] != "none":
-            found["summaries_behind_bytes"] = await self._summaries.behind()
+            found["summaries_behind_bytes"] = self._summaries.behind()
         return found
 
     async def prevote(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,18 +1,22 @@
 """How far PostgreSQL's WAL summarizer is behind, for the controller.
 
-Peers ask for a status during an election, and the loop asks the server all the time. Neither must ever wait for this:
-the question takes a lock of the summarizer, a process that may hang. So only the controller is told, the question has
-a session of its own, and one that was not answered is not put again for a while: each leaves a session behind.
+Nobody waits for the answer: by a status the controller sees whether this instance lives, and peers whom to elect,
+while the question takes a lock of the summarizer, a process that may hang. So a status has what was known last, the
+question has a session of its own, and when there was no answer it is not put again for a while: it may still wait there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
 from matriarch.errors import MatriarchError
 
-PAUSE = 300.0  # seconds
+EVERY = 10.0
+"""Seconds between two questions."""
+PAUSE = 300.0
+"""Seconds after a question without an answer."""
 
 
 class Summaries:
@@ -20,22 +24,31 @@ class Summaries:
 
     def __init__(self, ask: Callable[[], Awaitable[int | None]], clock: Callable[[], float] = time.monotonic) -> None:
         self._ask, self._clock = ask, clock
-        self._not_before = clock()
+        self._next = clock()
         self._known: int | None = None
         self._silent = False
+        self._asking: asyncio.Task[None] | None = None
 
-    async def behind(self) -> int | None:
-        """None, too, while it is not known; one question without an answer leaves standing what was known before."""
+    def behind(self) -> int | None:
+        """What was known last, None when that is nothing; has it looked at anew when it is time."""
         now = self._clock()
-        if now < self._not_before:
-            return self._known
-        self._not_before = now + PAUSE  # also for a second caller while the first one waits
+        if now >= self._next and (self._asking is None or self._asking.done()):
+            self._next = now + EVERY
+            self._asking = asyncio.create_task(self._look(), name="summaries")
+        return self._known
+
+    async def _look(self) -> None:
+        """One question without an answer changes nothing: an alert that waits for its time would begin anew."""
         try:
-            found = await self._ask()
+            self._known = await self._ask()
         except MatriarchError:
-            if self._silent:
-                self._known = None
-            self._silent = True
-            return self._known
-        self._not_before, self._known, self._silent = now, found, False
-        return found
+            self._known = None if self._silent else self._known
+            self._silent, self._next = True, self._clock() + PAUSE
+        else:
+            self._silent = False
+
+    async def close(self) -> None:
+        """Give up on what is being asked."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)

@@ -90,7 +90,7 @@ class Looking(Promoting):
             for row in rows
         ]
 
-    async def unsummarized(self, *, timeout: float = 0.5) -> int | None:
+    async def unsummarized(self, *, timeout: float = 5.0) -> int | None:
         """Bytes of WAL here that PostgreSQL's summarizer has not read yet; None where it is off."""
         async with self._sessions.new("WAL summaries", timeout) as session:
             behind = await session.fetchval(_UNSUMMARIZED)
