@@ -1,8 +1,8 @@
 """How far PostgreSQL's WAL summarizer is behind, for the controller.
 
 Nobody waits for the answer: by a status the controller sees whether this instance lives, and peers whom to elect,
-while the question takes a lock of the summarizer, a process that may hang. So a status has what was known last, the
-question has a session of its own, and when there was no answer it is not put again for a while: it may still wait there.
+while the question takes a lock of the summarizer, a process that may hang. So a status has what was known last, and
+the question has a session of its own. One without an answer is not put again for a while: it may wait there still.
 """
 
 from __future__ import annotations
