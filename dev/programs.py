@@ -11,6 +11,7 @@
 | fake-gcs-server | an emulator of Google Cloud Storage on a folder | its version |
 | helm | the chart's tool | its version |
 | kstatus | how Flux and Helm judge a resource, for tests | dev/go/kstatus/go.sum |
+| promtool | Prometheus's rule engine, for tests of the alerts | its version |
 
 A program's file name in the cache holds a hash of what it is made of: a change builds a new file beside the old one,
 and a file under its final name is always whole. `bin/NAME` is a link to the newest.
@@ -48,11 +49,13 @@ class Program:
     module: str = ""
     version: str = ""
     ldflags: str = "-s -w"
+    tags: str = ""
 
     def key(self) -> str:
         """12 hex digits over everything that decides what is built."""
         sources = [f"{p.name}\0{p.read_text()}" for p in sorted(self.folder.iterdir())] if self.folder else []
-        return digest(repr((self.name, self.module, self.version, self.ldflags)), *sources)
+        tags = [self.tags] if self.tags else []  # so that those without are what they were before there were any
+        return digest(repr((self.name, self.module, self.version, self.ldflags)), *tags, *sources)
 
     @property
     def path(self) -> Path:
@@ -70,6 +73,7 @@ def digest(*parts: str) -> str:
 
 
 GO = PROJECT / "dev" / "go"
+_PROMETHEUS = "github.com/prometheus/prometheus"
 PROGRAMS = {
     p.name: p
     for p in (
@@ -80,6 +84,8 @@ PROGRAMS = {
         Program("fake-gcs-server", "2 min", module="github.com/fsouza/fake-gcs-server", version="v1.56.1"),
         Program("kstatus", "1 min", folder=GO / "kstatus"),
         Program("helm", "3 min", module="helm.sh/helm/v3/cmd/helm", version="v3.22.0"),
+        # The tag leaves out the clients of all the clouds in which Prometheus can look for targets.
+        Program("promtool", "4-6 min", module=f"{_PROMETHEUS}/cmd/promtool", version="v0.316.0", tags="remove_all_sd"),
     )
 }
 
@@ -125,7 +131,8 @@ def _build(program: Program) -> None:
         env["GOFLAGS"] = "-buildvcs=false -mod=readonly"
         words, cwd = ["go", "build", "-o", str(half / program.name), "-ldflags", program.ldflags, "."], program.folder
     else:
-        words, cwd = ["go", "install", "-ldflags", program.ldflags, f"{program.module}@{program.version}"], half
+        words, cwd = ["go", "install", "-ldflags", program.ldflags, "-tags", program.tags], half
+        words.append(f"{program.module}@{program.version}")
     try:
         with log.open("w") as f:
             done = subprocess.run(

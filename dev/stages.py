@@ -80,9 +80,10 @@ def test_stages() -> list[Stage]:
     """From the cheapest to the dearest; set-up that all share comes first, where its failure is seen as its own."""
     python = (sys.executable, "-m")
     return [
-        Stage("set-up: programs", (*python, "dev.programs"), limit=2400),
+        Stage("set-up: programs", (*python, "dev.programs"), limit=3000),
         *check_stages(helm=True),
         _pytest("model", "tests/model", 300),
+        _pytest("monitoring", "tests/monitoring", 300, *TWO),
         _pytest("apiserver", "tests/apiserver", 1200, *TWO),
         Stage("set-up: images", (*python, "dev.images", "build"), limit=1200),
         Stage("set-up: root file system", (*python, "dev.rootfs"), limit=600),

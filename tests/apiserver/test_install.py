@@ -82,6 +82,19 @@ def test_helm_and_kustomize_give_the_same_objects(folder: str, values: list[str]
     assert len(by_helm) >= 9
 
 
+@pytest.mark.parametrize("release", ["matriarch", "other"])
+def test_the_podmonitor_finds_the_operators_pods_and_port(release: str) -> None:
+    monitor = yaml.safe_load((PROJECT / "manifests/monitoring/podmonitor.yaml").read_text())["spec"]
+    (endpoint,) = monitor["podMetricsEndpoints"]
+    for objects in (_template(release=release), _kustomize("base")):
+        (pod,) = [o["spec"]["template"] for o in objects if o["kind"] == "Deployment"]
+        assert monitor["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+        (container,) = pod["spec"]["containers"]
+        assert endpoint["port"] in {port["name"] for port in container["ports"]}
+    # Without it `namespace` would be the operator's, and clusters of one name would be one.
+    assert (endpoint["path"], endpoint["honorLabels"]) == ("/metrics", True)
+
+
 def test_helm_lint_is_strict_and_silent() -> None:
     done = _helm("lint", "--strict", CHART)
     assert done.returncode == 0, done.stdout + done.stderr

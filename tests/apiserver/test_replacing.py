@@ -13,6 +13,7 @@ import pytest
 
 from matriarch.backup.jobspec import Moment, Reason
 from matriarch.controller.elect import ask_for_election
+from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
 from matriarch.decide import lease as transitions
 from matriarch.decide.conditions import FORGET_REPLACED
@@ -79,6 +80,21 @@ def same_but_later(now: LeaseState, before: LeaseState) -> bool:
     """Everything goes on where it was; only more was written."""
     told = [(s.epoch, s.holder, s.mode, s.voters, s.k, s.opened, s.system_identifier, s.filling) for s in (now, before)]
     return told[0] == told[1] and now.revision > before.revision
+
+
+async def test_summaries_that_an_agent_is_behind_are_in_the_status_and_a_figure(world: World) -> None:
+    orders = await orders_of(world)
+    told = orders.agents.answers
+    told["orders-2"]["summaries_behind_bytes"], told["orders-3"]["summaries_behind_bytes"] = 5, 1 << 30
+    world.env.ahead[0] += 60  # what moves all the time is written now and then
+    await orders.reconcile()
+    await world.look_backups("orders")
+    found = await world.kube.get("DatabaseCluster", world.namespace, "orders")
+    assert found is not None
+    status = found["status"]
+    behind = {i["name"]: i.get("summariesBehindBytes") for i in status["instanceStatuses"]}
+    assert behind == {"orders-1": None, "orders-2": 5, "orders-3": 1 << 30}
+    assert METRICS.clusters[world.namespace, "orders"]["matriarch_wal_summaries_behind_bytes"] == 1 << 30
 
 
 async def test_step_by_step(world: World) -> None:

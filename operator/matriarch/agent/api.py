@@ -19,6 +19,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.peers import PORT
 from matriarch.agent.status import instance_status, is_ready
 from matriarch.agent.stepdown import check_heir
+from matriarch.agent.summaries import Summaries
 from matriarch.agent.tls import Tls, common_name
 from matriarch.decide.member import Member
 from matriarch.errors import MatriarchError, Refused, Unavailable
@@ -50,6 +51,7 @@ class Api:
         self._instance = instance
         self._tls = tls
         self._elect, self._won, self._switchover, self._restart = elect, won, switchover, restart
+        self._summaries = Summaries(instance.server.unsummarized)
         self._runners: list[web.AppRunner] = []
 
     async def start(self) -> None:
@@ -81,6 +83,7 @@ class Api:
         await web.TCPSite(runner, port=port, ssl_context=tls, reuse_address=True).start()
 
     async def close(self) -> None:
+        await self._summaries.close()
         for runner in self._runners:
             await runner.cleanup()
 
@@ -107,9 +110,7 @@ class Api:
         return handler
 
     def _admit(self, request: web.Request, peers_only: bool) -> None:
-        transport = request.transport
-        certificate = transport.get_extra_info("peercert") if transport is not None else None
-        name = common_name(certificate)
+        name = _caller(request)
         cluster, _, number = name.rpartition("-")
         if cluster == self._instance.env.cluster and number.isdecimal():
             return
@@ -119,8 +120,11 @@ class Api:
 
     # --- calls ------------------------------------------------------------------------------------------------
 
-    async def status(self, _: web.Request, __: dict[str, Any]) -> dict[str, Any]:
-        return await instance_status(self._instance)
+    async def status(self, request: web.Request, _: dict[str, Any]) -> dict[str, Any]:
+        found = await instance_status(self._instance)
+        if _caller(request) == CONTROLLER and found["role"] != "none":
+            found["summaries_behind_bytes"] = self._summaries.behind()
+        return found
 
     async def prevote(self, _: web.Request, body: dict[str, Any]) -> dict[str, Any]:
         return await voting.prevote(self._instance, int(body["epoch"]))
@@ -190,3 +194,9 @@ class Api:
     async def livez(self, _: web.Request) -> web.Response:
         await asyncio.sleep(0)  # the event loop turns
         return web.Response(text="ok")
+
+
+def _caller(request: web.Request) -> str:
+    """Who its certificate says it is; empty without one."""
+    transport = request.transport
+    return common_name(transport.get_extra_info("peercert") if transport is not None else None)

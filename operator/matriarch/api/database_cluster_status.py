@@ -27,6 +27,8 @@ class InstanceStatus(Model):
     """Written (primary) or replayed (replica)."""
     lag_bytes: Int64 | None = None
     lag_seconds: float | None = None
+    summaries_behind_bytes: Int64 | None = None
+    """WAL that PostgreSQL's summarizer, which incremental backups need, has not read yet; absent where it is off."""
     epoch: Int64 | None = None
     incarnation: Annotated[str, Field(max_length=64)] | None = None
     voter: bool | None = None

@@ -44,6 +44,9 @@ def figures(
         found["matriarch_wal_archive_oldest_pending_seconds"] = float(archive.get("oldestPendingSeconds") or 0)
         if (stored := parse_time(archive.get("lastStoredAt"))) is not None:
             found["matriarch_wal_archive_last_stored_timestamp_seconds"] = stored.timestamp()
+    behind = [b for i in status.get("instanceStatuses") or () if (b := i.get("summariesBehindBytes")) is not None]
+    if behind:
+        found["matriarch_wal_summaries_behind_bytes"] = float(max(behind))
     return found | _stores(summary.get("stores") or (), now)
 
 

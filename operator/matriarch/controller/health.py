@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from matriarch.controller.metrics import METRICS
+from matriarch.controller.metrics import FORMAT, METRICS
 from matriarch.controller.queue import WorkQueue
 from matriarch.controller.reconcile import DEADLINE
 
@@ -82,4 +82,4 @@ class Health:
             "matriarch_controller_queue_length": float(self.queue.waiting),
             "matriarch_controller_oldest_reconcile_seconds": self.queue.oldest_run(),
         }
-        return web.Response(text=METRICS.text(gauges))
+        return web.Response(body=METRICS.text(gauges).encode(), headers={"Content-Type": FORMAT})

@@ -23,7 +23,7 @@ from matriarch.kube.errors import NotFound
 from matriarch.resources import names
 
 _OTHERS = frozenset({"backup"})  # parts of the status that have another writer
-_VOLATILE = ("lsn", "lagBytes", "lagSeconds")
+_VOLATILE = ("lsn", "lagBytes", "lagSeconds", "summariesBehindBytes")
 OWN_CONDITIONS = frozenset(
     {
         "Ready",
@@ -205,6 +205,7 @@ def _instance(i: Instance, view: View) -> Object:
         "lsn": answer.get("lsn"),
         "lagBytes": answer.get("lag_bytes"),
         "lagSeconds": answer.get("lag_seconds"),
+        "summariesBehindBytes": answer.get("summaries_behind_bytes"),
         "epoch": answer.get("epoch"),
         "incarnation": answer.get("incarnation") or None,
         "voter": named,

@@ -44,6 +44,14 @@ SELECT a.pid, a.usename AS role, a.application_name, host(a.client_addr) AS addr
  ORDER BY a.application_name, a.backend_start
 """
 
+# What the summarizer has read, and not what it has written: it writes a summary for each checkpoint only. It may read
+# what is flushed here, on a standby what was received or replayed. Before its first look at pg_wal it has no timeline.
+_UNSUMMARIZED = """
+SELECT greatest(0, CASE WHEN pg_is_in_recovery() THEN greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())
+                   ELSE pg_current_wal_flush_lsn() END - pending_lsn)::bigint AS behind
+  FROM pg_get_wal_summarizer_state() WHERE current_setting('summarize_wal')::bool AND summarized_tli > 0
+"""
+
 # A standby cannot commit: there the connection alone is what is tried.
 _CANARY = """
 SELECT CASE WHEN NOT pg_is_in_recovery() THEN pg_logical_emit_message(true, 'matriarch', 'canary') END
@@ -81,6 +89,12 @@ class Looking(Promoting):
             )
             for row in rows
         ]
+
+    async def unsummarized(self, *, timeout: float = 5.0) -> int | None:
+        """Bytes of WAL here that PostgreSQL's summarizer has not read yet; None where it is off."""
+        async with self._sessions.new("WAL summaries", timeout) as session:
+            behind = await session.fetchval(_UNSUMMARIZED)
+        return None if behind is None else int(behind)
 
     async def canary(self, deadline: float = 2.0) -> bool:
         """Whether a new connection can be made and, on a primary, a commit reach the disk within `deadline` seconds.
