@@ -1,6 +1,6 @@
 """The Go programs that the development environment runs, built once from Go modules and kept in the cache.
 
-    python -m dev.programs [NAME...]     build what is missing (all); prints the paths
+    python -m dev.programs [NAME...]     build what is missing (all that a cluster and the product need; --tests: all)
 
 | program | what | pinned by |
 |---|---|---|
@@ -50,6 +50,7 @@ class Program:
     version: str = ""
     ldflags: str = "-s -w"
     tags: str = ""
+    tests: bool = False  # for nothing but tests
 
     def key(self) -> str:
         """12 hex digits over everything that decides what is built."""
@@ -81,11 +82,18 @@ PROGRAMS = {
         Program("pause", "seconds", folder=GO / "pause"),
         Program("coredns", "2 min", module="github.com/coredns/coredns", version="v1.12.4"),
         Program("versitygw", "2 min", module="github.com/versity/versitygw/cmd/versitygw", version="v1.8.0"),
-        Program("fake-gcs-server", "2 min", module="github.com/fsouza/fake-gcs-server", version="v1.56.1"),
+        Program("fake-gcs-server", "2 min", module="github.com/fsouza/fake-gcs-server", version="v1.56.1", tests=True),
         Program("kstatus", "1 min", folder=GO / "kstatus"),
         Program("helm", "3 min", module="helm.sh/helm/v3/cmd/helm", version="v3.22.0"),
         # The tag leaves out the clients of all the clouds in which Prometheus can look for targets.
-        Program("promtool", "4-6 min", module=f"{_PROMETHEUS}/cmd/promtool", version="v0.316.0", tags="remove_all_sd"),
+        Program(
+            "promtool",
+            "4-6 min",
+            module=f"{_PROMETHEUS}/cmd/promtool",
+            version="v0.316.0",
+            tags="remove_all_sd",
+            tests=True,
+        ),
     )
 }
 
@@ -153,12 +161,13 @@ def _build(program: Program) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="*", help=f"of: {', '.join(PROGRAMS)}")
+    parser.add_argument("--tests", action="store_true", help="also those that only tests use")
     args = parser.parse_args()
     unknown = [n for n in args.name if n not in PROGRAMS]
     if unknown:
         parser.error(f"unknown program {', '.join(unknown)}; there are {', '.join(PROGRAMS)}")
     try:
-        for name in args.name or PROGRAMS:
+        for name in args.name or [p.name for p in PROGRAMS.values() if args.tests or not p.tests]:
             print(ensure(name))
     except DevError as e:
         sys.exit(f"programs: {e}")

@@ -80,7 +80,7 @@ def test_stages() -> list[Stage]:
     """From the cheapest to the dearest; set-up that all share comes first, where its failure is seen as its own."""
     python = (sys.executable, "-m")
     return [
-        Stage("set-up: programs", (*python, "dev.programs"), limit=3000),
+        Stage("set-up: programs", (*python, "dev.programs", "--tests"), limit=3000),
         *check_stages(helm=True),
         _pytest("model", "tests/model", 300),
         _pytest("monitoring", "tests/monitoring", 300, *TWO),

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from matriarch.errors import MatriarchError
 
-EVERY = 10.0
+EVERY = 60.0
 """Seconds between two questions."""
 PAUSE = 300.0
 """Seconds after a question without an answer."""
