@@ -81,6 +81,8 @@ class Beats:
 class Postgres:
     """A standby whose WAL ends at `lsn`."""
 
+    leads = False
+
     def __init__(self, lsn: int) -> None:
         self.lsn, self.cut = lsn, False
 
