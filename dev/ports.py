@@ -31,7 +31,12 @@ def free_port(address: str) -> int:
             continue
         keeps.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if not _held:
-            atexit.register(lambda: [held.close() for held in _held])
+            atexit.register(_close)
         _held.append(keeps)
         return port
     raise DevError(f"no port of {address} from {RANGE[0]} to {RANGE[1]} is free")
+
+
+def _close() -> None:
+    for held in _held:
+        held.close()
