@@ -16,6 +16,7 @@ from matriarch.api.model import refusals
 from matriarch.api.restore import RecoveryTarget
 from matriarch.backup.jobspec import GcsStore, Reason
 from matriarch.cli import bare, terminal
+from matriarch.cli import cluster as commands
 from matriarch.cli.cluster import recovery_target, render_status
 from matriarch.cli.terminal import Exit
 from matriarch.decide.pitr import Target
@@ -254,3 +255,34 @@ def test_a_moment_is_one_that_the_resource_knows(moment: Target) -> None:
     given = recovery_target(moment)
     assert list(given) == ["to" if moment.kind in ("latest", "immediate") else moment.kind]
     assert refusals(RecoveryTarget.model_validate(given)) == []
+
+
+async def test_a_command_that_waits_outlasts_an_api_server_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(commands, "WAIT_EVERY", 0.01)
+    restore: dict[str, Any] = {"kind": "Restore", "metadata": {"name": "undo", "namespace": "prod"}}
+    done = {**restore, "status": {"conditions": [{"type": "Complete", "status": "True"}]}}
+    answers: list[Any] = [restore, *[Unavailable("Connection refused")] * 3, restore, done]
+
+    class Kube:
+        async def get(self, *_: object) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    assert await commands.wait_for(Kube(), restore, 20) is done  # type: ignore[arg-type]
+    assert capsys.readouterr().err.count("Connection refused") == 1, "said once"
+
+
+async def test_a_command_that_waits_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "WAIT_EVERY", 0.01)
+
+    class Kube:
+        async def get(self, *_: object) -> Any:
+            raise Unavailable("Connection refused")
+
+    restore = {"kind": "Restore", "metadata": {"name": "undo", "namespace": "prod"}}
+    with pytest.raises(Unavailable, match="goes on without this command"):
+        await commands.wait_for(Kube(), restore, 0.1)  # type: ignore[arg-type]

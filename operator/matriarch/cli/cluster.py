@@ -233,11 +233,19 @@ def make_restore(
 
 
 async def wait_for(kube: Kube, obj: Object, timeout: float) -> Object:
-    """Until the one-shot object is complete or has failed; tells each new step. Raises Unavailable at `timeout`."""
+    """Until the one-shot object is complete or has failed; tells each new step. An API server that is away for a while
+    is waited for, too. Raises Unavailable at `timeout`."""
     kind, meta = obj["kind"], obj["metadata"]
-    said, waited = "", 0.0
-    while waited < timeout:
-        found = await kube.get(kind, meta["namespace"], meta["name"])
+    said, end = "", time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            found = await kube.get(kind, meta["namespace"], meta["name"])
+        except Unavailable as error:
+            if said != str(error):
+                said = str(error)
+                note(terminal.printable(f"{said}; it goes on without this command, which looks again"))
+            await asyncio.sleep(WAIT_EVERY)
+            continue
         if found is None:
             raise Refused(f"{kind} {meta['name']} was deleted.", reason="NotFound")
         if is_true(found, "Complete") or is_true(found, "Failed"):
@@ -250,7 +258,6 @@ async def wait_for(kube: Kube, obj: Object, timeout: float) -> Object:
             said = text
             note(text)
         await asyncio.sleep(WAIT_EVERY)
-        waited += WAIT_EVERY
     raise Unavailable(f"{kind} {meta['name']} is not done after {timeout:.0f} s; it goes on without this command.")
 
 
