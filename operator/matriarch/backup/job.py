@@ -33,6 +33,7 @@ from matriarch.errors import Corrupt, MatriarchError, Refused
 log = logging.getLogger(__name__)
 
 EVERY = 2.0  # seconds between reports
+LAST_WORD = 3.0  # seconds for the one at the end
 GOING = 20  # backups that are named beforehand
 
 
@@ -59,7 +60,9 @@ class Job:
             loop.add_signal_handler(number, end)
         reporter = asyncio.ensure_future(self._report())
         try:
-            return await work
+            result = await work
+            self.tracker.step("Done")
+            return result
         except asyncio.CancelledError:
             message = "The Job was told to stop; nothing of this attempt is left behind."
             return Result(ok=False, task=spec.task, reason=Reason.CANCELLED, message=message, retryable=True)
@@ -265,28 +268,37 @@ class Job:
 
         last: Mapping[str, Any] = {}
         kube: Kube | None = None
+
+        async def tell() -> None:
+            nonlocal last, kube
+            progress = self.tracker.read().to_status("")
+            if progress == last:
+                return
+            last = progress
+            try:
+                kube = kube or Kube.connect(timeout=5.0)
+                stamped = {**progress, "updatedAt": timestamp(datetime.now(UTC))}
+                await kube.apply_status(
+                    {
+                        "apiVersion": "matriarch.dev/v1alpha1",
+                        "kind": target.kind,
+                        "metadata": {"namespace": target.namespace, "name": target.name, "uid": target.uid},
+                        "status": {"progress": stamped},
+                    },
+                    manager="matriarch-job",
+                )
+            except (MatriarchError, OSError, ValueError) as error:
+                log.warning("progress could not be reported: %s", error)
+
         try:
             while True:
                 await asyncio.sleep(EVERY)
-                progress = self.tracker.read().to_status("")
-                if progress == last:
-                    continue
-                last = progress
-                try:
-                    kube = kube or Kube.connect(timeout=5.0)
-                    stamped = {**progress, "updatedAt": timestamp(datetime.now(UTC))}
-                    await kube.apply_status(
-                        {
-                            "apiVersion": "matriarch.dev/v1alpha1",
-                            "kind": target.kind,
-                            "metadata": {"namespace": target.namespace, "name": target.name, "uid": target.uid},
-                            "status": {"progress": stamped},
-                        },
-                        manager="matriarch-job",
-                    )
-                except (MatriarchError, OSError, ValueError) as error:
-                    log.warning("progress could not be reported: %s", error)
+                await tell()
         finally:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LAST_WORD):
+                    if last:
+                        await tell()  # or the middle of the work would stand there for good
             if kube is not None:
                 with contextlib.suppress(MatriarchError, OSError):
                     await kube.close()
