@@ -342,23 +342,34 @@ async def test_crashes_around_both_swaps(sites: tuple[Site, Site], *, lost: bool
     assert home.instance.server_role == "standby"
 
 
-async def test_a_primary_that_starts_as_a_standby_by_an_old_copy_leads_again(sites: tuple[Site, Site]) -> None:
-    """Killed before its promotion was on the volume too, and started while the API server is away: the copy says that
-    this is a replica cluster. What the Lease says later makes it the primary that it was."""
-    home, away = sites
+async def moved(home: Site, away: Site) -> dict[str, Any]:
+    """The role, by a token; the copy of the Lease that `away` had before."""
     home.wish(enabled=True)
     token = await home.demoted()
     before = away.files.lease()
     assert before is not None
     away.wish(enabled=False, token=token)
     await away.leads()
-    await away.member.sql("INSERT INTO t VALUES (1)")
     await eventually(lambda: away.api.state.promoting is None, "the promotion is recorded", within=20)
+    return before
+
+
+async def started_by(before: dict[str, Any], site: Site) -> None:
+    """Killed, and started by that copy of the Lease, for the API server is away."""
+    await site.crash()
+    site.files.write_lease(before)
+    site.api.away = True
+    await site.start()
+
+
+async def test_a_primary_that_starts_as_a_standby_by_an_old_copy_leads_again(sites: tuple[Site, Site]) -> None:
+    """Killed before its promotion was on the volume too, and started while the API server is away: the copy says that
+    this is a replica cluster. What the Lease says later makes it the primary that it was."""
+    home, away = sites
+    before = await moved(home, away)
+    await away.member.sql("INSERT INTO t VALUES (1)")
     timeline, epoch = away.api.state.timeline, away.api.state.epoch
-    await away.crash()
-    away.files.write_lease(before)
-    away.api.away = True
-    await away.start()
+    await started_by(before, away)
     await eventually(lambda: away.instance.server_role == "standby", "it runs as a standby", within=30)
     away.api.away = False
     await away.leads()
@@ -372,22 +383,13 @@ async def test_a_primary_that_starts_as_a_standby_by_an_old_copy_leads_again(sit
 async def test_nothing_is_rewound_by_an_old_copy_of_the_lease(sites: tuple[Site, Site]) -> None:
     """The source was promoted by force meanwhile, so that its line left that of the primary which the copy forgot."""
     home, away = sites
-    home.wish(enabled=True)
-    token = await home.demoted()
-    before = away.files.lease()
-    assert before is not None
-    away.wish(enabled=False, token=token)
-    await away.leads()
-    await eventually(lambda: away.api.state.promoting is None, "the promotion is recorded", within=20)
+    before = await moved(home, away)
     await home.follows()
     home.wish(enabled=False, forced=True)
     await home.leads()
     await home.member.sql("INSERT INTO t VALUES (7), (8)")
     await away.member.sql("INSERT INTO t VALUES (2), (3), (4)")  # acknowledged by the primary of its own Lease
-    await away.crash()
-    away.files.write_lease(before)
-    away.api.away = True
-    await away.start()
+    await started_by(before, away)
     said = "nothing is rewound or copied anew"
     await eventually(lambda: said in away.instance.site.get("problem", ""), "it says why it waits", within=40)
     away.api.away = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -70,3 +70,12 @@ async def test_an_api_server_that_is_away_holds_up_no_job(api: Api) -> None:
     api.away = True
     async with asyncio.timeout(20):
         assert (await Copying(SPEC).run()).ok
+
+
+async def test_a_job_that_failed_leaves_where_it_was(api: Api) -> None:
+    class Failing(Copying):
+        async def _work(self) -> Result:
+            return replace(await Copying._work(self), ok=False)
+
+    assert not (await Failing(SPEC).run()).ok
+    assert api.told[-1]["step"] == "Copying"

@@ -261,8 +261,6 @@ class Follower:
     async def clone(self, lease: LeaseState, holder: Member) -> None:
         """A base backup of the holder as a new incarnation. Raises Unavailable; what was begun is begun anew."""
         instance = self._instance
-        if why := instance.not_by_a_copy():
-            raise Unavailable(why)
         address = instance.addresses.get(holder.instance)
         if address is None:
             raise Unavailable(f"no address of {holder.instance} is known")
@@ -323,6 +321,8 @@ class Follower:
         lease = self._instance.lease
         if lease is None or lease.holder is None or lease.holder == self._instance.me:
             raise Unavailable("no primary is known to copy from")
+        if why := self._instance.not_by_a_copy():  # for the loop's own step `decide/role.py` sees to it
+            raise Unavailable(why)
         await self.clone(lease, lease.holder)
 
     def _progress(self, progress: CloneProgress) -> None:

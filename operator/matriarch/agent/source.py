@@ -165,8 +165,8 @@ class SourceFollower:
                     self._streamed = boottime()
                 await self._attach(says)
                 return 1.0
-            case "rewind" if instance.not_by_a_copy():
-                self._error = instance.not_by_a_copy()
+            case "rewind" if why := instance.not_by_a_copy():
+                self._error = why
                 return 1.0
             case "rewind":
                 log.warning("%s", found.why)
@@ -207,8 +207,6 @@ class SourceFollower:
         """A base backup of the source as a new incarnation. Raises Unavailable; what was begun is begun anew."""
         instance, lease = self._instance, self._instance.lease
         assert lease is not None
-        if why := instance.not_by_a_copy():
-            raise Unavailable(why)
         says = await instance.server.identify(self.upstream())
         if lease.system_identifier not in ("", says.system_identifier):
             msg = f"the source is database system {says.system_identifier}, this cluster is a copy of"

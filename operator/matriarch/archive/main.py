@@ -29,7 +29,7 @@ from matriarch.backup.jobspec import StoreSpec
 from matriarch.backup.keys import Kek
 from matriarch.backup.stop import Stop
 from matriarch.backup.store import open_store
-from matriarch.errors import MatriarchError, Refused
+from matriarch.errors import Corrupt, Refused, Unavailable
 
 log = logging.getLogger("matriarch.archive")
 
@@ -88,8 +88,8 @@ async def _other_data_comes(folder: WalFolder) -> None:
     while True:
         try:
             await asyncio.to_thread(folder.own_system)
-        except MatriarchError as error:
-            if getattr(error, "reason", "") == Reason.OTHER_SYSTEM:
+        except (Unavailable, Corrupt) as error:  # or there is no data, or half a file of it
+            if error.reason == Reason.OTHER_SYSTEM:
                 log.info("%s; the archiver ends and is started for that", error)
                 return
         await asyncio.sleep(_DATA_EVERY)

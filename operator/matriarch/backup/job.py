@@ -61,7 +61,8 @@ class Job:
         reporter = asyncio.ensure_future(self._report())
         try:
             result = await work
-            self.tracker.step("Done")
+            if result.ok:
+                self.tracker.step("Done")
             return result
         except asyncio.CancelledError:
             message = "The Job was told to stop; nothing of this attempt is left behind."

@@ -1,4 +1,5 @@
-"""Makes the keys and certificates that `decide/certificates.py` says are due, and writes their Secrets."""
+"""What there is and should be of keys and certificates; those that `decide/certificates.py` says are due, made and
+written into their Secrets."""
 
 from __future__ import annotations
 
@@ -113,8 +114,7 @@ def certificates_of(view: View, now: datetime) -> tuple[Authority | None, list[L
             previous=pki.describe(pki.text(secret, "previous.crt")),
             heartbeat=bool(heartbeat),
         )
-    kept = {n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and names.is_instance(b.name, n)}
-    wanted = {names.instance_tls(i): (secrets.hosts(b, i), heartbeat) for i in sorted({*b.instances, *kept})}
+    wanted = {names.instance_tls(i): (secrets.hosts(b, i), heartbeat) for i in sorted({*b.instances, *view.there})}
     wanted[names.backup_tls(b.name)] = (frozenset(), "")
     wanted[names.replica_tls(b.name)] = (frozenset(), "")
     if b.defaults.pooler is not None:

@@ -180,11 +180,8 @@ async def _ask(view: View, env: Env) -> dict[str, Mapping[str, Any]]:
 def _instances(view: View) -> tuple[Instance, ...]:
     """The wanted instances and those that are there."""
     b = view.blueprint
-    known = {
-        n for kind, n in view.existing if kind in {"Pod", "PersistentVolumeClaim"} and names.is_instance(b.name, n)
-    }
     found = []
-    for name in sorted({*b.instances, *known}, key=names.ordinal):
+    for name in sorted({*b.instances, *view.there}, key=names.ordinal):
         pod, claim = view.existing.get(Ref("Pod", name)), view.existing.get(Ref("PersistentVolumeClaim", name))
         answer = view.answers.get(name)
         found.append(

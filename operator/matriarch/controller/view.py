@@ -34,6 +34,13 @@ class View:
     restore_name: str = ""  # of the Restore that holds this cluster up
 
     @property
+    def there(self) -> set[str]:
+        """Names of the instances of which a Pod or a volume is there, wanted or not."""
+        of_instances = {"Pod", "PersistentVolumeClaim"}
+        cluster = self.blueprint.name
+        return {n for kind, n in self.existing if kind in of_instances and names.is_instance(cluster, n)}
+
+    @property
     def authority(self) -> Object | None:
         """The Secret of the certificate authority, if there is one."""
         return self.existing.get(Ref("Secret", names.authority(self.blueprint.name)))

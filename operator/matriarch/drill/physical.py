@@ -22,7 +22,6 @@ from matriarch.archive.fetching import Fetched, Fetcher
 from matriarch.archive.listing import histories, read_listing
 from matriarch.archive.main import make_vault
 from matriarch.archive.restorable import base_of
-from matriarch.archive.vault import Vault
 from matriarch.archive.walfolder import WalFolder
 from matriarch.backup.drillspec import DrillTask
 from matriarch.backup.jobspec import JobSpec, Reason
@@ -164,34 +163,25 @@ def _fetcher(place: Throwaway, spec: JobSpec, keys: tuple[Kek, ...], stop: Stop,
         mode="fetch",
     )
     folder = WalFolder(place.data)
-    return _Listening(
+    listening = _Listening(
         lambda: make_vault(config, folder.own_system(), stop, keys),
         folder.own_system,
         Path(config.spool),
         prefetch=config.prefetch,
-        said=said,
     )
+    listening.said = said
+    return listening
 
 
 class _Listening(Fetcher):
     """Keeps why a file could not be given."""
 
-    def __init__(
-        self,
-        open_vault: Callable[[], Vault],
-        own_system: Callable[[], object],
-        spool: Path,
-        *,
-        prefetch: int,
-        said: list[str],
-    ) -> None:
-        super().__init__(open_vault, own_system, spool, prefetch=prefetch)
-        self._said = said
+    said: list[str]
 
     async def fetch(self, text: str) -> Fetched:
         found = await super().fetch(text)
         if found.word == "no":
-            self._said.append(f"{text}: {found.text.rstrip('.')}")
+            self.said.append(f"{text}: {found.text.rstrip('.')}")
         return found
 
 
