@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 TICK, CALM = 0.2, 0.5
 """Seconds between two rounds; the second while all voters stream and nothing changed since the last one. What is heard
 from the API server starts one at once."""
+CLIENTS_FIRST = SECOND * 2 // 5
+"""So long after the door opened the rest waits (ns): replicas' Services, labels, voters. Clients connect again in this
+moment, and whatever else runs, here and wherever it is told of, is in their way."""
 MOST_SEGMENTS = 8
 """So many are passed for voters that ask for WAL behind the end of a segment: one record may reach over several."""
 
@@ -58,6 +61,7 @@ class Leadership:
         self._away: dict[Member, int] = {}
         self._begun = boottime()
         self._passed = 0
+        self._opened = 0  # boot-time instant
         self._recording: asyncio.Task[None] | None = None
         self._next: dict[str, int] = {}
         self._quorum_again = 0
@@ -92,6 +96,8 @@ class Leadership:
         instance.state, instance.reason = "running", ""
         if lease.mode != "alone" and instance.door == "open" and not instance.guarded:
             await self._attempt("fence", instance.arm())
+        if (left := self._opened + CLIENTS_FIRST - boottime()) > 0:
+            return left / SECOND
         if self._due("look", 1.0):
             await instance.look()
         await self._attempt("history", self._record_history())
@@ -347,8 +353,8 @@ class Leadership:
             closed = "this machine's clock jumped, and the Lease was not read since"
         if instance.door == "open" or not self._leads(lease):
             return
-        if lease.promoting is not None and instance.status and instance.status.timeline != lease.promoting.timeline:
-            closed = f"timeline {instance.status.timeline} runs, {lease.promoting.timeline} was claimed"
+        if (other := await self._other_timeline(lease)) is not None:
+            closed = other
         left = self.door_not_before - boottime()
         waits = lease.mode == "quorum" and closed and boottime() - self._begun > SECOND
         if waits and self._passed < MOST_SEGMENTS and self._due("segment", 3.0):
@@ -369,12 +375,25 @@ class Leadership:
             return
         await apply_config(instance, standby_names(lease, config.wish), door="open")
         instance.door, instance.door_reason = "open", ""
+        self._opened = boottime()
         log.info(
             "open for clients at epoch %d, %d ms after PostgreSQL",
             lease.epoch,
             (boottime() - self._begun) // MILLISECOND,
         )
-        await self._write_slices(await instance.server.replication())
+        await self._lead_clients_here(lease.epoch)
+
+    async def _other_timeline(self, lease: LeaseState) -> str | None:
+        """What is said where PostgreSQL runs on another timeline than was claimed. What was seen of it last may be from
+        before the promotion."""
+        claim = lease.promoting.timeline if lease.promoting is not None else None
+        status = self.instance.status
+        if claim is None or status is None or status.timeline == claim:
+            return None
+        status = await self.instance.look()
+        if status is not None and status.timeline == claim:
+            return None
+        return f"timeline {status.timeline if status else 'unknown'} runs, {claim} was claimed"
 
     async def hurry(self, *, seconds: float = 3.0) -> None:
         """Right after a promotion: look at the door every few milliseconds, within a bound."""
@@ -412,14 +431,23 @@ class Leadership:
         replicas = self._readable.among(senders)
         return replicas, replicas | {self.instance.env.instance}
 
+    async def _lead_clients_here(self, epoch: int) -> None:
+        """The write Service alone: the others follow with the first round."""
+        await self._routed_before()
+        env = self.instance.env
+        await self.instance.routing.write(epoch, {"rw": endpoints([env.instance], {env.instance: env.pod_ip})})
+
+    async def _routed_before(self) -> None:
+        routing, self.routing = self.routing, None
+        if routing is not None:
+            await asyncio.wait([routing])  # bounded; what it says is older than what is written next
+
     async def _write_slices(self, senders: list[WalSender]) -> None:
         instance = self.instance
         lease = instance.lease
         if lease is None or not self._leads(lease):
             return
-        routing, self.routing = self.routing, None
-        if routing is not None:
-            await asyncio.wait([routing])  # bounded; what it says is older than what is written here
+        await self._routed_before()
         addresses = {**instance.addresses, instance.env.instance: instance.env.pod_ip}
         replicas, everybody = self._readers(senders)
         await instance.routing.write(

@@ -337,20 +337,14 @@ class Loop:
 
     async def _route_here(self, lease: LeaseState) -> None:
         """Send clients here before the door opens: refused at once is better than swallowed by a dead address, and
-        kube-proxy needs no second change then. What fails is made good when the door opens."""
-        instance = self._instance
-        here = instance.env.instance
-        others = [v.instance for v in lease.voters if not instance.routing.leads_to("rw", v.instance)]
-        addresses = {**instance.addresses, here: instance.env.pod_ip}
-        slices = {
-            "rw": endpoints([here], addresses),
-            "ro": endpoints(others, addresses),
-            "r": endpoints([here, *others], addresses),
-        }
+        kube-proxy needs no second change then. What fails is made good when the door opens.
+
+        -rw alone: kube-proxy acts at once on the first change that it hears of, and then rests for 1 s. The Services of
+        the replicas would come after that in any case, so they do not cost their part of the processor now."""
+        env = self._instance.env
+        here = {"rw": endpoints([env.instance], {env.instance: env.pod_ip})}
         try:
-            # -rw first and alone: kube-proxy acts at once on the first change that it hears of, and then rests for 1 s.
-            await instance.routing.write(lease.epoch, {"rw": slices.pop("rw")}, timeout=1.0)
-            await instance.routing.write(lease.epoch, slices, timeout=1.0)
+            await self._instance.routing.write(lease.epoch, here, timeout=1.0)
         except MatriarchError as e:
             log.warning("routing: %s", e)
 

@@ -1,7 +1,7 @@
 """Where clients go: the EndpointSlices of -rw, -ro and -r, and the role labels of the pods.
 
-The slices carry the epoch and never go back to a lower one. A failover's changes to all three go out in the same
-instant: kube-proxy applies a first change at once and holds a second one back for up to a second.
+The slices carry the epoch and never go back to a lower one. A failover writes -rw alone, and before the door
+opens: kube-proxy applies a first change at once and holds a second one back for up to a second.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ async def _act(env: Env, leadership: Leadership, stop: asyncio.Event, health: He
         loop, kopf_stop = asyncio.get_running_loop(), threading.Event()
         roots = [k for k in RECONCILERS if k in KINDS]
 
-        def put(key: Key) -> None:
-            loop.call_soon_threadsafe(env.queue.add, key)
+        def put(key: Key, seconds: float) -> None:
+            loop.call_soon_threadsafe(env.queue.add_after, key, seconds)
 
         feed = Feed(put, roots, (env.settings.lock_namespace, LOCK))
         health.echo, health.active = _echo(leadership, feed.watched), True

@@ -50,6 +50,9 @@ class WorkQueue:
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Look at it in `seconds` at the latest; the earliest wish wins."""
+        if seconds <= 0:
+            self.add(key)
+            return
         due = time.monotonic() + seconds
         if key in self._due and self._due[key] <= due:
             return

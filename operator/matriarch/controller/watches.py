@@ -36,6 +36,12 @@ OWNED = (
 )
 
 
+CLIENTS_FIRST = 0.75
+"""Seconds that news of a Lease or a Pod waits for its cluster's turn. A failover is the agents' work and makes many of
+them within half a second: looking at each would take processor time from those who let the clients in. What is asked
+of an election goes out at once."""
+
+
 class Watched:
     """What the watch has shown of the controller's own Lease: the proof that events still arrive."""
 
@@ -45,9 +51,9 @@ class Watched:
 
 
 class Feed:
-    """Turns events into keys. `put` is called on Kopf's own thread."""
+    """Turns events into keys. `put` is called on Kopf's own thread, with the seconds that the key may wait."""
 
-    def __init__(self, put: Callable[[Key], None], roots: Iterable[str], own_lease: tuple[str, str]) -> None:
+    def __init__(self, put: Callable[[Key, float], None], roots: Iterable[str], own_lease: tuple[str, str]) -> None:
         self.watched = Watched()
         self._put = put
         self._roots = frozenset(roots)
@@ -68,7 +74,7 @@ class Feed:
         METRICS.events[kind] += 1
         # our own writes of the status come back too; they are no news
         if self._news(event, body, "generation", "labels", "annotations", "deletionTimestamp", "finalizers"):
-            self._put(Key(kind, metadata["namespace"], metadata["name"]))
+            self._put(Key(kind, metadata["namespace"], metadata["name"]), 0)
 
     async def _owned(self, event: Mapping[str, Any], body: Mapping[str, Any], **_: Any) -> None:
         kind, metadata = body["kind"], body["metadata"]
@@ -83,10 +89,10 @@ class Feed:
                 return
         elif kind == "EndpointSlice" and not self._news(event, body, "labels", "ownerReferences"):
             return  # the agents' business
-        for key in owners(body, self._roots):
-            self._put(key)
         if kind == "Pod" and (cluster := (metadata.get("labels") or {}).get(CLUSTER_LABEL)):
-            self._put(Key("Election", metadata["namespace"], cluster))
+            self._put(Key("Election", metadata["namespace"], cluster), 0)
+        for key in owners(body, self._roots):
+            self._put(key, CLIENTS_FIRST if kind in ("Lease", "Pod") and key.kind == "DatabaseCluster" else 0)
 
     def _news(self, event: Mapping[str, Any], body: Mapping[str, Any], *fields: str) -> bool:
         metadata = body["metadata"]
