@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from matriarch.backup.physical.contents import Contents, Directory, File, Pack, Piece, pack_runs, unpack
 from matriarch.backup.physical.crc32c import _plain, crc32c
 from matriarch.backup.physical.delta import Delta, Known, cut, of_relation
-from matriarch.backup.physical.merge import Merge, spans
+from matriarch.backup.physical.merge import Merge, Place, spans
 from matriarch.backup.physical.objects import Sealing
 from matriarch.backup.physical.pages import PAGE
 from matriarch.backup.physical.plan import Found
@@ -313,3 +313,9 @@ def test_a_map_of_version_1_inherits_nothing() -> None:
     ):
         with pytest.raises(Corrupt):
             Contents.from_json(broken.to_json(), backup="b")
+
+
+def test_of_a_piece_of_which_nothing_is_wanted_nothing_is_written() -> None:
+    file = File(path="x", size=PAGE, mtime=1, mode=0o600, pieces=())
+    piece = Piece(pack=0, at=0, offset=0, size=PAGE, sha256="")
+    assert spans(piece, Place(file, PAGE, bits=b"\x00")) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +61,7 @@ def spans(piece: Piece, place: Place) -> list[Span]:
     breaks = np.flatnonzero((np.diff(index) != 1) | (np.diff(pages) != 1)) + 1
     starts = [0, *breaks.tolist()] if len(index) else []
     found = []
-    for start, stop in zip(starts, [*starts[1:], len(index)], strict=True):
+    for start, stop in pairwise([*starts, len(index)]):  # no pair where nothing is wanted
         at, offset = int(index[start]) * PAGE, int(pages[start]) * PAGE
         size = min((stop - start) * PAGE, piece.size - at, place.limit - offset)
         found.append(Span(at, size, offset))
