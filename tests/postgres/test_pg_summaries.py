@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import aiohttp
 import pytest
 
 from dev.ports import free_port
-from matriarch.agent import api
+from matriarch.agent import api, summarizer
 from matriarch.agent.config import Environment
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
 from matriarch.agent.memberfiles import MemberFiles
+from matriarch.agent.summarizer import quiet
 from matriarch.agent.tls import Tls
 from matriarch.postgres.lsn import SEGMENT_SIZE
 from tests.postgres.pgbox import Box, Member, eventually
@@ -110,3 +112,41 @@ async def _near(member: Member) -> bool:
 async def _far(member: Member) -> bool:
     behind = await member.server.unsummarized()
     return behind is not None and behind >= 3 * SEGMENT_SIZE
+
+
+async def test_one_that_sleeps_after_an_error_is_gone_before_a_planned_stop(box: Box) -> None:
+    one = await box.primary()
+    folder = one.server.paths.pgdata / "pg_wal" / "summaries"
+    folder.chmod(0o500)
+    try:
+        await _write(one)
+        await one.sql("CHECKPOINT")  # a summary ends there, and can't be written
+        await eventually(one.server.summarizer_failed, "it failed", within=AWAKE)
+        here = _Here(one)
+        assert await quiet(here, "")  # type: ignore[arg-type]  # all that it needs of an instance
+        assert one.children("walsummarizer") == []
+        assert not await one.server.summarizer_failed()
+        assert not await quiet(here, ""), "there is nothing to do"  # type: ignore[arg-type]
+    finally:
+        folder.chmod(0o700)
+    here.summarizes = True
+    await here.apply()
+    await eventually(lambda: _near(one), "it has begun anew", within=AWAKE)
+
+
+class _Here:
+    """An instance, as far as its settings go."""
+
+    def __init__(self, member: Member) -> None:
+        self.member, self.server, self.summarizes = member, member.server, True
+
+    async def apply(self) -> None:
+        await self.server.configure(replace(self.member.settings, summarize=self.summarizes))
+
+
+@pytest.fixture(autouse=True)
+def _settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def apply(here: _Here, *_: object, **__: object) -> None:
+        await here.apply()
+
+    monkeypatch.setattr(summarizer, "apply_config", apply)

@@ -276,3 +276,49 @@ async def test_in_mode_quorum_two_win_as_ever(monkeypatch: pytest.MonkeyPatch) -
     assert herd.c.promised == herd.b.promised == 6
     assert herd.api.state.loss is None
     assert herd.api.state.revision == 1
+
+
+def reads(herd: Herd, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What is asked of the API server from here on, reads alone."""
+    asked: list[str] = []
+    real = herd.api.get
+
+    async def get(*args: object, **options: object) -> dict[str, Any]:
+        asked.append("get")
+        return await real(*args, **options)
+
+    monkeypatch.setattr(herd.api, "get", get)
+    return asked
+
+
+async def test_after_a_holder_that_said_it_is_fenced_the_lease_is_not_read_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It takes time in which clients wait, and the swap names the version."""
+    herd = Herd(monkeypatch, QUORUM)
+    for member in herd.members.values():
+        member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
+    asked = reads(herd, monkeypatch)
+    assert await stand(herd.b) is not None
+    assert (herd.api.state.holder, asked) == (B, [])
+
+
+async def test_a_lease_that_is_another_by_then_is_not_swapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    herd = Herd(monkeypatch, QUORUM)
+    for member in herd.members.values():
+        member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
+    herd.api.write(replace(QUORUM, epoch=6, claimed=3), "t1")  # reclaimed, and no watch told of it yet
+    with pytest.raises(NotNow):
+        await stand(herd.b)
+    assert (herd.api.state.holder, herd.api.state.epoch) == (A, 6)
+
+
+@pytest.mark.parametrize("state", [QUORUM, ASYNC])
+async def test_after_a_holder_that_is_only_silent_it_is_read(
+    monkeypatch: pytest.MonkeyPatch, state: LeaseState
+) -> None:
+    herd = Herd(monkeypatch, state)
+    herd.now += 10 * SECOND + ASYNC_LEASE
+    asked = reads(herd, monkeypatch)
+    assert await stand(herd.b) is not None
+    assert asked

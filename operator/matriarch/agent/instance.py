@@ -83,6 +83,7 @@ class Instance:
     refusal: str = ""  # why nobody is elected now, as this member saw it last
     follows_line: bool = False  # standby: since its start it was seen to follow a primary
     clients_expected_until: int = 0  # heir: clients are kept at the door (boot-time ns)
+    summarizes: bool = True  # PostgreSQL's WAL summarizer may run
     applied: tuple[object, ...] | None = None  # what PostgreSQL's settings were last made from
     space: Space = field(default_factory=Space)  # the volume, as last seen
     ends: list[tuple[int, bool]] = field(default_factory=list)  # when PostgreSQL ended unasked, and whether it led

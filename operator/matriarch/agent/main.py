@@ -34,6 +34,7 @@ from matriarch.agent.reserve import Reserve
 from matriarch.agent.rhythm import TURN
 from matriarch.agent.routing import Routing
 from matriarch.agent.space import Volume
+from matriarch.agent.summarizer import Summarizer
 from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, TerminationRequested
 from matriarch.agent.tls import Tls
 from matriarch.agent.transitions import note, note_lease
@@ -101,6 +102,7 @@ class Agent:
             "room of the volume": Volume(instance, Reserve(), Notices(instance)).keep,
             "replaced data": ReplacedData(instance).keep,
             "WAL of former timelines": FormerWal(instance).keep,
+            "WAL summarizer": Summarizer(instance).keep,
         }
         tasks = [asyncio.create_task(restarting(name, work)) for name, work in jobs.items()]  # type: ignore[arg-type]
         try:

@@ -35,6 +35,7 @@ def server_settings(instance: Instance, names: str, *, door: Door) -> ServerSett
         standby_slots=tuple(slot_name(m.instance) for m in waited_for(instance.lease)) if instance.lease else (),
         delay=config.delays.get(instance.env.instance, 0),
         read_only=instance.space.writes_stopped,
+        summarize=instance.summarizes,
         superuser_access=config.superuser_access,
         archive=config.archive is not None,
         door=door,
@@ -46,11 +47,11 @@ async def apply_config(instance: Instance, names: str, *, door: Door) -> None:
     config = instance.config
     if config is None:
         return
-    space = (instance.space.total_bytes, instance.space.writes_stopped)
-    wanted = (config, door, *space)
+    here = (instance.space.total_bytes, instance.space.writes_stopped, instance.summarizes)
+    wanted = (config, door, *here)
     if instance.applied == wanted and not instance.server.held_up:
         return
-    if instance.applied in [(config, other, *space) for other in get_args(Door) if other != door]:
+    if instance.applied in [(config, other, *here) for other in get_args(Door) if other != door]:
         await instance.server.set_door(door)  # only the door moves: nobody may wait for the rest of it
         instance.applied = wanted
         return

@@ -14,13 +14,15 @@ from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.logical import await_copies
+from matriarch.agent.summarizer import quiet
 from matriarch.agent.transitions import note
 from matriarch.decide import lease as transitions
-from matriarch.decide.lease import CleanStop
+from matriarch.decide.lease import CleanStop, LeaseState
 from matriarch.decide.member import Member
-from matriarch.decide.voters import SEGMENT
+from matriarch.decide.voters import SEGMENT, standby_names
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
+from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +190,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
     try:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
+        if await quiet(instance, NOBODY if lease.mode == "follow" else _names(instance, lease)):
+            stopping.callback(_summarize_again, instance)
         await await_copies(instance, heir)
         await poolers.pause(instance)
         await ahead.send_clients(instance, heir)
@@ -224,6 +228,15 @@ async def switchover(instance: Instance, heir: Member) -> None:
         instance.nudge()
         if instance.server_role == "primary":  # nothing was stopped
             await poolers.resume(instance)
+
+
+def _summarize_again(instance: Instance) -> None:
+    instance.summarizes = True
+
+
+def _names(instance: Instance, lease: LeaseState) -> str:
+    assert instance.config is not None
+    return standby_names(lease, instance.config.wish)
 
 
 async def _clean_stop(instance: Instance) -> CleanStop | None:

@@ -14,6 +14,12 @@ import asyncpg
 from matriarch.agent.postgres import files, processes, walfiles
 from matriarch.agent.postgres.base import DISK
 from matriarch.agent.postgres.logical import Logical
+from matriarch.errors import Unavailable
+
+_FAILED = """
+SELECT EXISTS (SELECT FROM pg_stat_activity
+                WHERE backend_type = 'walsummarizer' AND wait_event = 'WalSummarizerError') AS failed
+"""
 
 _REPLAY = """
 SELECT pg_get_wal_replay_pause_state() <> 'not paused' AS paused,
@@ -86,6 +92,20 @@ class Care(Logical):
                 if await session.fetchval("SELECT current_setting('summarize_wal')") == "off":
                     return
             await asyncio.sleep(0.1)
+
+    async def summarizer_failed(self, *, timeout: float = 2.0) -> bool:
+        """Whether the WAL summarizer sleeps after an error."""
+        row = await self._sessions.fetchrow("WAL summarizer", _FAILED, timeout=timeout)
+        return bool(row["failed"])
+
+    async def summarizer_gone(self, *, timeout: float = 12.0) -> None:
+        """Once configure() switched it off. It may sleep for ten seconds first. Unavailable when it stays."""
+        end = asyncio.get_running_loop().time() + timeout
+        while self._children(processes.is_summarizer):
+            if asyncio.get_running_loop().time() >= end:
+                msg = f"the WAL summarizer did not end within {timeout:g} s"
+                raise Unavailable(msg)
+            await asyncio.sleep(0.05)
 
     async def oldest_wal(self) -> int:
         """The LSN of the first byte of WAL here; what came before is gone."""

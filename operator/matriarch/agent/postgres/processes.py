@@ -78,6 +78,11 @@ def is_startup(text: str) -> bool:
     return words[0] == "postgres:" and words[2:3] == ["startup"] and words[3:4] in ([], ["recovering"], ["waiting"])
 
 
+def is_summarizer(text: str) -> bool:
+    """`postgres: orders-2: walsummarizer`."""
+    return text.startswith("postgres: ") and text.split(" ")[2:3] == ["walsummarizer"]
+
+
 def is_slot_worker(text: str) -> bool:
     """`postgres: orders-2: slotsync worker`, which copies logical slots."""
     words = text.split(" ")

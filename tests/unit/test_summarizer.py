@@ -1,0 +1,103 @@
+"""A WAL summarizer that fails again and again is switched off, comes back, and is left alone for longer each time."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from matriarch.agent import summarizer
+from matriarch.agent.clock import SECOND
+from matriarch.agent.summarizer import CALM, FIRST_REST, LONGEST_REST, Summarizer
+from matriarch.errors import Unavailable
+
+
+class World:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.fails, self.asked = 1000 * SECOND, False, 0
+        monkeypatch.setattr(summarizer, "boottime", lambda: self.now)
+        self.instance: Any = SimpleNamespace(
+            server_role="standby", busy="", summarizes=True, nudge=lambda: None,
+            server=SimpleNamespace(summarizer_failed=self._failed),
+        )  # fmt: skip
+        self.summarizer = Summarizer(self.instance)
+
+    async def _failed(self) -> bool:
+        self.asked += 1
+        return self.fails
+
+    async def look(self, after: int = 30 * SECOND) -> bool:
+        self.now += after
+        await self.summarizer.look()
+        on: bool = self.instance.summarizes
+        return on
+
+    async def until_off(self) -> None:
+        self.fails = True
+        assert await self.look()
+        assert not await self.look()
+        self.fails = False  # its process is gone
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    return World(monkeypatch)
+
+
+async def test_one_error_is_no_reason(world: World) -> None:
+    world.fails = True
+    assert await world.look()
+    world.fails = False
+    assert await world.look()
+    world.fails = True
+    assert await world.look()
+
+
+async def test_two_looks_in_a_row_switch_it_off_and_it_comes_back(world: World) -> None:
+    await world.until_off()
+    assert not await world.look(FIRST_REST - 60 * SECOND)
+    assert await world.look(60 * SECOND)
+
+
+async def test_each_rest_is_longer_until_it_stays_well(world: World) -> None:
+    rest = FIRST_REST
+    for _ in range(8):
+        await world.until_off()
+        assert not await world.look(rest - 1)
+        assert await world.look(1)
+        rest = min(2 * rest, LONGEST_REST)
+    await world.look(CALM)
+    await world.until_off()
+    assert await world.look(FIRST_REST)
+
+
+@pytest.mark.parametrize("change", [{"server_role": "stopped"}, {"busy": "cloning"}])
+async def test_where_no_server_is_to_be_asked_nobody_asks(world: World, change: dict[str, str]) -> None:
+    vars(world.instance).update(change)
+    await world.look()
+    assert world.asked == 0
+
+
+async def test_a_server_that_does_not_answer_holds_up_no_stop() -> None:
+    async def failed() -> bool:
+        raise Unavailable("no answer")
+
+    instance: Any = SimpleNamespace(server=SimpleNamespace(summarizer_failed=failed), summarizes=True)
+    assert not await summarizer.quiet(instance, "")
+    assert instance.summarizes
+
+
+async def test_one_that_does_not_end_does_not_keep_the_stop_from_coming(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failed() -> bool:
+        return True
+
+    async def gone() -> None:
+        raise Unavailable("it stays")
+
+    async def apply(*_: object, **__: object) -> None: ...
+
+    monkeypatch.setattr(summarizer, "apply_config", apply)
+    instance: Any = SimpleNamespace(server=SimpleNamespace(summarizer_failed=failed, summarizer_gone=gone))
+    assert await summarizer.quiet(instance, "")
+    assert not instance.summarizes
