@@ -232,3 +232,27 @@ async def _pending(member: Member, wanted: str) -> bool:
 async def _replayed(member: Member, lsn: int) -> bool:
     status = await member.server.status()
     return status is not None and status.replayed_lsn >= lsn
+
+
+async def test_clients_that_come_during_a_stop_and_say_nothing_do_not_hold_it_up(box: Box) -> None:
+    one = await box.primary()
+    (checkpointer,) = one.children("checkpointer")
+    os.kill(checkpointer, signal.SIGSTOP)  # the stop waits for it, and PostgreSQL answers whoever comes
+    stop = asyncio.create_task(one.server.stop("fast", timeout=30))
+    late: list[asyncio.StreamWriter] = []
+    try:
+        await eventually(lambda: one.children("walwriter") == [], "the stop is under way")
+        for _ in range(3):
+            late.append((await asyncio.open_connection(one.address, one.settings.port))[1])
+        await asyncio.sleep(0.2)  # each has a process that waits for its first word, for a minute
+        assert not stop.done()
+    finally:
+        os.kill(checkpointer, signal.SIGCONT)
+    try:
+        assert await stop
+    finally:
+        for writer in late:
+            writer.close()
+    control = await one.server.control_data()
+    assert control is not None
+    assert control.state == "shut down"

@@ -38,6 +38,7 @@ from matriarch.postgres.version import check_version, parse_version
 log = logging.getLogger(__name__)
 
 _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+_LAST_LOOK = 0.02  # s, between two looks at who keeps a stop from its end
 _AUTO_CONF = "# ALTER SYSTEM is switched off.\n"
 
 
@@ -117,7 +118,28 @@ class Lifecycle(Replacing):
         assert process is not None
         with suppress(ProcessLookupError):
             os.kill(process.pid, _SIGNALS[mode])
-        return await self._wait_gone(process, timeout)
+        if mode != "fast":
+            return await self._wait_gone(process, timeout)
+        end = asyncio.get_running_loop().time() + timeout
+        while not await self._wait_gone(process, min(_LAST_LOOK, timeout)):
+            if asyncio.get_running_loop().time() >= end:
+                return False
+            self._end_rejected(process)
+        return True
+
+    def _end_rejected(self, postmaster: processes.Process) -> None:
+        """Ends whoever is only there to be told that the server stops, once nobody else is.
+
+        PostgreSQL waits for them too, up to `authentication_timeout`: clients that connect again and again keep it up,
+        and one that says nothing holds up a switchover for a minute. The checkpointer and the WAL senders are gone by
+        then, so the data is final. A child has its parent's title until it knows what it is.
+        """
+        unnamed = processes.title(postmaster.pid)
+        children = [p.pid for p in processes.children(postmaster.pid)]
+        if all(processes.title(pid) in (unnamed, "") for pid in children):
+            for pid in children:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGTERM)
 
     async def _prepare(self, *, primary: bool, timeout: float, line: Sequence[Switch] = ()) -> None:
         if self._settings is None:
