@@ -242,8 +242,7 @@ async def test_clients_that_come_during_a_stop_and_say_nothing_do_not_hold_it_up
     late: list[asyncio.StreamWriter] = []
     try:
         await eventually(lambda: one.children("walwriter") == [], "the stop is under way")
-        for _ in range(3):
-            late.append((await asyncio.open_connection(one.address, one.settings.port))[1])
+        late += [(await asyncio.open_connection(one.address, one.settings.port))[1] for _ in range(3)]
         await asyncio.sleep(0.2)  # each has a process that waits for its first word, for a minute
         assert not stop.done()
     finally:
