@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Leases
 from matriarch.decide import leasetext
 from matriarch.decide.election import ASYNC_LEASE, MOST_BEHIND
-from matriarch.decide.lease import LeaseState, Loss
+from matriarch.decide.lease import CleanStop, LeaseState, Loss
 from matriarch.decide.member import Member
 from matriarch.errors import Refused, Unavailable
 from matriarch.kube.errors import Conflict
@@ -291,16 +292,45 @@ def reads(herd: Herd, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-async def test_after_a_holder_that_said_it_is_fenced_the_lease_is_not_read_first(
+async def test_after_a_holder_that_said_it_is_fenced_the_voters_are_asked_while_the_lease_is_read(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It takes time in which clients wait, and the swap names the version."""
     herd = Herd(monkeypatch, QUORUM)
     for member in herd.members.values():
         member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
-    asked = reads(herd, monkeypatch)
+    order = reads(herd, monkeypatch)
+    post = herd.post
+
+    async def noted(to: str, path: str, body: Mapping[str, Any], *, timeout: float = 1.0) -> dict[str, Any]:
+        order.append(path)
+        return await post(to, path, body, timeout=timeout)
+
+    monkeypatch.setattr(herd, "post", noted)
+    real = herd.api.get
+
+    async def slow(*args: object, **options: object) -> dict[str, Any]:
+        await asyncio.sleep(0.05)
+        return await real(*args, **options)
+
+    monkeypatch.setattr(herd.api, "get", slow)
     assert await stand(herd.b) is not None
-    assert (herd.api.state.holder, asked) == (B, [])
+    assert (herd.api.state.holder, order) == (B, ["/v1/prevote", "get", "/v1/promise"])
+
+
+async def test_an_heir_that_no_watch_told_of_yet_is_left_to_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a switchover "fenced" may be heard before the Lease that names the heir."""
+    herd = Herd(monkeypatch, QUORUM)
+    for member in herd.members.values():
+        member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
+    named = replace(QUORUM, heir=C, clean_stop=CleanStop(1, WAL - 100))
+    herd.api.write(named, "t1")
+    with pytest.raises(NotNow):
+        await stand(herd.b)
+    assert (herd.b.promised, herd.c.promised, herd.api.state) == (
+        0,
+        0,
+        replace(named, revision=herd.api.state.revision),
+    )
 
 
 async def test_a_lease_that_is_another_by_then_is_not_swapped(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,20 +98,25 @@ async def stand(instance: Instance) -> Won | None:
         NotNow: no quorum, or the attempt was overtaken.
         Unavailable: the API server or PostgreSQL does not answer.
     """
-    base = _enough(instance) or await _read(instance)
+    known = _enough(instance)
+    reading = asyncio.create_task(_read(instance))
+    try:
+        if known is not None:
+            # Questions without effect go out meanwhile: the reading takes time in which clients wait.
+            epoch, ballots = await _asked(instance, known.state)
+            if transitions.plain((await reading).state) != transitions.plain(known.state):
+                raise NotNow("the Lease is another by now", 0.02)
+        base = await reading
+    finally:
+        reading.cancel()
+        await asyncio.wait({reading})
+        reading.cancelled() or reading.exception()
     lease = base.state
-    answer = suspicion(instance, others_answering=len(lease.voters) - 1)
-    if not answer.yes:
-        raise NotNow(f"the suspicion is gone: {answer.why}", 0.1)
-    epoch = next_epoch(lease, instance.promised, instance.promise_heard)
-    ballots = await _prevotes(instance, lease, epoch)
-    higher = max((b.promised for b in ballots), default=0)
-    if higher >= epoch:
-        epoch = higher + 1
-        ballots = await _prevotes(instance, lease, epoch)
-    known = max(instance.epoch_heard, *(b.epoch for b in ballots))
-    if known > lease.epoch:
-        raise NotNow(f"epoch {known} is known elsewhere, and the Lease is at {lease.epoch}: it was restored", 0.5)
+    if known is None:
+        epoch, ballots = await _asked(instance, lease)
+    newest = max(instance.epoch_heard, *(b.epoch for b in ballots))
+    if newest > lease.epoch:
+        raise NotNow(f"epoch {newest} is known elsewhere, and the Lease is at {lease.epoch}: it was restored", 0.5)
     yes = [b for b in ballots if b.yes]
     yes, lacking = near_enough(lease, yes)
     if len(yes) < lease.election_quorum:
@@ -210,9 +215,22 @@ async def take(
     )
 
 
+async def _asked(instance: Instance, lease: LeaseState) -> tuple[int, list[Ballot]]:
+    """The epoch to stand for, and what the voters say to it."""
+    answer = suspicion(instance, others_answering=len(lease.voters) - 1)
+    if not answer.yes:
+        raise NotNow(f"the suspicion is gone: {answer.why}", 0.1)
+    epoch = next_epoch(lease, instance.promised, instance.promise_heard)
+    ballots = await _prevotes(instance, lease, epoch)
+    higher = max((b.promised for b in ballots), default=0)
+    if higher >= epoch:
+        epoch = higher + 1
+        ballots = await _prevotes(instance, lease, epoch)
+    return epoch, ballots
+
+
 def _enough(instance: Instance) -> LeaseRead | None:
-    """The Lease as the watch brought it, where a reading of now would only take time: a holder that is final loses
-    nothing by promises that were made in vain, and the swap names the version, so an older one fails there."""
+    """The Lease as the watch brought it, where it is enough to ask by: the holder said that it is final, or is gone."""
     known = instance.leases.known if instance.leases.fresh else None
     if known is None or known.state.mode != "quorum":
         return None  # in mode async a renewal that was not seen tells how far the holder's WAL reaches

@@ -22,6 +22,7 @@ from matriarch.decide.member import Member
 from matriarch.decide.voters import SEGMENT, standby_names
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
+from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_WAIT = 60.0
 STOP_WAIT = 15.0
 """A fast stop waits for its walsenders; one that hangs must not hold up the switchover for longer."""
+
+
+SEGMENT_WAIT = 10.0  # s
+WORTH_A_SEGMENT = 1 << 20  # bytes
 
 
 async def end_postgres(instance: Instance) -> bool:
@@ -119,11 +124,12 @@ async def fence(instance: Instance, why: str) -> None:
         instance.state, instance.reason = "fenced", why
 
 
-async def _persist_fence(instance: Instance, epoch: int) -> None:
+async def _persist_fence(instance: Instance, epoch: int, written: asyncio.Task[None] | None = None) -> None:
+    """`written`: the fence on its way to the disk."""
     instance.leases.authority = 0
     instance.door, instance.door_reason = "closed", "fenced"
     # Both before a word is said, in either order: what is on the disk only forbids this member to go on by itself.
-    written = asyncio.create_task(_write_fence(instance, epoch))
+    written = written or asyncio.create_task(_write_fence(instance, epoch))
     gone = await end_postgres(instance)
     try:
         await written
@@ -192,6 +198,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
         if await quiet(instance, NOBODY if lease.mode == "follow" else _names(instance, lease)):
             stopping.callback(_summarize_again, instance)
+        await _begin_segment(instance, heir)
         await await_copies(instance, heir)
         await poolers.pause(instance)
         await ahead.send_clients(instance, heir)
@@ -201,14 +208,20 @@ async def switchover(instance: Instance, heir: Member) -> None:
             if await check_heir(instance, heir.instance) != heir:
                 raise Unavailable(f"{heir.instance} is another incarnation now")
             stopping.enter_context(instance.wanted_stop())
-            clean = await _clean_stop(instance)
-            if clean is None and lease.mode == "async":
-                # An election would lose what the replicas lack; a start here loses nothing.
-                instance.leases.authority = 0
-                await end_postgres(instance)
-                await instance.disarm()
-                raise Unavailable("PostgreSQL did not stop in order; it is started again here")
-            await _persist_fence(instance, lease.epoch)
+            stopped = await _fast_stop(instance)
+            if lease.mode == "async":
+                clean = await _clean_end(instance) if stopped else None
+                if clean is None:
+                    # An election would lose what the replicas lack; a start here loses nothing.
+                    instance.leases.authority = 0
+                    await end_postgres(instance)
+                    await instance.disarm()
+                    raise Unavailable("PostgreSQL did not stop in order; it is started again here")
+                await _persist_fence(instance, lease.epoch)
+            else:
+                written = asyncio.create_task(_write_fence(instance, lease.epoch))
+                clean = await _clean_end(instance) if stopped else None
+                await _persist_fence(instance, lease.epoch, written)
             try:
                 if clean is not None:
                     await instance.leases.change(
@@ -230,6 +243,19 @@ async def switchover(instance: Instance, heir: Member) -> None:
             await poolers.resume(instance)
 
 
+async def _begin_segment(instance: Instance, heir: Member) -> None:
+    """Goes on in a new WAL segment where the present one is well under way: at a promotion the heir copies what is in
+    it, and every replica asks for it anew from its start, all while clients wait."""
+    status = await instance.look()
+    if instance.server_role != "primary" or status is None or status.flushed_lsn % SEGMENT_SIZE < WORTH_A_SEGMENT:
+        return
+    with contextlib.suppress(MatriarchError):
+        await instance.server.pass_segment()
+        await instance.server.confirm_flushed(
+            await instance.server.write_record(), [str(heir)], 1, timeout=SEGMENT_WAIT
+        )
+
+
 def _summarize_again(instance: Instance) -> None:
     instance.summarizes = True
 
@@ -239,14 +265,21 @@ def _names(instance: Instance, lease: LeaseState) -> str:
     return standby_names(lease, instance.config.wish)
 
 
-async def _clean_stop(instance: Instance) -> CleanStop | None:
-    """A fast stop within a bound; None when it was not clean: then an election decides."""
+async def _fast_stop(instance: Instance) -> bool:
+    """Within a bound."""
     instance.door, instance.door_reason = "closed", "switchover"
     with contextlib.suppress(MatriarchError):
         await instance.server.end_consumers(timeout=1.0)  # one that is far behind would hold up the stop
-    if not await instance.server.stop("fast", timeout=STOP_WAIT):
+    return await instance.server.stop("fast", timeout=STOP_WAIT)
+
+
+async def _clean_end(instance: Instance) -> CleanStop | None:
+    """Where the WAL ends; None when the stop was not clean: then an election decides."""
+    try:
+        control = await instance.server.control_data()
+    except (MatriarchError, OSError) as e:
+        log.warning("whether PostgreSQL stopped in order is not known: %s", e)
         return None
-    control = await instance.server.control_data()
     if control is None or control.state != "shut down":
         return None
     return CleanStop(control.timeline, control.checkpoint)
