@@ -13,6 +13,7 @@ from tests.monitoring.engine import Value
 
 NO, YES = Value(0), Value(1)
 PLACE = {"namespace": "prod", "cluster": "orders"}
+RESOURCE = {"kind": "Restore", "namespace": "prod", "name": "shop"}
 SCHEDULE = {**PLACE, "schedule": "nightly"}
 
 
@@ -54,6 +55,14 @@ CASES = (
         "No active Matriarch controller is seen: no other alert of Matriarch can fire.",
         {},
         "standing-by",
+    ),
+    Case(
+        "MatriarchReconcileFailing",
+        "warning",
+        {"matriarch_reconcile_failing_seconds": Value(901)},
+        {"matriarch_reconcile_failing_seconds": Value(900)},
+        "Restore prod/shop has not been looked at with success for 15 minutes: what its spec says is not made true.",
+        RESOURCE,
     ),
     Case(
         "MatriarchBackupTooOld",

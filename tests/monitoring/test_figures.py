@@ -20,7 +20,8 @@ from matriarch.controller.backup_around import Around
 from matriarch.controller.backup_status import rfc3339
 from matriarch.controller.health import Health
 from matriarch.controller.metrics import FORMAT, HELP, METRICS
-from matriarch.controller.queue import WorkQueue
+from matriarch.controller.queue import Key, WorkQueue
+from tests.monitoring.cases import RESOURCE
 from tests.monitoring.engine import Engine, Object, expect, fires, rules, series
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -39,7 +40,14 @@ async def exported(monkeypatch: pytest.MonkeyPatch) -> str:
     for name, well in (("orders", False), ("billing", True)):
         METRICS.clusters["prod", name] = _of_cluster(name, well=well)
         METRICS.schedules["prod", name, "nightly"] = _of_schedule(well=well)
-    health, port = Health(WorkQueue(), active=True), free_port("127.0.0.1")
+    queue = WorkQueue()
+    for name, well in (("shop", False), ("other", True)):
+        key = Key("Restore", "prod", name)
+        queue.retry(key)
+        queue._failing[key] -= 901
+        if well:
+            queue.forget(key)
+    health, port = Health(queue, active=True), free_port("127.0.0.1")
     await health.serve(port)
     try:
         async with (
@@ -86,6 +94,8 @@ def test_every_alert_fires_for_the_cluster_that_is_ill_and_for_no_other(engine: 
         about = {"namespace": "prod", "cluster": "orders"}
         if "schedule" in rule.spec["expr"]:
             about["schedule"] = "nightly"
+        if "kind" in rule.spec["expr"]:
+            about = dict(RESOURCE)
         told = {key: _filled(text, about) for key, text in rule.spec["annotations"].items()}
         ill = [fires({**about, **rule.spec["labels"]}, told)] if rule.alert != "MatriarchMetricsAbsent" else []
         expected.append(expect(rule.alert, rule.after + 1, *ill))

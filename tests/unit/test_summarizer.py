@@ -18,7 +18,7 @@ class World:
         self.now, self.fails, self.asked = 1000 * SECOND, False, 0
         monkeypatch.setattr(summarizer, "boottime", lambda: self.now)
         self.instance: Any = SimpleNamespace(
-            server_role="standby", busy="", summarizes=True, nudge=lambda: None,
+            server_role="standby", busy="", summarizes=True, nudge=lambda: None, warnings={},
             server=SimpleNamespace(summarizer_failed=self._failed),
         )  # fmt: skip
         self.summarizer = Summarizer(self.instance)
@@ -56,8 +56,11 @@ async def test_one_error_is_no_reason(world: World) -> None:
 
 async def test_two_looks_in_a_row_switch_it_off_and_it_comes_back(world: World) -> None:
     await world.until_off()
+    world.instance.warnings.clear()  # as when PostgreSQL ends
     assert not await world.look(FIRST_REST - 60 * SECOND)
+    assert "is off for a while" in world.instance.warnings["summaries"]
     assert await world.look(60 * SECOND)
+    assert world.instance.warnings == {}
 
 
 async def test_each_rest_is_longer_until_it_stays_well(world: World) -> None:

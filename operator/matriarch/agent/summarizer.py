@@ -27,6 +27,13 @@ CALM = 600 * SECOND
 """After so long without an error the next rest is a first one again."""
 
 
+_DUTY = "summaries"
+_SAID = (
+    "the WAL summarizer fails again and again, and keeps WAL by that, so it is off for a while; the next incremental "
+    "backup of this instance is a full one"
+)
+
+
 class Summarizer:
     """`keep` runs beside the loop."""
 
@@ -52,8 +59,11 @@ class Summarizer:
         if self._until:
             if now >= self._until:
                 self._until, self._on_since, instance.summarizes = 0, now, True
+                instance.warnings.pop(_DUTY, None)
                 log.info("the WAL summarizer is switched on again")
                 instance.nudge()
+            else:
+                instance.warnings[_DUTY] = _SAID  # again: an end of PostgreSQL clears them
             return
         if instance.server_role not in ("primary", "standby") or instance.busy:
             return
@@ -63,11 +73,8 @@ class Summarizer:
         again = self._on_since and now - self._on_since < CALM
         self._rest = min(2 * self._rest, LONGEST_REST) if again else FIRST_REST
         self._until, self._failed, instance.summarizes = now + self._rest, False, False
-        log.warning(
-            "the WAL summarizer fails again and again, and keeps WAL by that: it is off for %d s, so the next "
-            "incremental backup of this instance is a full one",
-            self._rest // SECOND,
-        )
+        instance.warnings[_DUTY] = _SAID
+        log.warning("%s (for %d s)", _SAID, self._rest // SECOND)
         instance.nudge()
 
 

@@ -82,4 +82,4 @@ class Health:
             "matriarch_controller_queue_length": float(self.queue.waiting),
             "matriarch_controller_oldest_reconcile_seconds": self.queue.oldest_run(),
         }
-        return web.Response(body=METRICS.text(gauges).encode(), headers={"Content-Type": FORMAT})
+        return web.Response(body=METRICS.text(gauges, self.queue.failing()).encode(), headers={"Content-Type": FORMAT})

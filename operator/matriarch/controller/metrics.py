@@ -14,6 +14,7 @@ HELP: Mapping[str, str] = {
     "matriarch_controller_oldest_reconcile_seconds": "How long the oldest reconcile that runs has been running.",
     "matriarch_controller_queue_length": "Resources that wait for a reconcile.",
     "matriarch_controller_reconciles_total": "Reconciles by kind and result (ok, conflict, unavailable, error).",
+    "matriarch_reconcile_failing_seconds": "For how long each reconcile of it has failed; absent where one went well.",
     "matriarch_backup_failed": "Failed Backups that are still there.",
     "matriarch_backup_key_gone": "1: a Secret with the key of a backup that is still kept is gone.",
     "matriarch_backup_last_failure_timestamp_seconds": "When the newest failed backup ended.",
@@ -62,8 +63,8 @@ class Metrics:
         for key in [k for k in self.schedules if (k[0], k[2]) == (namespace, name)]:
             del self.schedules[key]
 
-    def text(self, gauges: dict[str, float]) -> str:
-        """All figures; `gauges` are values of this moment by full name."""
+    def text(self, gauges: dict[str, float], failing: Mapping[tuple[str, str, str], float]) -> str:
+        """All figures; `gauges`: values of this moment by full name; `failing`: seconds by kind, namespace and name."""
         lines = _lines(
             "matriarch_controller_reconciles_total",
             ((f'{{kind="{kind}",result="{result}"}}', n) for (kind, result), n in sorted(self.reconciles.items())),
@@ -76,6 +77,13 @@ class Metrics:
         )
         for name, value in sorted(gauges.items()):
             lines += _lines(name, [("", value)])
+        lines += _lines(
+            "matriarch_reconcile_failing_seconds",
+            (
+                (f'{{kind="{kind}",namespace="{namespace}",name="{name}"}}', seconds)
+                for (kind, namespace, name), seconds in sorted(failing.items())
+            ),
+        )
         for name in sorted({n for figures in self.clusters.values() for n in figures}):
             lines += _lines(
                 name,

@@ -36,6 +36,7 @@ class WorkQueue:
     _dirty: set[Key] = field(default_factory=set)  # waiting in _ready, or to run again when their run ends
     _busy: dict[Key, float] = field(default_factory=dict)  # running, and since when (monotonic)
     _failures: dict[Key, int] = field(default_factory=dict)
+    _failing: dict[Key, float] = field(default_factory=dict)  # since when (monotonic) each run of it has failed
     _later: list[tuple[float, Key]] = field(default_factory=list)
     _due: dict[Key, float] = field(default_factory=dict)  # the one entry of _later that counts
     _timer: asyncio.TimerHandle | None = None
@@ -63,6 +64,7 @@ class WorkQueue:
     def retry(self, key: Key) -> float:
         """Look at it again after a failure; returns in how many seconds."""
         failures = self._failures[key] = self._failures.get(key, 0) + 1
+        self._failing.setdefault(key, time.monotonic())
         seconds = min(LAST_RETRY, FIRST_RETRY * 2.0 ** min(failures - 1, 20)) * random.uniform(0.75, 1.0)  # noqa: S311 - spreads retries, no secret
         self.add_after(key, seconds)
         return seconds
@@ -70,6 +72,7 @@ class WorkQueue:
     def forget(self, key: Key) -> None:
         """It went well: the next failure waits briefly again."""
         self._failures.pop(key, None)
+        self._failing.pop(key, None)
 
     def discard_later(self, key: Key) -> None:
         """Drop a wish for later: the run that starts now says anew when to look again."""
@@ -92,6 +95,11 @@ class WorkQueue:
     def waiting(self) -> int:
         """Keys that are ready to run."""
         return self._ready.qsize()
+
+    def failing(self) -> dict[Key, float]:
+        """For how many seconds each run of a key has failed."""
+        now = time.monotonic()
+        return {key: now - since for key, since in self._failing.items()}
 
     def oldest_run(self) -> float:
         """For how many seconds the longest run has been going on."""
