@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -123,13 +124,14 @@ async def test_one_that_sleeps_after_an_error_is_gone_before_a_planned_stop(box:
         await one.sql("CHECKPOINT")  # a summary ends there, and can't be written
         await eventually(one.server.summarizer_failed, "it failed", within=AWAKE)
         here = _Here(one)
-        assert await quiet(here, "")  # type: ignore[arg-type]  # all that it needs of an instance
-        assert one.children("walsummarizer") == []
+        with ExitStack() as stopping:
+            await quiet(here, "", stopping)  # type: ignore[arg-type]  # all that it needs of an instance
+            assert one.children("walsummarizer") == []
+            assert not here.summarizes
         assert not await one.server.summarizer_failed()
-        assert not await quiet(here, ""), "there is nothing to do"  # type: ignore[arg-type]
     finally:
         folder.chmod(0o700)
-    here.summarizes = True
+    assert here.summarizes
     await here.apply()
     await eventually(lambda: _near(one), "it has begun anew", within=AWAKE)
 
@@ -138,7 +140,7 @@ class _Here:
     """An instance, as far as its settings go."""
 
     def __init__(self, member: Member) -> None:
-        self.member, self.server, self.summarizes = member, member.server, True
+        self.member, self.server, self.summarizes, self.door = member, member.server, True, "open"
 
     async def apply(self) -> None:
         await self.server.configure(replace(self.member.settings, summarize=self.summarizes))

@@ -292,13 +292,8 @@ def reads(herd: Herd, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-async def test_after_a_holder_that_said_it_is_fenced_the_voters_are_asked_while_the_lease_is_read(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    herd = Herd(monkeypatch, QUORUM)
-    for member in herd.members.values():
-        member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
-    order = reads(herd, monkeypatch)
+def posts(herd: Herd, monkeypatch: pytest.MonkeyPatch, order: list[str]) -> None:
+    """What is asked of peers from here on."""
     post = herd.post
 
     async def noted(to: str, path: str, body: Mapping[str, Any], *, timeout: float = 1.0) -> dict[str, Any]:
@@ -306,6 +301,16 @@ async def test_after_a_holder_that_said_it_is_fenced_the_voters_are_asked_while_
         return await post(to, path, body, timeout=timeout)
 
     monkeypatch.setattr(herd, "post", noted)
+
+
+async def test_after_a_holder_that_said_it_is_fenced_the_voters_are_asked_while_the_lease_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    herd = Herd(monkeypatch, QUORUM)
+    for member in herd.members.values():
+        member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
+    order = reads(herd, monkeypatch)
+    posts(herd, monkeypatch, order)
     real = herd.api.get
 
     async def slow(*args: object, **options: object) -> dict[str, Any]:
@@ -324,7 +329,7 @@ async def test_an_heir_that_no_watch_told_of_yet_is_left_to_take_over(monkeypatc
         member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
     named = replace(QUORUM, heir=C, clean_stop=CleanStop(1, WAL - 100))
     herd.api.write(named, "t1")
-    with pytest.raises(NotNow):
+    with pytest.raises(NotNow, match="another by now"):
         await stand(herd.b)
     assert (herd.b.promised, herd.c.promised, herd.api.state) == (
         0,
@@ -337,10 +342,42 @@ async def test_a_lease_that_is_another_by_then_is_not_swapped(monkeypatch: pytes
     herd = Herd(monkeypatch, QUORUM)
     for member in herd.members.values():
         member.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
-    herd.api.write(replace(QUORUM, epoch=6, claimed=3), "t1")  # reclaimed, and no watch told of it yet
-    with pytest.raises(NotNow):
+    herd.api.write(replace(QUORUM, leaving=("orders-3",)), "t1")  # and no watch told of it yet
+    with pytest.raises(NotNow, match="another by now"):
         await stand(herd.b)
-    assert (herd.api.state.holder, herd.api.state.epoch) == (A, 6)
+    assert (herd.api.state.holder, herd.b.promised, herd.c.promised) == (A, 0, 0)
+    assert await stand(herd.b) is not None
+
+
+async def test_who_hears_of_the_fence_a_little_later_is_asked_again_when_the_lease_was_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    herd = Herd(monkeypatch, replace(QUORUM, voters=(B, C), k=1))
+    fenced = PeerView("orders-1", heard=herd.now, fenced=5)
+    herd.b.heartbeat.hear(a=fenced)  # type: ignore[attr-defined]
+    herd.c.heartbeat.view = replace(  # type: ignore[misc]
+        herd.c.heartbeat.view, granted_until=herd.now + SECOND, granted_epoch=5
+    )
+    real = herd.api.get
+
+    async def slow(*args: object, **options: object) -> dict[str, Any]:
+        await asyncio.sleep(0.02)
+        herd.c.heartbeat.hear(a=fenced)  # type: ignore[attr-defined]
+        return await real(*args, **options)
+
+    monkeypatch.setattr(herd.api, "get", slow)
+    assert await stand(herd.b) is not None
+
+
+async def test_who_still_hears_a_holder_that_is_final_is_asked_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    herd = Herd(monkeypatch, QUORUM)
+    herd.b.heartbeat.hear(a=PeerView("orders-1", heard=herd.now, fenced=5))  # type: ignore[attr-defined]
+    herd.c.heartbeat.view = replace(  # type: ignore[misc]
+        herd.c.heartbeat.view, granted_until=herd.now + SECOND, granted_epoch=5
+    )
+    with pytest.raises(NotNow, match="orders-3: the holder was heard a moment ago") as why:
+        await stand(herd.b)
+    assert why.value.wait <= candidate.SOON
 
 
 @pytest.mark.parametrize("state", [QUORUM, ASYNC])
@@ -349,6 +386,7 @@ async def test_after_a_holder_that_is_only_silent_it_is_read(
 ) -> None:
     herd = Herd(monkeypatch, state)
     herd.now += 10 * SECOND + ASYNC_LEASE
-    asked = reads(herd, monkeypatch)
+    order = reads(herd, monkeypatch)
+    posts(herd, monkeypatch, order)
     assert await stand(herd.b) is not None
-    assert asked
+    assert order[:2] == ["get", "/v1/prevote"]

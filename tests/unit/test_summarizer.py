@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,25 +83,76 @@ async def test_where_no_server_is_to_be_asked_nobody_asks(world: World, change: 
     assert world.asked == 0
 
 
-async def test_a_server_that_does_not_answer_holds_up_no_stop() -> None:
-    async def failed() -> bool:
-        raise Unavailable("no answer")
+class Stop:
+    """A planned stop of a primary whose summarizer failed."""
 
-    instance: Any = SimpleNamespace(server=SimpleNamespace(summarizer_failed=failed), summarizes=True)
-    assert not await summarizer.quiet(instance, "")
-    assert instance.summarizes
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, door: str = "open") -> None:
+        self.failed: bool | Exception = True
+        self.gone: Exception | None = None
+        self.doors: list[str] = []
+        self.stopping = ExitStack()
+        self.instance: Any = SimpleNamespace(
+            server=SimpleNamespace(summarizer_failed=self._failed, summarizer_gone=self._gone), summarizes=True,
+            door=door,
+        )  # fmt: skip
+        monkeypatch.setattr(summarizer, "apply_config", self._apply)
+
+    async def _failed(self) -> bool:
+        if isinstance(self.failed, Exception):
+            raise self.failed
+        return self.failed
+
+    async def _gone(self) -> None:
+        self.doors.append("gone")
+        if self.gone is not None:
+            raise self.gone
+
+    async def _apply(self, instance: Any, names: str, *, door: str) -> None:
+        assert not instance.summarizes
+        self.doors.append(door)
+
+    async def quiet(self) -> None:
+        await summarizer.quiet(self.instance, "", self.stopping)
 
 
-async def test_one_that_does_not_end_does_not_keep_the_stop_from_coming(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def failed() -> bool:
-        return True
+async def test_it_is_off_until_the_stop_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop(monkeypatch)
+    await stop.quiet()
+    assert (stop.doors, stop.instance.summarizes) == (["open", "gone"], False)
+    stop.stopping.close()
+    assert stop.instance.summarizes
 
-    async def gone() -> None:
-        raise Unavailable("it stays")
 
-    async def apply(*_: object, **__: object) -> None: ...
+async def test_a_door_that_is_closed_stays_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop(monkeypatch, door="closed")
+    await stop.quiet()
+    assert stop.doors == ["waits", "gone"]
 
-    monkeypatch.setattr(summarizer, "apply_config", apply)
-    instance: Any = SimpleNamespace(server=SimpleNamespace(summarizer_failed=failed, summarizer_gone=gone))
-    assert await summarizer.quiet(instance, "")
-    assert not instance.summarizes
+
+async def test_one_that_rests_already_is_only_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Stop(monkeypatch)
+    stop.instance.summarizes = False
+    await stop.quiet()
+    stop.stopping.close()
+    assert (stop.doors, stop.instance.summarizes) == (["gone"], False)
+
+
+@pytest.mark.parametrize("error", [Unavailable("no answer"), OSError(5, "Input/output error")])
+async def test_what_fails_does_not_keep_the_stop_from_coming(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    stop = Stop(monkeypatch)
+    stop.failed = error
+    await stop.quiet()
+    assert stop.instance.summarizes
+    stop.failed, stop.gone = True, error
+    await stop.quiet()
+    stop.stopping.close()
+    assert stop.instance.summarizes
+
+
+async def test_during_a_planned_stop_nobody_else_switches_it(world: World) -> None:
+    world.fails = True
+    await world.look()
+    world.instance.summarizes = False
+    await world.look()
+    assert world.asked == 1
+    assert world.instance.warnings == {}

@@ -18,7 +18,6 @@ from matriarch.errors import Unavailable
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(volumecopy, "FIRST_PAUSE", 0.02)
     monkeypatch.setattr(volumecopy, "LONGEST_PAUSE", 0.05)
-    monkeypatch.setattr(volumecopy, "SETTLE", 0.01)
 
 
 def until(seen: Callable[[], bool]) -> bool:

@@ -42,6 +42,8 @@ PREVOTE_WAIT = 0.4
 PROMISE_WAIT = 4.0
 HEIR_FIRST = 1_500_000_000
 """Others leave the heir of a switchover this long (ns), and the holder a moment to reclaim, before they stand."""
+SOON = 0.05
+"""Seconds until a holder that is final for this member is so for the others too."""
 BACK_OFF = 0.15  # s, times the rank, doubled with each failed attempt up to 2 s
 
 
@@ -104,6 +106,7 @@ async def stand(instance: Instance) -> Won | None:
         if known is not None:
             # Questions without effect go out meanwhile: the reading takes time in which clients wait.
             epoch, ballots = await _asked(instance, known.state)
+            enough = sum(b.yes for b in ballots) >= known.state.election_quorum
             if transitions.plain((await reading).state) != transitions.plain(known.state):
                 raise NotNow("the Lease is another by now", 0.02)
         base = await reading
@@ -112,7 +115,7 @@ async def stand(instance: Instance) -> Won | None:
         await asyncio.wait({reading})
         reading.cancelled() or reading.exception()
     lease = base.state
-    if known is None:
+    if known is None or not enough:  # in the last case somebody may have heard of it a little later
         epoch, ballots = await _asked(instance, lease)
     newest = max(instance.epoch_heard, *(b.epoch for b in ballots))
     if newest > lease.epoch:
@@ -122,7 +125,9 @@ async def stand(instance: Instance) -> Won | None:
     if len(yes) < lease.election_quorum:
         waits = [b.wait for b in ballots if b.wait is not None]
         said = too_few(instance, lease, ballots, lacking)
-        raise NotNow(said, min(waits, default=int(BACK_OFF * 1e9)) / 1e9)
+        wait = min(waits, default=int(BACK_OFF * 1e9)) / 1e9
+        final = instance.sight().evidence(lease) in ("fenced", "gone")
+        raise NotNow(said, min(wait, SOON) if final and waits else wait)
     again = suspicion(instance, others_answering=len(ballots) - 1)
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)

@@ -97,6 +97,7 @@ class Instance:
     warnings: dict[str, str] = field(default_factory=dict)
     following: tuple[Member, str] | None = None  # holder and address that WAL is streamed from
     control: asyncio.Lock = field(default_factory=asyncio.Lock)
+    applying: asyncio.Lock = field(default_factory=asyncio.Lock)  # PostgreSQL's settings, one writer at a time
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _beats_due: tuple[bool, object, int] | None = None  # as a voter or not, by which epoch and holder, since when
     _sequence: int = 0

@@ -44,6 +44,11 @@ def server_settings(instance: Instance, names: str, *, door: Door) -> ServerSett
 
 async def apply_config(instance: Instance, names: str, *, door: Door) -> None:
     """Bring PostgreSQL to the configuration and the door as they are now. Raises Unavailable."""
+    async with instance.applying:
+        await _apply(instance, names, door)
+
+
+async def _apply(instance: Instance, names: str, door: Door) -> None:
     config = instance.config
     if config is None:
         return

@@ -22,7 +22,6 @@ from matriarch.decide.member import Member
 from matriarch.decide.voters import SEGMENT, standby_names
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
-from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -30,10 +29,6 @@ log = logging.getLogger(__name__)
 CHECKPOINT_WAIT = 60.0
 STOP_WAIT = 15.0
 """A fast stop waits for its walsenders; one that hangs must not hold up the switchover for longer."""
-
-
-SEGMENT_WAIT = 10.0  # s
-WORTH_A_SEGMENT = 1 << 20  # bytes
 
 
 async def end_postgres(instance: Instance) -> bool:
@@ -196,9 +191,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
     try:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
-        if await quiet(instance, NOBODY if lease.mode == "follow" else _names(instance, lease)):
-            stopping.callback(_summarize_again, instance)
-        await _begin_segment(instance, heir)
+        await quiet(instance, NOBODY if lease.mode == "follow" else _names(instance, lease), stopping)
         await await_copies(instance, heir)
         await poolers.pause(instance)
         await ahead.send_clients(instance, heir)
@@ -233,31 +226,16 @@ async def switchover(instance: Instance, heir: Member) -> None:
     except (Lost, ValueError) as e:
         instance.switchover |= {"state": "aborted", "message": str(e)}
         raise Unavailable(str(e)) from e
-    except MatriarchError as e:
+    except (MatriarchError, OSError) as e:
         instance.switchover |= {"state": "aborted", "message": str(e)}
+        if isinstance(e, OSError):
+            raise Unavailable(str(e)) from e
         raise
     finally:
         stopping.close()
         instance.nudge()
         if instance.server_role == "primary":  # nothing was stopped
             await poolers.resume(instance)
-
-
-async def _begin_segment(instance: Instance, heir: Member) -> None:
-    """Goes on in a new WAL segment where the present one is well under way: at a promotion the heir copies what is in
-    it, and every replica asks for it anew from its start, all while clients wait."""
-    status = await instance.look()
-    if instance.server_role != "primary" or status is None or status.flushed_lsn % SEGMENT_SIZE < WORTH_A_SEGMENT:
-        return
-    with contextlib.suppress(MatriarchError):
-        await instance.server.pass_segment()
-        await instance.server.confirm_flushed(
-            await instance.server.write_record(), [str(heir)], 1, timeout=SEGMENT_WAIT
-        )
-
-
-def _summarize_again(instance: Instance) -> None:
-    instance.summarizes = True
 
 
 def _names(instance: Instance, lease: LeaseState) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import ExitStack
 
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
@@ -65,10 +66,10 @@ class Summarizer:
             else:
                 instance.warnings[_DUTY] = _SAID  # again: an end of PostgreSQL clears them
             return
-        if instance.server_role not in ("primary", "standby") or instance.busy:
-            return
+        if instance.server_role not in ("primary", "standby") or instance.busy or not instance.summarizes:
+            return  # in the last case a planned stop is under way
         before, self._failed = self._failed, await instance.server.summarizer_failed()
-        if not (before and self._failed):
+        if not (before and self._failed and instance.summarizes):
             return
         again = self._on_since and now - self._on_since < CALM
         self._rest = min(2 * self._rest, LONGEST_REST) if again else FIRST_REST
@@ -78,23 +79,24 @@ class Summarizer:
         instance.nudge()
 
 
-async def quiet(instance: Instance, names: str) -> bool:
+async def quiet(instance: Instance, names: str, stopping: ExitStack) -> None:
     """Before a planned stop: a summarizer that sleeps after an error is switched off, and gone when this returns.
 
-    True: it was switched off here, and the caller sets `summarizes` again when the server has stopped. What fails is
-    logged, and costs the stop some seconds.
+    With `stopping`, when the server has stopped or the stop was given up, it may run again. What fails here is logged,
+    and costs the stop some seconds.
     """
     try:
-        if not await instance.server.summarizer_failed():
-            return False
-    except MatriarchError as e:
-        log.info("WAL summarizer: %s", e)
-        return False
-    log.info("the WAL summarizer failed and would hold up the stop: it is switched off first")
-    instance.summarizes = False
-    try:
-        await apply_config(instance, names, door="open")
+        if instance.summarizes:
+            if not await instance.server.summarizer_failed():
+                return
+            log.info("the WAL summarizer failed and would hold up the stop: it is switched off first")
+            instance.summarizes = False
+            stopping.callback(_again, instance)
+            await apply_config(instance, names, door="open" if instance.door == "open" else "waits")
         await instance.server.summarizer_gone()
-    except MatriarchError as e:
+    except (MatriarchError, OSError) as e:
         log.warning("WAL summarizer: %s", e)
-    return True
+
+
+def _again(instance: Instance) -> None:
+    instance.summarizes = True

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,6 @@ from matriarch.errors import MatriarchError
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0  # seconds
-SETTLE = 0.5
-"""Seconds that a copy waits: a failover changes the Lease several times, and what it has to flush comes first."""
 
 
 class VolumeCopy:
@@ -45,8 +42,6 @@ class VolumeCopy:
             with self._changed:
                 while self._wanted is None:
                     self._changed.wait()
-            time.sleep(SETTLE)
-            with self._changed:
                 content = self._wanted
             try:
                 self._write(content)

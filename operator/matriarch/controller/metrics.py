@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from matriarch.controller.queue import Key
+
 FORMAT = "text/plain; version=0.0.4; charset=utf-8"
 """The content type of what `text` gives; Prometheus 3 takes nothing whose format is not named."""
 HELP: Mapping[str, str] = {
@@ -63,7 +65,7 @@ class Metrics:
         for key in [k for k in self.schedules if (k[0], k[2]) == (namespace, name)]:
             del self.schedules[key]
 
-    def text(self, gauges: dict[str, float], failing: Mapping[tuple[str, str, str], float]) -> str:
+    def text(self, gauges: dict[str, float], failing: Mapping[Key, float]) -> str:
         """All figures; `gauges`: values of this moment by full name; `failing`: seconds by kind, namespace and name."""
         lines = _lines(
             "matriarch_controller_reconciles_total",
