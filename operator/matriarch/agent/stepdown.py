@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Sequence
 
 from matriarch.agent import ahead, poolers, sites
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.logical import await_copies
+from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.summarizer import quiet
 from matriarch.agent.transitions import note
 from matriarch.decide import lease as transitions
@@ -22,6 +24,7 @@ from matriarch.decide.member import Member
 from matriarch.decide.voters import SEGMENT, standby_names
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
+from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.standbynames import NOBODY
 
 log = logging.getLogger(__name__)
@@ -29,6 +32,10 @@ log = logging.getLogger(__name__)
 CHECKPOINT_WAIT = 60.0
 STOP_WAIT = 15.0
 """A fast stop waits for its walsenders; one that hangs must not hold up the switchover for longer."""
+
+
+SEGMENT_WAIT = 10.0  # s
+LITTLE = 1 << 20  # bytes of WAL
 
 
 async def end_postgres(instance: Instance) -> bool:
@@ -192,6 +199,7 @@ async def switchover(instance: Instance, heir: Member) -> None:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
         await quiet(instance, NOBODY if lease.mode == "follow" else _names(instance, lease), stopping)
+        await _begin_segment(instance, lease)
         await await_copies(instance, heir)
         await poolers.pause(instance)
         await ahead.send_clients(instance, heir)
@@ -236,6 +244,38 @@ async def switchover(instance: Instance, heir: Member) -> None:
         instance.nudge()
         if instance.server_role == "primary":  # nothing was stopped
             await poolers.resume(instance)
+
+
+async def _begin_segment(instance: Instance, lease: LeaseState) -> None:
+    """Goes on in a new WAL segment where the present one is well under way: at a promotion the heir copies what is in
+    it, and every replica asks for it anew from its start, all while clients wait.
+
+    The stop waits for every WAL sender, and what is left of the old segment is sent as zeros: so only where all of them
+    are voters that keep up, and when they have it. With an archive PostgreSQL begins one by itself when it stops.
+    """
+    with contextlib.suppress(MatriarchError):
+        status, senders = await instance.look(), await instance.server.replication()
+        if status is None or not worth_a_segment(instance, lease, status.flushed_lsn, senders):
+            return
+        names = [s.application_name for s in senders]
+        await instance.server.pass_segment()
+        record = await instance.server.write_record()
+        await instance.server.confirm_flushed(record, names, len(names), timeout=SEGMENT_WAIT)
+
+
+def worth_a_segment(instance: Instance, lease: LeaseState, flushed: int, senders: Sequence[WalSender]) -> bool:
+    """Whether a switchover begins with a new segment. `flushed`: LSN."""
+    config, voters = instance.config, {str(v) for v in lease.voters}
+    return (
+        lease.mode == "quorum"
+        and instance.server_role == "primary"
+        and config is not None
+        and config.archive is None
+        and flushed % SEGMENT_SIZE >= LITTLE
+        and {s.application_name for s in senders} == voters
+        and len(senders) == len(voters)
+        and all(s.state == "streaming" and flushed - s.flush_lsn < LITTLE for s in senders)
+    )
 
 
 def _names(instance: Instance, lease: LeaseState) -> str:
