@@ -22,7 +22,7 @@ def test_what_is_known_is_said_and_nothing_else() -> None:
     assert figures({}, {}, []) == {"matriarch_backup_failed": 0}
     summary = {"lastSuccessAt": "2026-11-25T00:00:10Z", "lastFailureAt": "2026-11-25T00:00:20Z"}
     found = figures(STATUS, summary, [FAILED, {}, {"status": {"phase": "Complete"}}], ("False", "LastBackupFailed"))
-    text = Metrics(clusters={("prod", "orders"): found, ("prod", "new"): figures({}, {}, [])}).text({})
+    text = Metrics(clusters={("prod", "orders"): found, ("prod", "new"): figures({}, {}, [])}).text({}, {})
     of_orders = {line for line in text.splitlines() if 'cluster="orders"' in line}
     assert of_orders == {
         f'{name}{{namespace="prod",cluster="orders"}} {value}'

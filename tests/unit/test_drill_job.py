@@ -126,7 +126,7 @@ def test_figures_of_a_schedule() -> None:
     assert figures({}, overdue=False) == {}, "no drill was asked for"
     found = figures({"lastDrill": FAILED, "drills": [FAILED, GOOD]}, overdue=True)
     metrics = Metrics(schedules={("prod", "orders", "nightly"): found})
-    lines = set(metrics.text({}).splitlines())
+    lines = set(metrics.text({}, {}).splitlines())
     place = '{namespace="prod",cluster="orders",schedule="nightly"}'
     wanted = {
         "failed": 1, "overdue": 1, "last_success_timestamp_seconds": 1795564810, "download_seconds": 3.5,
@@ -134,7 +134,7 @@ def test_figures_of_a_schedule() -> None:
     }  # fmt: skip
     assert {f"matriarch_drill_{name}{place} {value}" for name, value in wanted.items()} <= lines
     metrics.forget_schedule("prod", "nightly")
-    assert "nightly" not in metrics.text({})
+    assert "nightly" not in metrics.text({}, {})
 
 
 def test_a_long_result_still_fits() -> None:
