@@ -20,6 +20,7 @@ from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn
 
 _POLL = 0.005
+_BREATH = 0.3
 _PATIENCE = 0.5  # seconds in which a healthy stream flushes a record
 
 _RECORD = "SELECT (pg_logical_emit_message(false, 'matriarch', '', true) - '0/0')::bigint AS lsn"
@@ -124,6 +125,7 @@ class Quorum(Looking):
         async with files.ends_within(timeout, "no further segment was begun"):
             for _ in range(kept // SEGMENT_SIZE):
                 await self.pass_segment()
+                await asyncio.sleep(_BREATH)  # commits wait behind the zeros of a segment; behind twenty, for a second
 
     async def kept_bytes(self) -> int:
         """WAL that a server has to go on for before its present segment may be removed."""
