@@ -43,8 +43,8 @@ class World:
         async def arm() -> None:
             self.did.append("arm")
 
-        async def write(epoch: int, slices: dict[str, Any], **_: Any) -> None:
-            self.did.append(" ".join(slices))
+        async def lead_here(epoch: int) -> None:
+            self.did.append("rw")
 
         async def replication() -> list[Any]:
             self.did.append("round")
@@ -54,7 +54,7 @@ class World:
             lease=LEASE, config=SimpleNamespace(number=2, required=False, wish=None), is_holder=True, confirmed=(),
             door="closed", door_reason="", clock_jumped=False, status=SimpleNamespace(timeline=self.seen), guarded=True,
             server=SimpleNamespace(flushed_by=flushed_by, replication=replication), look=look, arm=arm, warnings={},
-            routing=SimpleNamespace(write=write, leads_to=lambda *_: True), vouching=None, state="", reason="",
+            routing=SimpleNamespace(lead_here=lead_here, leads_to=lambda *_: True), vouching=None, state="", reason="",
             env=SimpleNamespace(instance="orders-1", pod_ip="10.0.0.1"), addresses={},
         )  # fmt: skip
         return self.made

@@ -7,15 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from matriarch.decide import space
-from matriarch.decide.space import GB, MB, SEGMENT, Space, seen
+from matriarch.decide.space import GB, MB, Space, seen
+from matriarch.postgres.lsn import SEGMENT_SIZE
 
 SIZES = st.integers(200 * MB, 20000 * GB)
 
 
 @given(SIZES)
 def test_the_limits_leave_each_other_room_on_every_volume(total: int) -> None:
-    assert 2 * SEGMENT <= space.ballast(total) <= max(total // 6, 2 * SEGMENT)
-    assert 2 * SEGMENT <= space.full_below(total) < space.enough_above(total) < total // 2
+    assert 2 * SEGMENT_SIZE <= space.ballast(total) <= max(total // 6, 2 * SEGMENT_SIZE)
+    assert 2 * SEGMENT_SIZE <= space.full_below(total) < space.enough_above(total) < total // 2
     assert space.ballast(total) <= 512 * MB
 
 

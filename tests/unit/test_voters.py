@@ -15,7 +15,6 @@ from matriarch.decide.member import Member
 from matriarch.decide.voters import (
     DEGRADE_AFTER,
     REMOVE_AFTER,
-    SEGMENT,
     STEPS,
     Change,
     Stream,
@@ -24,6 +23,7 @@ from matriarch.decide.voters import (
     next_change,
     standby_names,
 )
+from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.standbynames import NOBODY
 
 M = [Member(f"orders-{i}", f"{i:012x}") for i in range(1, 7)]
@@ -50,7 +50,7 @@ ASYNC_WISH = Wish(NAMES[:3], 0, required=False, asynchronous=True)
         pytest.param(ALONE, Wish(NAMES[:1], 0, True), stream(B), {}, None, (), id="a single instance has no voters"),
         pytest.param(ALONE, THREE, stream(B), {}, "to-quorum", (B,), id="the first standby is enough for k 1"),
         pytest.param(ALONE, Wish(NAMES[:5], 2, True), stream(B), {}, None, (), id="k 2 waits for two"),
-        pytest.param(ALONE, THREE, stream(B, lag=SEGMENT), {}, None, (), id="not while it is far behind"),
+        pytest.param(ALONE, THREE, stream(B, lag=SEGMENT_SIZE), {}, None, (), id="not while it is far behind"),
         pytest.param(state(voters=(B,)), THREE, stream(B, C), {}, "add", (B, C), id="the next standby joins"),
         pytest.param(state(), THREE, stream(B, C), {}, None, (), id="all is well"),
         pytest.param(state(), THREE, stream(B), {C: REMOVE_AFTER - 1}, None, (), id="away for a moment"),

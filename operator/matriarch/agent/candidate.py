@@ -100,13 +100,12 @@ async def stand(instance: Instance) -> Won | None:
         NotNow: no quorum, or the attempt was overtaken.
         Unavailable: the API server or PostgreSQL does not answer.
     """
-    known = _enough(instance)
+    known, early = _enough(instance), None
     reading = asyncio.create_task(_read(instance))
     try:
         if known is not None:
             # Questions without effect go out meanwhile: the reading takes time in which clients wait.
-            epoch, ballots = await _asked(instance, known.state)
-            enough = sum(b.yes for b in ballots) >= known.state.election_quorum
+            early = await _asked(instance, known.state)
             if transitions.plain((await reading).state) != transitions.plain(known.state):
                 raise NotNow("the Lease is another by now", 0.02)
         base = await reading
@@ -115,8 +114,9 @@ async def stand(instance: Instance) -> Won | None:
         await asyncio.wait({reading})
         reading.cancelled() or reading.exception()
     lease = base.state
-    if known is None or not enough:  # in the last case somebody may have heard of it a little later
-        epoch, ballots = await _asked(instance, lease)
+    if early is None or sum(b.yes for b in early[1]) < lease.election_quorum:
+        early = await _asked(instance, lease)  # where some said no: they may have heard of it a little later
+    epoch, ballots = early
     newest = max(instance.epoch_heard, *(b.epoch for b in ballots))
     if newest > lease.epoch:
         raise NotNow(f"epoch {newest} is known elsewhere, and the Lease is at {lease.epoch}: it was restored", 0.5)
@@ -126,8 +126,7 @@ async def stand(instance: Instance) -> Won | None:
         waits = [b.wait for b in ballots if b.wait is not None]
         said = too_few(instance, lease, ballots, lacking)
         wait = min(waits, default=int(BACK_OFF * 1e9)) / 1e9
-        final = instance.sight().evidence(lease) in ("fenced", "gone")
-        raise NotNow(said, min(wait, SOON) if final and waits else wait)
+        raise NotNow(said, min(wait, SOON) if waits and _is_final(instance, lease) else wait)
     again = suspicion(instance, others_answering=len(ballots) - 1)
     if not again.yes:
         raise NotNow(again.why, (again.wait or 100_000_000) / 1e9)
@@ -148,8 +147,7 @@ async def _elect(instance: Instance, base: LeaseRead, epoch: int, voters: list[M
     others = [m for m in voters if m != instance.me]
     # The own promise comes last, so that half an election never costs a live holder a good standby (L2). From one that
     # is final nobody streams: then all promise at once.
-    final = instance.sight().evidence(lease) in ("fenced", "gone")
-    early = asyncio.create_task(_own_promise(instance, epoch)) if final else None
+    early = asyncio.create_task(_own_promise(instance, epoch)) if _is_final(instance, lease) else None
     try:
         answers = await asyncio.gather(*(_promise_of(instance, m, epoch) for m in others))
         promised = [b for b in answers if b is not None]
@@ -239,7 +237,12 @@ def _enough(instance: Instance) -> LeaseRead | None:
     known = instance.leases.known if instance.leases.fresh else None
     if known is None or known.state.mode != "quorum":
         return None  # in mode async a renewal that was not seen tells how far the holder's WAL reaches
-    return known if instance.sight().evidence(known.state) in ("fenced", "gone") else None
+    return known if _is_final(instance, known.state) else None
+
+
+def _is_final(instance: Instance, lease: LeaseState) -> bool:
+    """Whether the holder said so, or is gone: it acknowledges nothing any more."""
+    return instance.sight().evidence(lease) in ("fenced", "gone")
 
 
 async def _read(instance: Instance) -> LeaseRead:

@@ -20,14 +20,15 @@ from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.readers import Readers
 from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
+from matriarch.agent.streams import streams_of
 from matriarch.decide import lease as transitions
 from matriarch.decide.election import T_FENCE
 from matriarch.decide.guard import Guard, guard_during
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
-from matriarch.decide.voters import STEPS, Change, Stream, next_change, standby_names
+from matriarch.decide.voters import STEPS, Change, next_change, standby_names
 from matriarch.errors import MatriarchError, Unavailable
-from matriarch.postgres.conninfo import STREAM_ROLE, slot_name
+from matriarch.postgres.conninfo import slot_name
 from matriarch.postgres.standbynames import NOBODY, render_names
 
 log = logging.getLogger(__name__)
@@ -181,12 +182,7 @@ class Leadership:
         instance, lease, config = self.instance, self.instance.lease, self.instance.config
         assert lease is not None
         assert config is not None
-        flushed = instance.status.flushed_lsn if instance.status else 0
-        streams = [
-            Stream(member, s.state == "streaming", max(0, flushed - s.flush_lsn))
-            for s in senders
-            if s.role == STREAM_ROLE and (member := Member.parse(s.application_name)) is not None
-        ]
+        streams = streams_of(senders, instance.status.flushed_lsn if instance.status else 0)
         now = boottime()
         self._streaming = streaming = {s.member for s in streams if s.streaming}
         self._away = {v: self._away.get(v, now) for v in lease.voters if v not in streaming}
@@ -381,7 +377,8 @@ class Leadership:
             lease.epoch,
             (boottime() - self._begun) // MILLISECOND,
         )
-        await self._lead_clients_here(lease.epoch)
+        await self._routed_before()
+        await instance.routing.lead_here(lease.epoch)  # the other Services follow with the first round
 
     async def _other_timeline(self, lease: LeaseState) -> str | None:
         """What is said where PostgreSQL runs on another timeline than was claimed. What was seen of it last may be from
@@ -430,12 +427,6 @@ class Leadership:
     def _readers(self, senders: list[WalSender]) -> tuple[frozenset[str], frozenset[str]]:
         replicas = self._readable.among(senders)
         return replicas, replicas | {self.instance.env.instance}
-
-    async def _lead_clients_here(self, epoch: int) -> None:
-        """The write Service alone: the others follow with the first round."""
-        await self._routed_before()
-        env = self.instance.env
-        await self.instance.routing.write(epoch, {"rw": endpoints([env.instance], {env.instance: env.pod_ip})})
 
     async def _routed_before(self) -> None:
         routing, self.routing = self.routing, None

@@ -16,7 +16,6 @@ from matriarch.agent.lead import Leadership
 from matriarch.agent.leases import Lost, new_nonce
 from matriarch.agent.postgres.facts import Promotion
 from matriarch.agent.rhythm import TURN, until_turn
-from matriarch.agent.routing import endpoints
 from matriarch.agent.settings import apply_config
 from matriarch.agent.sites import Demotion
 from matriarch.agent.source import SourceFollower
@@ -341,10 +340,8 @@ class Loop:
 
         -rw alone: kube-proxy acts at once on the first change that it hears of, and then rests for 1 s. The Services of
         the replicas would come after that in any case, so they do not cost their part of the processor now."""
-        env = self._instance.env
-        here = {"rw": endpoints([env.instance], {env.instance: env.pod_ip})}
         try:
-            await self._instance.routing.write(lease.epoch, here, timeout=1.0)
+            await self._instance.routing.lead_here(lease.epoch, timeout=1.0)
         except MatriarchError as e:
             log.warning("routing: %s", e)
 

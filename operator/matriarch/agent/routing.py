@@ -111,6 +111,11 @@ class Routing:
             if isinstance(r, BaseException):
                 raise r
 
+    async def lead_here(self, epoch: int, *, timeout: float = 2.0) -> None:
+        """Make the write Service lead to this pod, and nothing else. Raises what `write` does."""
+        here = endpoints([self._env.instance], {self._env.instance: self._env.pod_ip})
+        await self.write(epoch, {"rw": here}, timeout=timeout)
+
     async def _write(self, name: str, epoch: int, wanted: list[dict[str, Any]], timeout: float) -> None:
         for _ in range(4):
             slice_ = self._slices.get(name)

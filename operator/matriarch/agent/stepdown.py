@@ -8,20 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
 
 from matriarch.agent import ahead, poolers, sites
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.instance import Instance
 from matriarch.agent.leases import Lost
 from matriarch.agent.logical import await_copies
-from matriarch.agent.postgres.facts import WalSender
+from matriarch.agent.streams import streams_of
 from matriarch.agent.summarizer import quiet
 from matriarch.agent.transitions import note
 from matriarch.decide import lease as transitions
 from matriarch.decide.lease import CleanStop, LeaseState
 from matriarch.decide.member import Member
-from matriarch.decide.voters import SEGMENT, standby_names
+from matriarch.decide.newsegment import begins_segment
+from matriarch.decide.voters import standby_names
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
 from matriarch.postgres.lsn import SEGMENT_SIZE
@@ -32,10 +32,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_WAIT = 60.0
 STOP_WAIT = 15.0
 """A fast stop waits for its walsenders; one that hangs must not hold up the switchover for longer."""
-
-
-SEGMENT_WAIT = 10.0  # s
-LITTLE = 1 << 20  # bytes of WAL
+SEGMENT_WAIT = 10.0
 
 
 async def end_postgres(instance: Instance) -> bool:
@@ -181,7 +178,7 @@ async def check_heir(instance: Instance, to: str) -> Member:
     if sender is None or sender.state != "streaming":
         raise Refused(f"{to} does not stream now; wait until it does", reason="NotStreaming")
     lag = (status.flushed_lsn if status else sender.sent_lsn) - sender.flush_lsn
-    if lag > SEGMENT:
+    if lag > SEGMENT_SIZE:
         raise Refused(f"{to} is {lag >> 20} MiB behind; wait until it caught up", reason="Behind")
     return heir
 
@@ -210,19 +207,16 @@ async def switchover(instance: Instance, heir: Member) -> None:
                 raise Unavailable(f"{heir.instance} is another incarnation now")
             stopping.enter_context(instance.wanted_stop())
             stopped = await _fast_stop(instance)
-            if lease.mode == "async":
-                clean = await _clean_end(instance) if stopped else None
-                if clean is None:
-                    # An election would lose what the replicas lack; a start here loses nothing.
-                    instance.leases.authority = 0
-                    await end_postgres(instance)
-                    await instance.disarm()
-                    raise Unavailable("PostgreSQL did not stop in order; it is started again here")
-                await _persist_fence(instance, lease.epoch)
-            else:
-                written = asyncio.create_task(_write_fence(instance, lease.epoch))
-                clean = await _clean_end(instance) if stopped else None
-                await _persist_fence(instance, lease.epoch, written)
+            # In mode async what did not stop in order is started again here: not fenced before that is known.
+            written = None if lease.mode == "async" else asyncio.create_task(_write_fence(instance, lease.epoch))
+            clean = await _clean_end(instance) if stopped else None
+            if clean is None and lease.mode == "async":
+                # An election would lose what the replicas lack; a start here loses nothing.
+                instance.leases.authority = 0
+                await end_postgres(instance)
+                await instance.disarm()
+                raise Unavailable("PostgreSQL did not stop in order; it is started again here")
+            await _persist_fence(instance, lease.epoch, written)
             try:
                 if clean is not None:
                     await instance.leases.change(
@@ -231,13 +225,11 @@ async def switchover(instance: Instance, heir: Member) -> None:
             finally:
                 await _say_fenced(instance)  # after the heir is named: an election would only come in its way
         instance.switchover["state"] = "done"
-    except (Lost, ValueError) as e:
+    except (Lost, ValueError, OSError) as e:
         instance.switchover |= {"state": "aborted", "message": str(e)}
         raise Unavailable(str(e)) from e
-    except (MatriarchError, OSError) as e:
+    except MatriarchError as e:
         instance.switchover |= {"state": "aborted", "message": str(e)}
-        if isinstance(e, OSError):
-            raise Unavailable(str(e)) from e
         raise
     finally:
         stopping.close()
@@ -247,35 +239,22 @@ async def switchover(instance: Instance, heir: Member) -> None:
 
 
 async def _begin_segment(instance: Instance, lease: LeaseState) -> None:
-    """Goes on in a new WAL segment where the present one is well under way: at a promotion the heir copies what is in
-    it, and every replica asks for it anew from its start, all while clients wait.
-
-    The stop waits for every WAL sender, and what is left of the old segment is sent as zeros: so only where all of them
-    are voters that keep up, and when they have it. With an archive PostgreSQL begins one by itself when it stops.
-    """
+    """Where it is worth it (`decide.newsegment`), and returns when every voter has it. What fails is left out."""
     with contextlib.suppress(MatriarchError):
         status, senders = await instance.look(), await instance.server.replication()
-        if status is None or not worth_a_segment(instance, lease, status.flushed_lsn, senders):
+        if status is None or instance.config is None or instance.server_role != "primary":
             return
-        names = [s.application_name for s in senders]
-        await instance.server.pass_segment()
-        record = await instance.server.write_record()
-        await instance.server.confirm_flushed(record, names, len(names), timeout=SEGMENT_WAIT)
-
-
-def worth_a_segment(instance: Instance, lease: LeaseState, flushed: int, senders: Sequence[WalSender]) -> bool:
-    """Whether a switchover begins with a new segment. `flushed`: LSN."""
-    config, voters = instance.config, {str(v) for v in lease.voters}
-    return (
-        lease.mode == "quorum"
-        and instance.server_role == "primary"
-        and config is not None
-        and config.archive is None
-        and flushed % SEGMENT_SIZE >= LITTLE
-        and {s.application_name for s in senders} == voters
-        and len(senders) == len(voters)
-        and all(s.state == "streaming" and flushed - s.flush_lsn < LITTLE for s in senders)
-    )
+        streams = streams_of(senders, status.flushed_lsn)
+        if begins_segment(
+            lease,
+            streams,
+            flushed=status.flushed_lsn,
+            strangers=len(streams) < len(senders),
+            archives=instance.config.archive is not None,
+        ):
+            await instance.server.pass_segment()
+            record, names = await instance.server.write_record(), [str(s.member) for s in streams]
+            await instance.server.confirm_flushed(record, names, len(names), timeout=SEGMENT_WAIT)
 
 
 def _names(instance: Instance, lease: LeaseState) -> str:

@@ -16,7 +16,7 @@ HELP: Mapping[str, str] = {
     "matriarch_controller_oldest_reconcile_seconds": "How long the oldest reconcile that runs has been running.",
     "matriarch_controller_queue_length": "Resources that wait for a reconcile.",
     "matriarch_controller_reconciles_total": "Reconciles by kind and result (ok, conflict, unavailable, error).",
-    "matriarch_reconcile_failing_seconds": "For how long each reconcile of it has failed; absent where one went well.",
+    "matriarch_reconcile_failing_seconds": "For how long every reconcile of a resource has failed.",
     "matriarch_backup_failed": "Failed Backups that are still there.",
     "matriarch_backup_key_gone": "1: a Secret with the key of a backup that is still kept is gone.",
     "matriarch_backup_last_failure_timestamp_seconds": "When the newest failed backup ended.",

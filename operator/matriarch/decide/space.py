@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from matriarch.postgres.lsn import SEGMENT_SIZE
+
 MB, GB = 1 << 20, 1 << 30
-SEGMENT = 16 * MB
 
 State = Literal["ok", "low", "full"]
 
@@ -30,12 +31,12 @@ class Space:
 
 def ballast(total: int) -> int:
     """A twentieth of the volume, at least two segments of WAL: what a start and its checkpoint need."""
-    return min(max(total // 20, 2 * SEGMENT), 512 * MB)
+    return min(max(total // 20, 2 * SEGMENT_SIZE), 512 * MB)
 
 
 def full_below(total: int) -> int:
     """With less than this free, writes stop: a checkpoint and the WAL under way still fit."""
-    return min(max(total // 50, 2 * SEGMENT), 2 * GB)
+    return min(max(total // 50, 2 * SEGMENT_SIZE), 2 * GB)
 
 
 def enough_above(total: int) -> int:
@@ -60,7 +61,7 @@ def sheds(former: int, total: int) -> bool:
     Each change of the primary leaves the segment it happened in, and PostgreSQL removes them by their number alone, of
     whatever timeline: while little is written, failovers in a row leave a segment each for as long as that one lasts.
     """
-    return former * SEGMENT > max(total // 16, 3 * SEGMENT)
+    return former * SEGMENT_SIZE > max(total // 16, 3 * SEGMENT_SIZE)
 
 
 def next_look(space: Space) -> float:
@@ -75,7 +76,7 @@ def releases(space: Space, *, ended: bool, leads: bool) -> bool:
     """
     if not space.ballast_bytes or not space.total_bytes:
         return False
-    return space.state == "full" and (ended or (leads and space.free_bytes < SEGMENT))
+    return space.state == "full" and (ended or (leads and space.free_bytes < SEGMENT_SIZE))
 
 
 def takes_wal(took: bool, space: Space) -> bool:
@@ -85,7 +86,7 @@ def takes_wal(took: bool, space: Space) -> bool:
     """
     if not space.total_bytes:
         return True
-    return space.free_bytes >= (SEGMENT if took else full_below(space.total_bytes))
+    return space.free_bytes >= (SEGMENT_SIZE if took else full_below(space.total_bytes))
 
 
 def remakes(space: Space) -> bool:

@@ -14,9 +14,9 @@ from typing import Literal
 from matriarch.decide.election import MOST_BEHIND
 from matriarch.decide.lease import LeaseState, Mode, successors
 from matriarch.decide.member import Member
+from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.standbynames import NOBODY, render_names
 
-SEGMENT = 16 * 1024 * 1024
 """A member joins the voters with less lag than this, so that adding it holds up no commit for long."""
 REMOVE_AFTER = 10_000_000_000
 """A voter that has not streamed for so long is removed, which leaves an election with fewer to ask."""
@@ -74,7 +74,9 @@ meanwhile is said by `guard.py`."""
 def next_change(lease: LeaseState, wish: Wish, streams: Sequence[Stream], away: dict[Member, int]) -> Change | None:
     """The next change, or None. `away`: for how many ns each voter has not streamed (0 or absent: it streams)."""
     wanted = set(wish.instances) - set(lease.leaving) - set(wish.delayed)
-    ready = sorted(s.member for s in streams if s.streaming and s.lag_bytes < SEGMENT and s.member.instance in wanted)
+    ready = sorted(
+        s.member for s in streams if s.streaming and s.lag_bytes < SEGMENT_SIZE and s.member.instance in wanted
+    )
     streaming = {s.member for s in streams if s.streaming}
     if wish.asynchronous and lease.mode != "async":
         # From quorum also with nobody there: then it is what lets writes go on.

@@ -20,7 +20,7 @@ from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn
 
 _POLL = 0.005
-_BREATH = 0.3
+_BREATH = 0.3  # seconds
 _PATIENCE = 0.5  # seconds in which a healthy stream flushes a record
 
 _RECORD = "SELECT (pg_logical_emit_message(false, 'matriarch', '', true) - '0/0')::bigint AS lsn"
@@ -119,13 +119,14 @@ class Quorum(Looking):
         """
         await self._sessions.fetch("next segment", _NEXT_SEGMENT, timeout=timeout)
 
-    async def pass_kept_segments(self, *, timeout: float = 30.0) -> None:
-        """Goes on so far ahead that a checkpoint may remove the present segment, whatever wal_keep_size holds back."""
-        kept = await self.kept_bytes()
-        async with files.ends_within(timeout, "no further segment was begun"):
-            for _ in range(kept // SEGMENT_SIZE):
-                await self.pass_segment()
-                await asyncio.sleep(_BREATH)  # commits wait behind the zeros of a segment; behind twenty, for a second
+    async def pass_kept_segments(self) -> None:
+        """Goes on so far ahead that a checkpoint may remove the present segment, whatever wal_keep_size holds back.
+
+        One by one, with a pause: commits wait behind the zeros of a segment, and behind twenty of them for a second.
+        """
+        for _ in range(await self.kept_bytes() // SEGMENT_SIZE):
+            await self.pass_segment()
+            await asyncio.sleep(_BREATH)
 
     async def kept_bytes(self) -> int:
         """WAL that a server has to go on for before its present segment may be removed."""
