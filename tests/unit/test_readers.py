@@ -10,7 +10,7 @@ import pytest
 
 from matriarch.agent import readers
 from matriarch.agent.readers import Readers
-from matriarch.agent.routing import EPOCH, LED_BEFORE, Routing, endpoints
+from matriarch.agent.routing import EPOCH, LED_BEFORE, Routing, Superseded, endpoints
 from matriarch.errors import Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
 
@@ -112,18 +112,35 @@ def test_a_new_agent_takes_a_move_that_it_did_not_see_for_a_new_one() -> None:
     assert other.led_here(5) == 0
 
 
+class _Kube:
+    def __init__(self) -> None:
+        self.written: list[dict[str, Any]] = []
+
+    async def replace(self, obj: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        self.written.append(obj)
+        return obj
+
+
 async def test_a_move_writes_down_from_where() -> None:
-    class Kube:
-        def __init__(self) -> None:
-            self.written: list[dict[str, Any]] = []
-
-        async def replace(self, obj: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-            self.written.append(obj)
-            return obj
-
-    kube = Kube()
+    kube = _Kube()
     routing = _routing(kube=kube)
     routing.seen(_slice(["192.0.2.1"], "192.0.2.3,192.0.2.2,192.0.2.7,192.0.2.8"))
     await routing.write(4, {"rw": endpoints(["orders-2"], ADDRESSES)})
     notes = kube.written[0]["metadata"]["annotations"]
     assert notes == {EPOCH: "4", LED_BEFORE: "192.0.2.1,192.0.2.3,192.0.2.7,192.0.2.8"}
+
+
+async def test_a_new_primary_leads_the_write_service_to_itself_and_nothing_else() -> None:
+    kube = _Kube()
+    routing = Routing(kube, SimpleNamespace(cluster="orders", instance="orders-2", pod_ip="192.0.2.2"))  # type: ignore[arg-type]
+    routing.seen(_slice(["192.0.2.1"]))
+    await routing.lead_here(4)
+    (written,) = kube.written
+    assert written["metadata"]["name"] == "orders-rw"
+    assert [e["addresses"] for e in written["endpoints"]] == [["192.0.2.2"]]
+    routing.seen(written)
+    await routing.lead_here(4)
+    assert len(kube.written) == 1, "it leads there already"
+    routing.seen({**written, "metadata": {**written["metadata"], "annotations": {EPOCH: "5"}}})
+    with pytest.raises(Superseded):
+        await routing.lead_here(4)
