@@ -39,7 +39,7 @@ from matriarch.agent.supervisor_client import ProcessExit, SupervisorClient, Ter
 from matriarch.agent.tls import Tls
 from matriarch.agent.transitions import note, note_lease
 from matriarch.agent.watches import read_lease_sometimes, restarting, watch_config, watch_lease, watch_slices
-from matriarch.decide import leasetext
+from matriarch.decide import departure, leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.errors import Corrupt, MatriarchError, Refused, Unavailable
@@ -112,8 +112,10 @@ class Agent:
             loop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await loop
+            others = len(instance.lease.voters) if instance.lease is not None else 0  # the successor's are fewer
             with contextlib.suppress(MatriarchError):
                 await self._step_down()
+            await self._see_clients_off(others)
             for task in (*tasks, *self.work):
                 task.cancel()
             await archiving.close()
@@ -254,6 +256,16 @@ class Agent:
             return
         if not await instance.server.stop("fast", timeout=45.0):
             await stepdown.end_postgres(instance)
+
+    async def _see_clients_off(self, others: int) -> None:
+        """Stay while clients are still led here: an address that is gone answers nothing (`decide.departure`)."""
+        routing, ended = self.instance.routing, boottime()
+        while True:
+            now = boottime()
+            facts = departure.Facts(now=now, ended=ended, led_here=routing.led_here(now), others=others)
+            if not departure.stays(facts):
+                return
+            await asyncio.sleep(0.1)
 
     async def _short_grace(self) -> bool:
         """Whether the pod is to be gone within 5 s, or is gone from the API already. No answer counts as short."""
