@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from matriarch.agent import readers
+from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.readers import Readers
-from matriarch.agent.routing import EPOCH, LED_BEFORE, Routing, Superseded, endpoints
+from matriarch.agent.routing import EPOCH, LED_BEFORE, REST, Routing, Superseded, endpoints
 from matriarch.errors import Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
 
@@ -144,3 +145,31 @@ async def test_a_new_primary_leads_the_write_service_to_itself_and_nothing_else(
     routing.seen({**written, "metadata": {**written["metadata"], "annotations": {EPOCH: "5"}}})
     with pytest.raises(Superseded):
         await routing.lead_here(4)
+
+
+async def test_kube_proxy_rests_some_time_after_the_last_change() -> None:
+    routing = _routing()
+    routing.seen(_slice(["192.0.2.1"]))
+    assert routing.rests(boottime()), "a first sight is no change"
+    routing.seen(_slice(["192.0.2.2"], "192.0.2.1"))
+    now = boottime()
+    assert not routing.rests(now)
+    assert not routing.rests(now + REST - SECOND)
+    assert routing.rests(now + REST)
+    routing.seen(_slice(["192.0.2.2"], "192.0.2.1"))
+    assert routing.rests(now + REST), "the same again is no change"
+
+
+async def test_who_waits_for_kube_proxy_does_not_wait_for_ever() -> None:
+    routing = _routing()
+    async with asyncio.timeout(1):
+        await routing.rest(timeout=9)
+    routing.seen(_slice(["192.0.2.1"]))
+    routing.seen(_slice(["192.0.2.2"]))
+    before = boottime()
+    async with asyncio.timeout(3):
+        await routing.rest(timeout=0.2)
+    assert boottime() - before >= SECOND // 5
+    async with asyncio.timeout(9):
+        await routing.rest(timeout=9)
+    assert boottime() - before >= REST - SECOND // 10

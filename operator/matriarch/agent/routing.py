@@ -23,6 +23,9 @@ EPOCH = "matriarch.dev/epoch"
 LED_BEFORE = "matriarch.dev/led-before"
 """On the slice of -rw: the addresses that it led to before, newest first. Some kube-proxy may still lead there."""
 _REMEMBERED = 4
+REST = 2_200_000_000
+"""After a change kube-proxy applies a second one up to 1 s late, and what comes after that as late again (its
+--iptables-min-sync-period): so long after the last one it rests, and the next is applied at once. Nanoseconds."""
 ROLE = "matriarch.dev/role"
 PORTS = [{"name": "postgres", "port": 5432, "protocol": "TCP"}]
 
@@ -73,10 +76,14 @@ class Routing:
         self._labelled: dict[str, str] = {}
         self._leads_here: bool | None = None  # None: the slice of -rw was not seen yet
         self._left_here = 0
+        self._moved = 0
 
     def seen(self, slice_: dict[str, Any]) -> None:
         """Take in a slice from the watch."""
         name = slice_["metadata"]["name"]
+        before = self._slices.get(name)
+        if before is not None and not same_endpoints(before, slice_.get("endpoints") or []):
+            self._moved = boottime()
         self._slices[name] = slice_
         if name == f"{self._env.cluster}-rw":
             here = self._env.pod_ip in _addresses(slice_)
@@ -88,6 +95,19 @@ class Routing:
     def led_here(self, now: int) -> int:
         """When the write Service last led to this pod, as far as is known (boot-time ns): `now` while it does, or 0."""
         return now if self._leads_here else self._left_here
+
+    def rests(self, now: int) -> bool:
+        """Whether kube-proxy applies the next change at once, as far as is known."""
+        return not self._moved or now >= self._moved + REST
+
+    async def rest(self, *, timeout: float) -> None:
+        """Wait until it does; while one change follows another, not for longer than `timeout` seconds."""
+        until = boottime() + int(timeout * 1e9)
+        while True:
+            now = boottime()
+            if self.rests(now) or now >= until:
+                return
+            await asyncio.sleep(0.05)
 
     def leads_to(self, service: str, instance: str) -> bool:
         """Whether the newest known slice of `service` ("rw") sends clients to `instance`."""

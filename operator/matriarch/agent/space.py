@@ -121,7 +121,7 @@ class Volume:
             message = f"{instance.env.instance}: its volume is full, so {to}, which has room, takes over."
             log.warning("%s", message)
             await self._notices.warn("VolumeFull", message)
-            await stepdown.switchover(instance, heir)
+            await stepdown.switchover(instance, heir, writes_stopped=True)
         except MatriarchError as e:
             log.warning("%s could not take over: %s", to, e)
 

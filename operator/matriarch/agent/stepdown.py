@@ -33,6 +33,8 @@ CHECKPOINT_WAIT = 60.0
 STOP_WAIT = 15.0
 """A fast stop waits for its walsenders; one that hangs must not hold up the switchover for longer."""
 SEGMENT_WAIT = 10.0
+ROUTES_WAIT = 5.0
+"""A rolling update begins a switchover when the last replica is back, which is when the Services of readers change."""
 
 
 async def end_postgres(instance: Instance) -> bool:
@@ -183,9 +185,10 @@ async def check_heir(instance: Instance, to: str) -> Member:
     return heir
 
 
-async def switchover(instance: Instance, heir: Member) -> None:
+async def switchover(instance: Instance, heir: Member, *, writes_stopped: bool = False) -> None:
     """Checkpoint, stop cleanly, name the heir. The heir takes the Lease; if it does not, this instance reclaims it.
 
+    `writes_stopped`: already, so that nothing is gained by waiting for a good moment.
     Raises MatriarchError when it could not be done; whatever is left heals by an election or a reclaim.
     """
     lease = instance.lease
@@ -195,6 +198,8 @@ async def switchover(instance: Instance, heir: Member) -> None:
     try:
         # Most of the shutdown's checkpoint is done while clients still work.
         await instance.server.checkpoint(timeout=CHECKPOINT_WAIT)
+        if not writes_stopped:
+            await instance.routing.rest(timeout=ROUTES_WAIT)
         await quiet(instance, NOBODY if lease.mode == "follow" else _names(instance, lease), stopping)
         await _begin_segment(instance, lease)
         await await_copies(instance, heir)
