@@ -24,6 +24,7 @@ from matriarch.agent.streams import streams_of
 from matriarch.decide import lease as transitions
 from matriarch.decide.election import T_FENCE
 from matriarch.decide.guard import Guard, guard_during
+from matriarch.decide.joining import Joined, joined
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.member import Member
 from matriarch.decide.voters import STEPS, Change, next_change, standby_names
@@ -72,6 +73,7 @@ class Leadership:
         self._seen: frozenset[tuple[int, str]] | None = None  # the streams of the last round, with their states
         self._readable = Readers(self.instance)
         self._routed: tuple[frozenset[str], frozenset[str]] | None = None
+        self._joined: Joined | None = None
         self._addresses: dict[str, str] = {}
         self.instance.confirmed = ()
         self.instance.vouching = None  # of a change at an older epoch, whose write is void
@@ -425,8 +427,10 @@ class Leadership:
         await self._label()
 
     def _readers(self, senders: list[WalSender]) -> tuple[frozenset[str], frozenset[str]]:
-        replicas = self._readable.among(senders)
-        return replicas, replicas | {self.instance.env.instance}
+        replicas, now = self._readable.among(senders), boottime()
+        everybody, busy = replicas | {self.instance.env.instance}, not self.instance.routing.rests(now)
+        self._joined = joined(self._joined, everybody, now=now, busy=busy)
+        return replicas, self._joined.members
 
     async def _routed_before(self) -> None:
         routing, self.routing = self.routing, None
