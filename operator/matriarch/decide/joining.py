@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 SECOND = 1_000_000_000
 
-PUT_OFF = 10 * SECOND
+PUT_OFF = 60 * SECOND
+"""Long beside the time from one failure of a flock to the next, and each failover brings everybody in at once."""
 
 
 @dataclass(frozen=True, slots=True)
