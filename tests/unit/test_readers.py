@@ -151,10 +151,13 @@ async def test_kube_proxy_rests_some_time_after_the_last_change() -> None:
     routing = _routing()
     routing.seen(_slice(["192.0.2.1"]))
     assert routing.rests(boottime()), "a first sight is no change"
+    assert not routing.busy(boottime())
     routing.seen(_slice(["192.0.2.2"], "192.0.2.1"))
     now = boottime()
     assert not routing.rests(now)
     assert not routing.rests(now + REST - SECOND)
+    assert routing.busy(now)
+    assert not routing.busy(now + SECOND), "a pod that is made anew is announced two seconds before it lets clients in"
     assert routing.rests(now + REST)
     routing.seen(_slice(["192.0.2.2"], "192.0.2.1"))
     assert routing.rests(now + REST), "the same again is no change"

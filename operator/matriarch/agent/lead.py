@@ -428,7 +428,7 @@ class Leadership:
 
     def _readers(self, senders: list[WalSender]) -> tuple[frozenset[str], frozenset[str]]:
         replicas, now = self._readable.among(senders), boottime()
-        everybody, busy = replicas | {self.instance.env.instance}, not self.instance.routing.rests(now)
+        everybody, busy = replicas | {self.instance.env.instance}, self.instance.routing.busy(now)
         self._joined = joined(self._joined, everybody, now=now, busy=busy)
         return replicas, self._joined.members
 

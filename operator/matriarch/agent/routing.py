@@ -23,6 +23,7 @@ EPOCH = "matriarch.dev/epoch"
 LED_BEFORE = "matriarch.dev/led-before"
 """On the slice of -rw: the addresses that it led to before, newest first. Some kube-proxy may still lead there."""
 _REMEMBERED = 4
+BUSY = 1_000_000_000
 REST = 2_200_000_000
 """After a change kube-proxy applies a second one up to 1 s late, and what comes after that as late again (its
 --iptables-min-sync-period): so long after the last one it rests, and the next is applied at once. Nanoseconds."""
@@ -99,6 +100,10 @@ class Routing:
     def rests(self, now: int) -> bool:
         """Whether kube-proxy applies the next change at once, as far as is known."""
         return not self._moved or now >= self._moved + REST
+
+    def busy(self, now: int) -> bool:
+        """Whether kube-proxy surely holds changes back now, so that one more costs nothing; between both nobody knows."""
+        return bool(self._moved) and now < self._moved + BUSY
 
     async def rest(self, *, timeout: float) -> None:
         """Wait until it does; while one change follows another, not for longer than `timeout` seconds."""
