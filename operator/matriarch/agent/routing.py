@@ -102,7 +102,7 @@ class Routing:
         return not self._moved or now >= self._moved + REST
 
     def busy(self, now: int) -> bool:
-        """Whether kube-proxy surely holds changes back now, so that one more costs nothing; between both nobody knows."""
+        """Whether kube-proxy surely holds changes back, so that one more costs nothing; between both nobody knows."""
         return bool(self._moved) and now < self._moved + BUSY
 
     async def rest(self, *, timeout: float) -> None:
