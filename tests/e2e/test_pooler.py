@@ -35,7 +35,15 @@ def pooled(orders: Cluster) -> Iterator[Cluster]:
         found = orders.get()
         return found if holds(found, "PoolerAvailable") and holds(found, "Ready") else None
 
+    def led() -> int | None:
+        try:
+            return int(database(orders).value("SELECT 1"))
+        except (OSError, asyncpg.PostgresError):
+            return None
+
     wait("the pooler lets clients in", served, timeout=120, show=orders.describe)
+    # After an outage of the API server, as of the tests before, kube-proxy may hear of a new Service a minute later.
+    wait("kube-proxy leads to it", led, timeout=90)
     yield orders
     orders.patch({"pooler": None})
 
