@@ -72,6 +72,20 @@ async def test_the_pod_of_a_replica_ends_at_once() -> None:
         await _agent(lambda now: 0)._see_clients_off(2)
 
 
+@pytest.mark.parametrize(
+    ("lease", "heirs"),
+    [
+        (None, 0),
+        (SimpleNamespace(voters=(1, 2), filling=None), 2),
+        (SimpleNamespace(voters=(1, 2), filling="a Restore replaces the data"), 0),  # nobody takes over
+    ],
+)
+def test_who_could_take_over(lease: Any, heirs: int) -> None:
+    made = _agent(lambda now: now)
+    made.instance.lease = lease
+    assert made._heirs() == heirs
+
+
 async def test_clients_are_seen_off_after_the_handover_and_while_the_watches_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -99,7 +113,7 @@ async def test_clients_are_seen_off_after_the_handover_and_while_the_watches_run
     monkeypatch.setattr(main, "watch_slices", watch)
     monkeypatch.setattr(main.sites, "keep_designated", forever)
     made = object.__new__(Agent)
-    lease = SimpleNamespace(voters=(1, 2))
+    lease = SimpleNamespace(voters=(1, 2), filling=None)
     made.instance = SimpleNamespace(terminating=False, peers=part, kube=part, lease=lease)  # type: ignore[assignment]
     made.loop = made.api = part  # type: ignore[assignment]
     made.work = set()

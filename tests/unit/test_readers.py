@@ -11,7 +11,8 @@ import pytest
 from matriarch.agent import readers
 from matriarch.agent.clock import SECOND, boottime
 from matriarch.agent.readers import Readers
-from matriarch.agent.routing import EPOCH, LED_BEFORE, REST, Routing, Superseded, endpoints
+from matriarch.agent.routing import EPOCH, LED_BEFORE, Routing, Superseded, endpoints
+from matriarch.decide.kubeproxy import REST
 from matriarch.errors import Unavailable
 from matriarch.postgres.conninfo import STREAM_ROLE
 

@@ -423,7 +423,7 @@ class Leadership:
         wanted = self._readers(senders)
         emptied = not self.instance.routing.leads_to("rw", self.instance.env.instance)
         if wanted != self._routed or emptied or moved:
-            await self._write_slices(senders)
+            await self._write_slices(*wanted)
         await self._label()
 
     def _readers(self, senders: list[WalSender]) -> tuple[frozenset[str], frozenset[str]]:
@@ -437,14 +437,13 @@ class Leadership:
         if routing is not None:
             await asyncio.wait([routing])  # bounded; what it says is older than what is written next
 
-    async def _write_slices(self, senders: list[WalSender]) -> None:
+    async def _write_slices(self, replicas: frozenset[str], everybody: frozenset[str]) -> None:
         instance = self.instance
         lease = instance.lease
         if lease is None or not self._leads(lease):
             return
         await self._routed_before()
         addresses = {**instance.addresses, instance.env.instance: instance.env.pod_ip}
-        replicas, everybody = self._readers(senders)
         await instance.routing.write(
             lease.epoch,
             {

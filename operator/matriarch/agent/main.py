@@ -112,7 +112,7 @@ class Agent:
             loop.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await loop
-            others = len(instance.lease.voters) if instance.lease is not None else 0  # the successor's are fewer
+            others = self._heirs()  # now: of the successor's Lease this instance is no holder
             with contextlib.suppress(MatriarchError):
                 await self._step_down()
             await self._see_clients_off(others)
@@ -256,6 +256,10 @@ class Agent:
             return
         if not await instance.server.stop("fast", timeout=45.0):
             await stepdown.end_postgres(instance)
+
+    def _heirs(self) -> int:
+        lease = self.instance.lease
+        return len(lease.voters) if lease is not None and lease.filling is None else 0
 
     async def _see_clients_off(self, others: int) -> None:
         """Stay while clients are still led here: an address that is gone answers nothing (`decide.departure`)."""

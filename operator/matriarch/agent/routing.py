@@ -13,6 +13,7 @@ from typing import Any
 
 from matriarch.agent.clock import boottime
 from matriarch.agent.config import Environment
+from matriarch.decide import kubeproxy
 from matriarch.errors import MatriarchError, Unavailable
 from matriarch.kube.client import Kube
 from matriarch.kube.errors import Conflict, NotFound
@@ -23,10 +24,6 @@ EPOCH = "matriarch.dev/epoch"
 LED_BEFORE = "matriarch.dev/led-before"
 """On the slice of -rw: the addresses that it led to before, newest first. Some kube-proxy may still lead there."""
 _REMEMBERED = 4
-BUSY = 1_000_000_000
-REST = 2_200_000_000
-"""After a change kube-proxy applies a second one up to 1 s late, and what comes after that as late again (its
---iptables-min-sync-period): so long after the last one it rests, and the next is applied at once. Nanoseconds."""
 ROLE = "matriarch.dev/role"
 PORTS = [{"name": "postgres", "port": 5432, "protocol": "TCP"}]
 
@@ -77,7 +74,7 @@ class Routing:
         self._labelled: dict[str, str] = {}
         self._leads_here: bool | None = None  # None: the slice of -rw was not seen yet
         self._left_here = 0
-        self._moved = 0
+        self._moved = 0  # when an endpoint of the cluster last changed, as far as was seen
 
     def seen(self, slice_: dict[str, Any]) -> None:
         """Take in a slice from the watch."""
@@ -99,11 +96,11 @@ class Routing:
 
     def rests(self, now: int) -> bool:
         """Whether kube-proxy applies the next change at once, as far as is known."""
-        return not self._moved or now >= self._moved + REST
+        return not self._moved or now >= self._moved + kubeproxy.REST
 
     def busy(self, now: int) -> bool:
         """Whether kube-proxy surely holds changes back, so that one more costs nothing; between both nobody knows."""
-        return bool(self._moved) and now < self._moved + BUSY
+        return bool(self._moved) and now < self._moved + kubeproxy.ROUND
 
     async def rest(self, *, timeout: float) -> None:
         """Wait until it does; while one change follows another, not for longer than `timeout` seconds."""

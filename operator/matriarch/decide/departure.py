@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from matriarch.decide.kubeproxy import ROUND
+
 SECOND = 1_000_000_000
 
-AFTER_MOVE = 2 * SECOND
-"""kube-proxy applies changes at most every second (its --iptables-min-sync-period)."""
+AFTER_MOVE = 2 * ROUND
 
 LONGEST = 5 * SECOND
 """Without a successor that takes the Service nobody is led anywhere, and staying only delays the next start."""

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from matriarch.decide.kubeproxy import ROUND
 from matriarch.postgres.preload import Door
 
 SECOND = 1_000_000_000
 
-AFTER_MOVE = 3 * SECOND
-"""kube-proxy applies changes at most every second (its --iptables-min-sync-period)."""
+AFTER_MOVE = 3 * ROUND
 
 AFTER_SILENCE = 60 * SECOND
 """How long kube-proxy's watch may be dead or resting after the API server was away: client-go finds a dead connection
