@@ -76,6 +76,13 @@ def test_the_window_keeps_what_was_stored_lately_and_all_that_follows() -> None:
     assert len(plan_wal(archive(*files, backups=(backup(3, 9),)), None).gone) == 3
 
 
+def test_without_a_window_the_second_in_which_a_file_was_stored_does_not_matter() -> None:
+    """Stores tell whole seconds, and a small archive is filled within one."""
+    for age in (timedelta(0), timedelta(seconds=-1)):  # a store may say a later time of an object than of itself
+        files = [segment(1, 1, age), segment(1, 2, age), history(2, age)]
+        assert plan_wal(archive(*files, backups=(backup(3, 9),)), timedelta(0)).gone == names(files[0], files[2])
+
+
 def test_the_newest_segment_stays_so_that_an_archive_that_was_emptied_is_known_by_it() -> None:
     files = [segment(1, 1), segment(2, 1), segment(2, 2), segment(1, 3)]
     assert plan_wal(archive(*files, backups=(backup(3, 9),)), None).gone == names(*files[:2], files[3])

@@ -106,11 +106,11 @@ class Turn:
 
 
 def plan_wal(archive: Archive, window: timedelta | None) -> WalPlan:
-    """What may go. Files that were stored within `window` stay, although no backup needs them."""
+    """What may go. Files that were stored within `window` stay, although no backup needs them; None and 0: none do."""
     if (why := _frozen(archive)) is not None:
         return WalPlan((), 0, why)
     before, because = _needed(archive)
-    if window is not None:
+    if window:
         # One young file keeps all that follows it: what stays of a timeline is one piece.
         young = [f.end - SEGMENT_SIZE for f in archive.files if f.end is not None and archive.now - f.stored <= window]
         if min([before, *young]) < before:
@@ -129,7 +129,7 @@ def plan_wal(archive: Archive, window: timedelta | None) -> WalPlan:
         if f.end is None
         and f.timeline < lowest
         and f.timeline not in alive
-        and (window is None or archive.now - f.stored > window)
+        and (not window or archive.now - f.stored > window)
     ]
     old.sort(key=lambda f: (f.end or 0, f.timeline, f.name))
     return WalPlan((*(f.name for f in old), *(f.name for f in sorted(histories))), before, because=because)
