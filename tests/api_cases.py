@@ -548,6 +548,13 @@ BAD: tuple[Bad, ...] = (
         "overrides are for a new cluster: with inPlace change the DatabaseCluster itself",
     ),
     Bad(
+        "an application by a label that cannot be",
+        "Restore",
+        {"inPlace": {"confirm": "copy", "applicationSelector": {"matchLabels": {"app=shop": "x"}}}},
+        "spec.inPlace.applicationSelector.matchLabels",
+        "matchLabels has a name that no label can have: write labels as `kubectl get deploy --show-labels` shows them",
+    ),
+    Bad(
         "a recovery to two targets",
         "Restore",
         {"recoveryTarget": {"to": "latest", "lsn": "0/3000148"}},
@@ -722,6 +729,11 @@ GOOD: tuple[tuple[str, str, Object], ...] = (
     ),
     ("restore", "Restore", {}),
     ("restore in place", "Restore", {"inPlace": {"confirm": "copy"}}),
+    (
+        "restore in place, the application stopped",
+        "Restore",
+        {"inPlace": {"confirm": "copy", "applicationSelector": {"matchLabels": {"example.com/app": "shop", "t": ""}}}},
+    ),
     (
         "a recovery in place",
         "Restore",

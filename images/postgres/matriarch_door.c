@@ -7,18 +7,22 @@
  * removes a file from the data directory, or for LONGEST at most; after that they are refused as by a server that starts.
  *
  * A file with something in it refuses at once: a server that led a moment ago may still be where kube-proxy leads clients
- * of the write Service, and they shall come again, not wait here and read what a replica has.
+ * of the write Service, and they shall come again, not wait here and read what a replica has. "closed" in it: a Restore
+ * replaces the data, and to come again at once is of no use.
  *
  * Whoever belongs to the cluster itself passes. So does nobody who failed to log in: that is said at once.
  */
 #include "postgres.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "fmgr.h"
 #include "libpq/auth.h"
 #include "libpq/libpq-be.h"
 #include "miscadmin.h"
+#include "storage/fd.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
@@ -37,7 +41,8 @@ typedef enum
 {
 	OPEN,
 	WAITS,
-	REFUSES
+	REFUSES,
+	CLOSED
 } DoorState;
 
 static DoorState
@@ -46,7 +51,21 @@ door_state(void)
 	struct stat found;
 
 	if (stat(DOOR, &found) == 0)
-		return found.st_size > 0 ? REFUSES : WAITS;
+	{
+		char		first = 0;
+		int			file;
+
+		if (found.st_size == 0)
+			return WAITS;
+		file = OpenTransientFile(DOOR, O_RDONLY | PG_BINARY);
+		if (file >= 0)
+		{
+			if (read(file, &first, 1) != 1)
+				first = 0;
+			CloseTransientFile(file);
+		}
+		return first == 'c' ? CLOSED : REFUSES;
+	}
 	return errno == ENOENT ? OPEN : WAITS;
 }
 
@@ -82,6 +101,11 @@ wait_at_door(Port *port, int status)
 	{
 		int			events;
 
+		if (door == CLOSED)
+			ereport(FATAL,
+					(errcode(ERRCODE_CANNOT_CONNECT_NOW),
+					 errmsg("a restore replaces the data of this cluster, and clients are let in again after it"),
+					 errhint("See kubectl get restores in the cluster's namespace.")));
 		if (door == REFUSES)
 			ereport(FATAL,
 					(errcode(ERRCODE_CANNOT_CONNECT_NOW),

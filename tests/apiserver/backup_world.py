@@ -101,7 +101,8 @@ class World:
         raise AssertionError(f"{kind} {name} never came to rest")
 
     async def make(self, kind: str, name: str, spec: Object | None = None, **more: Any) -> Object:
-        version = {"Secret": "v1", "PersistentVolumeClaim": "v1", "Pod": "v1"}.get(kind, API)
+        core, apps = ("Secret", "PersistentVolumeClaim", "Pod"), ("Deployment", "StatefulSet")
+        version = "v1" if kind in core else "apps/v1" if kind in apps else API
         metadata = {"name": name, "namespace": self.namespace, **more.pop("metadata", {})}
         obj = {"apiVersion": version, "kind": kind, "metadata": metadata, **more}
         if spec is not None:

@@ -3,6 +3,7 @@ work on the same objects, and agents, kubelet and Jobs are played by hand."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from matriarch.decide.member import Member
 from matriarch.errors import Unavailable
 from matriarch.kube.client import Object
 from matriarch.resources import names
+from matriarch.resources.config import KEY
 from tests.apiserver.backup_world import KEY_TEXT, S3, SYSTEM, Clocked, World
 
 INSTANCES = ("orders-1", "orders-2", "orders-3")
@@ -67,6 +69,7 @@ class Orders:
             before = await self.pods()
             await reconcile_cluster(Key("DatabaseCluster", self.world.namespace, "orders"), self.world.env)
             self.gone += sorted(set(before) - set(await self.pods()))
+        await hear(self.world)
 
     async def pods(self) -> list[str]:
         found = await self.world.kube.list("Pod", self.world.namespace, names.selector("orders"))
@@ -141,6 +144,16 @@ class Orders:
         }
         holder = {"role": "primary", "incarnation": state.holder.incarnation, "streams": streams}
         self.agents.answers[state.holder.instance] = {**common, **holder, "kept_data": list(kept)}
+        await hear(self.world)
+
+
+async def hear(world: World) -> None:
+    """Agents take on their configuration, as far as clients are concerned."""
+    found = await world.kube.get("ConfigMap", world.namespace, names.config("orders"))
+    document = json.loads(found["data"][KEY]) if found is not None else {}
+    assert isinstance(world.env.agents, Told)
+    for answer in world.env.agents.answers.values():
+        answer["closed_by"] = document.get("closed_by", "")
 
 
 async def orders_of(world: World, **spec: Any) -> Orders:

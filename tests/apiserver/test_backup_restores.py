@@ -104,32 +104,6 @@ async def test_into_a_new_cluster_step_by_step(world: World) -> None:
     assert len(await world.jobs("restore")) == 1
 
 
-async def test_in_place_after_a_safety_backup(world: World) -> None:
-    await source(world)
-    spec = {
-        "source": {"backup": {"name": "good"}}, "target": {"cluster": "orders"}, "inPlace": {"confirm": "orders"}
-    }  # fmt: skip
-    await world.make("Restore", "back", spec)
-    restore = await verified(world, "back")
-    assert states(restore) == {"check": "done", "verify": "done", "safety-backup": "running", "restore": "pending"}
-    assert await world.jobs("restore") == []
-    safety = restore["status"]["safetyBackup"]
-    await world.make("Backup", "meanwhile", {"cluster": "orders"})
-    assert condition(await world.look("Backup", "meanwhile"), "Ready") == ("False", "RestoreInProgress")
-    backup = await world.look("Backup", safety)
-    job = next(j for j in await world.jobs("backup") if j["metadata"]["ownerReferences"][0]["name"] == safety)
-    await world.finish(job, backup_result(backup["status"]["backupName"]))
-    await world.look("Backup", safety)
-    restore = await world.look("Restore", "back")
-    (job,) = await world.jobs("restore")
-    told = task_of(job).restore
-    assert told is not None
-    assert told.mode == "in-place"
-    await world.finish(job, restored(restore["status"]["backupName"]))
-    assert (await world.look("Restore", "back"))["status"]["phase"] == "Complete"
-    assert (await world.look("Backup", "meanwhile"))["status"]["phase"] == "Running"
-
-
 async def test_from_a_store_alone_when_the_cluster_is_gone(world: World) -> None:
     await world.credentials()
     await world.make("Secret", "old-key", stringData={"key": KEY_TEXT})

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from matriarch.backup.jobspec import Moment, Reason
+from matriarch.controller.databasecluster import reconcile_cluster
 from matriarch.controller.elect import ask_for_election
 from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
@@ -22,13 +23,24 @@ from matriarch.kube.client import Object
 from matriarch.resources import names
 from tests.apiserver.backup_world import S3, SYSTEM, Dying, World, condition, failure
 from tests.apiserver.backup_world import task as task_of
-from tests.apiserver.replacing_world import INSTANCES, Orders, orders_of
+from tests.apiserver.replacing_world import INSTANCES, Orders, hear, orders_of
 from tests.apiserver.test_recoveries import NEW_SYSTEM, checked, file_of, physical, recovered
 
 if TYPE_CHECKING:
     from dev.apiserver import ApiServer
 
-STEPS = ["check", "verify", "safety-backup", "stop-instances", "restore", "start"]
+STEPS = [
+    "check",
+    "verify",
+    "stop-application",
+    "close-door",
+    "safety-backup",
+    "stop-instances",
+    "restore",
+    "start",
+    "open-door",
+    "start-application",
+]
 KEEP = dict.fromkeys([*(f"PersistentVolumeClaim {i}" for i in INSTANCES), "Lease orders"], "Retain")
 
 
@@ -61,6 +73,9 @@ async def asked(world: World, **more: Any) -> Object:
     await world.look("Restore", "back")
     (job,) = await world.jobs("verify")
     await world.finish(job, checked(file_of(2)))
+    await world.look("Restore", "back")
+    await reconcile_cluster(Key("DatabaseCluster", world.namespace, "orders"), world.env)
+    await hear(world)
     return await world.look("Restore", "back")
 
 
@@ -112,6 +127,10 @@ async def test_step_by_step(world: World) -> None:
     assert backup is not None
     assert backup["spec"] == {"cluster": "orders", "method": "physical"}
     await orders.reconcile()
+    closed = await orders.condition("Ready")
+    assert closed is not None
+    assert closed[:2] == ("False", "Restoring")
+    assert "Clients are refused while Restore back" in closed[2]
     assert await orders.lease() == before, "touched before the present data is safe"
     assert await orders.pods() == list(INSTANCES)
 
@@ -155,6 +174,9 @@ async def test_step_by_step(world: World) -> None:
     await orders.bootstrap(NEW_SYSTEM)
     await orders.start()
     await orders.answer(kept=(uid,))
+    await orders.reconcile(2)
+    opening = await world.look("Restore", "back")
+    assert opening["status"]["step"] == "open-door"
     await orders.reconcile(2)
     done = await world.look("Restore", "back")
     assert condition(done, "Complete") == ("True", "Complete")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ import pytest
 from dev import cluster as dev_cluster
 from dev import s3
 from dev.codepal import data, schema
+from dev.kubebox.node import PAUSE
 from dev.kubectl import Kubectl, Object, condition, holds, wait
 from dev.product import Cluster, Database, one_shot, resource, s3_store
 from tests.e2e.fixtures import Operator
@@ -182,8 +185,54 @@ def test_restored_into_a_new_cluster_every_table_is_the_same(shop: Shop) -> None
     shop.kubectl.delete("databasecluster", "copy", shop.namespace)
 
 
-def test_restored_in_place_after_a_safety_backup(shop: Shop) -> None:
+class Writer(threading.Thread):
+    """Writes until it is sent away. `acknowledged`: what it was told is safe; `tried`: the last one that it sent."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(daemon=True)
+        self.database = database
+        self.acknowledged: list[int] = []
+        self.tried = 0
+        self.said = ""
+
+    def run(self) -> None:
+        async def write(connection: Any) -> None:
+            while True:
+                self.tried += 1
+                await connection.execute("INSERT INTO written VALUES ($1)", self.tried)
+                self.acknowledged.append(self.tried)
+                await asyncio.sleep(0.02)
+
+        try:
+            self.database.run(write, timeout=2 * END)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            self.said = str(error)
+
+
+def application(replicas: int) -> Object:
+    """Pods that have nothing to do, under the label that a Restore names."""
+    secure = {
+        "runAsNonRoot": True, "runAsUser": 1000, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }  # fmt: skip
+    container = {"name": "works", "image": PAUSE, "imagePullPolicy": "Never", "securityContext": secure}
+    labels = {"app": "works"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "works", "labels": labels},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
+        },
+    }
+
+
+def test_restored_in_place_after_a_safety_backup_that_has_all_that_was_acknowledged(shop: Shop) -> None:
     database = shop.cluster.database()
+    database.execute("CREATE TABLE written (n int primary key)")
+    shop.kubectl.apply(application(2), namespace=shop.namespace)
     database.execute('CREATE TABLE IF NOT EXISTS "marks" (id int primary key, what text)')
     database.execute("INSERT INTO marks VALUES (1, 'before') ON CONFLICT DO NOTHING")
     shop.backup("for-place")
@@ -195,15 +244,35 @@ def test_restored_in_place_after_a_safety_backup(shop: Shop) -> None:
             restore_manifest("mistyped", source, "shop", inPlace={"confirm": "Shop"}), namespace=shop.namespace
         )
     assert database.value("SELECT what FROM marks") == "a mistake"
-    manifest = restore_manifest("in-place", source, "shop", inPlace={"confirm": "shop"})
+    chosen = {"confirm": "shop", "applicationSelector": {"matchLabels": {"app": "works"}}}
+    writer = Writer(database)
+    writer.start()
+    wait("some writes", lambda: len(writer.acknowledged) > 20 or None, timeout=60)
+    manifest = restore_manifest("in-place", source, "shop", inPlace=chosen)
     restore = one_shot(shop.kubectl, manifest, shop.namespace, timeout=2 * END)
+    writer.join(30)
+    assert not writer.is_alive(), "nobody sent it away"
     assert fingerprints(shop.cluster.database()) == before
     safety = shop.get("Backup", restore["status"]["safetyBackup"])
     assert holds(safety, "Complete")
     names = [step["name"] for step in restore["status"]["steps"]]
-    assert names == ["check", "verify", "safety-backup", "restore"]
+    assert names == [
+        "check", "verify", "stop-application", "close-door", "safety-backup", "restore", "open-door", "start-application",
+    ]  # fmt: skip
     databases = {row[0] for row in shop.cluster.database().rows("SELECT datname FROM pg_database")}
     assert databases == {"postgres", "template0", "template1", "app"}, "something temporary is left"
+    works = shop.kubectl.need("Deployment", "works", shop.namespace)
+    assert works["spec"]["replicas"] == 2
+    assert "matriarch.dev/stopped-by" not in works["metadata"]["labels"]
+
+    # And back again: whatever was acknowledged is there.
+    source = {"backup": {"name": restore["status"]["safetyBackup"]}}
+    manifest = restore_manifest("back-again", source, "shop", inPlace={"confirm": "shop"})
+    one_shot(shop.kubectl, manifest, shop.namespace, timeout=2 * END)
+    there = {row[0] for row in shop.cluster.database().rows("SELECT n FROM written")}
+    assert set(writer.acknowledged) <= there <= {*writer.acknowledged, writer.tried}
+    assert shop.cluster.database().value("SELECT what FROM marks") == "a mistake"
+    shop.kubectl.delete("deployment", "works", shop.namespace)
 
 
 def test_with_nothing_but_the_store_and_the_key_and_not_with_another_key(shop: Shop, namespace: str) -> None:

@@ -200,7 +200,8 @@ def test_in_place_everything_is_as_it_was_at_that_moment(ledger: Ledger) -> None
     restore = one_shot(kubectl, _in_place("undo", {"time": moment.isoformat()}), namespace, timeout=END)
     status, uid = restore["status"], restore["metadata"]["uid"]
     assert [s["name"] for s in status["steps"]] == [
-        "check", "verify", "safety-backup", "stop-instances", "restore", "start",
+        "check", "verify", "stop-application", "close-door", "safety-backup", "stop-instances", "restore", "start",
+        "open-door", "start-application",
     ]  # fmt: skip
     assert kubectl.need("Backup", status["safetyBackup"], namespace)["status"]["phase"] == "Complete"
     assert status["rtoSeconds"] > 0

@@ -77,6 +77,22 @@ async def test_a_door_that_refuses_does_so_at_once_and_also_those_who_wait(one: 
     await (await _log_in(one)).close()
 
 
+async def test_while_a_restore_replaces_the_data_nobody_is_let_in_and_who_is_in_goes(one: Member) -> None:
+    await one.server.set_door("open")
+    inside = await _log_in(one)
+    await inside.execute("BEGIN")
+    await one.server.set_door("closed")
+    await one.server.send_clients_away()
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+        await inside.execute("COMMIT")
+    with pytest.raises(asyncpg.CannotConnectNowError, match="a restore replaces the data"):
+        await _log_in(one, timeout=2)
+    assert await one.value("SELECT 1") == 1, "the agent works on"
+    await one.server.send_clients_away()
+    await one.server.set_door("open")
+    await (await _log_in(one)).close()
+
+
 async def test_who_gives_up_leaves_nothing_behind(one: Member) -> None:
     client = subprocess.Popen(  # noqa: ASYNC220 - ended below
         [one.paths.bin / "psql", f"host={one.address} port={one.box.port} user=app dbname=app password=secret"],

@@ -17,6 +17,7 @@ from matriarch.decide.restore_facts import (
     StepJob,
     StepState,
     TargetFacts,
+    Workload,
 )
 
 NOW = datetime(2026, 3, 1, 2, tzinfo=UTC)
@@ -30,6 +31,8 @@ LEADS = HoldFacts(restore=None, lifted=False, volume=True, instance="orders-2", 
 SUSPENDED = replace(LEADS, restore="r1")
 COUNTS = replace(SUSPENDED, lifted=True)
 NEWER = replace(LEADS, system="8")
+SHOP = Workload(kind="Deployment", name="shop", replicas=3, there=3)
+STOPPED = replace(SHOP, replicas=0, there=0, stopped_by="r1")
 KEY = Need(kind="Secret", name="key", holds="the key of the backup", keys=("key",), found=frozenset({"key"}))
 
 WITH_TARGET = (Step.READY, Step.RESTORE, Step.PREPARE, Step.START)
@@ -76,5 +79,12 @@ def work(state: JobState | None, *, noted: bool = True, suspended: bool = False,
 
 def acts(plan: Any) -> bool:
     return bool(
-        plan.create_cluster or plan.create_safety or plan.make_job or plan.resume_job or plan.suspend or plan.lift
+        plan.create_cluster
+        or plan.create_safety
+        or plan.make_job
+        or plan.resume_job
+        or plan.suspend
+        or plan.lift
+        or plan.scale
+        or plan.start
     )

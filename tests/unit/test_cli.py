@@ -57,6 +57,12 @@ def matriarch(*arguments: str, **environment: str) -> subprocess.CompletedProces
             "--in-place",
             id="no safety backup of what is new",
         ),
+        pytest.param(
+            ("restore", "a", "--from", "b", "--as", "c", "--application", "app=a"), Exit.USAGE, "--in-place", id="new"
+        ),
+        pytest.param(
+            ("restore", "a", "--from", "b", "--in-place", "--application", "app"), Exit.USAGE, "labels", id="no label"
+        ),
         pytest.param(("backups", "--store", "s3://"), Exit.USAGE, "names no bucket", id="no bucket"),
         pytest.param(("backups", "--store", "ftp://x/y"), Exit.USAGE, "is no store", id="no store of ours"),
         pytest.param(("backups", "--store", "gs:///x"), Exit.USAGE, "names no bucket", id="no bucket at Google"),

@@ -113,7 +113,7 @@ def test_the_steps_of_a_restore_in_place() -> None:
     checked = plan_restore(facts(Mode.IN_PLACE))
     assert (checked.step, checked.note_target) == (Step.VERIFY, "t1")
     verified = plan_restore(facts(Mode.IN_PLACE, Step.VERIFY, work=work(JobState.SUCCEEDED, result=OK)))
-    assert verified.step is Step.SAFETY
+    assert verified.step is Step.STOP_APPLICATION
     assert plan_restore(facts(Mode.IN_PLACE, Step.SAFETY)).create_safety
     waiting = plan_restore(facts(Mode.IN_PLACE, Step.SAFETY, safety=SafetyFacts(phase=Phase.RUNNING)))
     assert not acts(waiting)

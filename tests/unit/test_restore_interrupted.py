@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from matriarch.decide.backups import JobFacts, JobState, Phase, Result
 from matriarch.decide.restore import plan_restore
+from matriarch.decide.restore_application import keeps_out
 from matriarch.decide.restore_facts import (
     STEPS,
     HoldFacts,
@@ -19,6 +20,7 @@ from matriarch.decide.restore_facts import (
     StepJob,
     StepState,
     TargetFacts,
+    Workload,
 )
 from tests.unit.restorebed import (
     COUNTS,
@@ -28,6 +30,7 @@ from tests.unit.restorebed import (
     NEWER,
     NOW,
     OK,
+    SHOP,
     SUSPENDED,
     TARGET,
     WRONG_KEY,
@@ -59,6 +62,11 @@ class World:
     loads_beside_pods: int = 0
     system: str | None = None
     pods: tuple[str, ...] = ("orders-1", "orders-2")
+    shop: Workload = SHOP
+    closed: bool = False
+    """Instances refuse clients."""
+    wrote_unsaved: bool = False
+    """Somebody could write while the safety backup was made or after it, to what was then replaced."""
 
     def current(self) -> Step | None:
         return next((s for s in STEPS[self.mode] if self.steps.get(s) is not StepState.DONE), None)
@@ -77,6 +85,8 @@ class World:
             hold=self.hold,
             system=self.system,
             pods=self.pods,
+            workloads=(self.shop,) if self.mode.in_place else (),
+            doors={"orders-2": "r1" if self.closed else ""},
             work=StepJob(
                 made=self.made,
                 noted=self.noted,
@@ -106,12 +116,28 @@ class World:
         if plan.lift and self.hold is not None:
             self.filled_at_lift &= self.loads > 0 and self.steps.get(Step.RESTORE) is StepState.DONE
             self.hold = replace(self.hold, lifted=True)
+        for _ in plan.scale:
+            self.shop = replace(self.shop, replicas=0, stopped_by="r1")
+        if plan.start or plan.finished:
+            self.start_again()
         if plan.create_cluster and self.target is None:
             self.target = replace(MADE, ready=False)
         if plan.create_safety and self.safety is None:
             self.safety = SafetyFacts(phase=Phase.RUNNING)
+            self.wrote_unsaved |= not self.closed or self.shop.there > 0
+
+    def start_again(self) -> None:
+        if self.shop.stopped_by:
+            self.shop = SHOP
 
     def happens(self, event: str) -> None:
+        if event == "agents hear":
+            over = self.phase is not None and self.phase.over
+            self.closed = self.mode.in_place and not over and keeps_out(self.steps)
+            if over:  # the controller looks at what is over, too
+                self.start_again()
+        if event == "application ends":
+            self.shop = replace(self.shop, there=self.shop.replicas)
         if event == "job ends" and self.job is JobState.ACTIVE and not self.suspended:
             if self.job_step is Step.RESTORE:
                 self.loads += 1
@@ -120,6 +146,7 @@ class World:
                 self.system = "8"
                 self.verified_at_load &= self.steps.get(Step.VERIFY) is StepState.DONE
                 if self.mode.in_place:
+                    self.wrote_unsaved |= not self.closed or self.shop.there > 0
                     self.safety_at_load &= self.safety == SafetyFacts(phase=Phase.COMPLETE)
             self.job, self.result = JobState.SUCCEEDED, OK
         elif event == "job fails" and self.job is JobState.ACTIVE and not self.suspended:
@@ -147,7 +174,7 @@ class World:
 
 REPEATED = (Mode.RECOVER, Mode.REPLACE)
 BAD = ["job fails", "job deleted", "safety fails"]
-GOOD = ["nothing", "job ends", "cluster ready", "safety done"]
+GOOD = ["nothing", "job ends", "cluster ready", "safety done", "application ends", "agents hear"]
 LOOKS = st.lists(st.booleans(), max_size=3)
 """How often the controller looks after an event, and whether it dies before it acts."""
 
@@ -155,17 +182,17 @@ LOOKS = st.lists(st.booleans(), max_size=3)
 @settings(max_examples=500)
 @given(
     st.sampled_from(list(Mode)),
-    st.integers(0, 12),
+    st.integers(0, 14),
     st.lists(st.tuples(st.sampled_from(GOOD + BAD), LOOKS), max_size=8),
 )
 def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
     mode: Mode, smooth: int, events: list[tuple[str, list[bool]]]
 ) -> None:
     """It goes smoothly for a while, so that every step is reached; then anything happens; then all is well again."""
-    world = World(mode, target=TARGET if mode.in_place else None, hold=LEADS if mode is Mode.REPLACE else None)
+    world = World(mode, target=TARGET if mode.in_place else None, hold=LEADS if mode.in_place else None)
     for _ in range(smooth):
         world.controller(dies_after_status=False)
-        for event in ("job ends", "cluster ready", "safety done"):
+        for event in GOOD:
             world.happens(event)
     for event, looks in events:
         world.happens(event)
@@ -174,7 +201,7 @@ def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
         assert world.loads <= 1 or mode in REPEATED, "the data was replaced twice"
     for _ in range(40):
         world.controller(dies_after_status=False)
-        for event in ("job ends", "cluster ready", "safety done"):
+        for event in GOOD:
             world.happens(event)
         assert world.loads <= 1 or mode in REPEATED, "the data was replaced twice"
     assert world.loads_after_lift == 0, "written below a server that runs"
@@ -184,6 +211,9 @@ def test_from_any_interruption_it_ends_and_data_is_replaced_at_most_once(
     assert world.phase.over, "it never ended"
     assert world.verified_at_load, "loaded before the backup was checked"
     assert world.safety_at_load, "replaced without a safety backup"
+    assert not world.wrote_unsaved, "what clients wrote is in no backup"
+    assert not world.closed, "clients are refused for ever"
+    assert world.shop == SHOP, "the application is not started again"
     if world.phase is Phase.COMPLETE:
         assert world.loads == 1 or (mode in REPEATED and world.loads)
     if not {event for event, _ in events} & set(BAD):

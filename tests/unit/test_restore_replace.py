@@ -39,7 +39,7 @@ def test_the_steps_of_a_recovery_in_place() -> None:
 
     checked = plan_restore(facts(Mode.REPLACE))
     assert (checked.step, checked.note_target) == (Step.VERIFY, "t1")
-    assert at(Step.VERIFY, work=work(JobState.SUCCEEDED, result=OK)).step is Step.SAFETY
+    assert at(Step.VERIFY, work=work(JobState.SUCCEEDED, result=OK)).step is Step.STOP_APPLICATION
     assert at(Step.SAFETY).create_safety
     assert at(Step.SAFETY, safety=SafetyFacts(phase=Phase.COMPLETE)).step is Step.STOP
     skipped = at(Step.SAFETY, skip_safety=True, target=replace(TARGET, ready=False))
@@ -63,7 +63,8 @@ def test_the_steps_of_a_recovery_in_place() -> None:
     assert not acts(at(Step.START, hold=COUNTS)), "its status may be of before"
     late = at(Step.START, hold=NEWER, target=replace(TARGET, system="7"))
     assert (late.phase, acts(late)) == (Phase.RUNNING, False), "its status is of before"
-    done = at(Step.START, hold=NEWER, target=replace(TARGET, system="8"))
+    assert at(Step.START, hold=NEWER, target=replace(TARGET, system="8")).step is Step.OPEN
+    done = at(Step.START_APPLICATION, hold=NEWER, target=replace(TARGET, system="8"))
     assert done.phase is Phase.COMPLETE
     assert "kept on orders-2" in done.verdict.message
 

@@ -171,6 +171,7 @@ class ClusterConfig:
     """Seconds that a switchover waits for poolers to pause; None: there are none."""
     replica: ReplicaConfig | None = None
     archive: ArchiveWish | None = None
+    closed_by: str = ""  # uid of the Restore in place for which clients are refused
     forget: tuple[str, ...] = ()  # Restores in place whose replaced data nobody needs any more, by uid
 
     @property
@@ -204,6 +205,7 @@ class ClusterConfig:
                 pooler_pause=doc["pooler_pause"] / 1000 if doc.get("pooler_pause") else None,
                 replica=ReplicaConfig.parse(doc.get("replica")),
                 archive=ArchiveWish.parse(doc.get("archive")),
+                closed_by=str(doc.get("closed_by") or ""),
                 forget=tuple(map(str, doc.get("forget_replaced") or ())),
             )
         except (KeyError, TypeError, AttributeError) as e:

@@ -73,6 +73,7 @@ class Instance:
     terminating: bool = False
     door: Literal["open", "closed"] = "closed"
     door_reason: str = ""
+    closed_by: str = ""  # uid of the Restore in place for which the server refuses clients, once none is left
     confirmed: tuple[Member, ...] = ()  # holder: voters that flushed past the promotion record
     switchover: dict[str, str] = field(default_factory=dict)
     site: dict[str, Any] = field(default_factory=dict)  # designated primary: the source and a promotion, for the status

@@ -52,15 +52,19 @@ async def _apply(instance: Instance, names: str, door: Door) -> None:
     config = instance.config
     if config is None:
         return
+    if door == "open" and config.closed_by:
+        door = "closed"
     here = (instance.space.total_bytes, instance.space.writes_stopped, instance.summarizes)
     wanted = (config, door, *here)
     if instance.applied == wanted and not instance.server.held_up:
         return
     if instance.applied in [(config, other, *here) for other in get_args(Door) if other != door]:
         await instance.server.set_door(door)  # only the door moves: nobody may wait for the rest of it
-        instance.applied = wanted
-        return
-    await instance.server.configure(server_settings(instance, names, door=door))
+    else:
+        await instance.server.configure(server_settings(instance, names, door=door))
+    if door == "closed":
+        await instance.server.send_clients_away()
+    instance.closed_by = config.closed_by if door == "closed" else ""
     instance.applied = wanted
 
 

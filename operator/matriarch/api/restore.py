@@ -6,6 +6,7 @@ back when a pruned cluster is made again from Git.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -99,6 +100,7 @@ class RestoreSource(Model):
     )
 
 
+_LABEL = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _TARGETS = ("to", "time", "lsn", "xid", "name")
 
 
@@ -177,16 +179,41 @@ class RestoreTarget(Model):
     )
 
 
+LabelValue = Annotated[str, Field(max_length=63, pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$")]
+
+
+class ApplicationSelector(Model):
+    """Which workloads of this namespace are the application."""
+
+    match_labels: Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16)]
+    """Labels that a Deployment or StatefulSet has, all of them."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            cel="self.matchLabels.all(k, k.matches('^([a-z0-9.-]{1,253}/)?"
+            "[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?$'))",
+            message="matchLabels has a name that no label can have: write labels as `kubectl get deploy --show-labels`"
+            " shows them",
+            field=".matchLabels",
+            broken=lambda s: any(not _LABEL.fullmatch(name) for name in s.match_labels),
+        ),
+    )
+
+
 class InPlace(Model):
     """Replaces the data of a cluster, after a safety backup of it.
 
-    By a logical backup database by database, while the cluster runs. By a physical one all of it: the cluster is
-    stopped, and its replaced data is kept on the primary's volume until that is confirmed to be superfluous."""
+    Clients are refused from before the safety backup until the data is replaced. By a logical backup it is replaced
+    database by database. By a physical one all of it: the instances are stopped, and the replaced data is kept on the
+    primary's volume until that is confirmed to be superfluous."""
 
     confirm: Annotated[str, Field(max_length=63)]
     """The name of the cluster whose data is to be replaced."""
     skip_safety_backup: bool | None = None
     """For a physical backup: replace also what cannot be backed up any more. The replaced data is kept in any case."""
+    application_selector: ApplicationSelector | None = None
+    """Deployments and StatefulSets that are scaled to nothing before the safety backup, and back to what they were when
+    the Restore is over, however it ends."""
 
 
 class RestoreSpec(OneShot):

@@ -200,10 +200,15 @@ def recovery_target(moment: Target) -> Object:
 
 def make_restore(
     backup_name: str, namespace: str | None, *, to: str, in_place: bool, skip_safety: bool, moment: Target | None,
-    wait: bool, timeout: float,
+    application: Mapping[str, str], wait: bool, timeout: float,
 ) -> None:  # fmt: skip
-    """From a Backup, into the new cluster `to`, or over the present one of that name. `moment`: of the WAL archive."""
-    confirmed: Object = {"confirm": to, **({"skipSafetyBackup": True} if skip_safety else {})}
+    """From a Backup, into the new cluster `to`, or over the present one of that name. `moment`: of the WAL archive.
+    `application`: labels of the workloads that are stopped meanwhile; none if empty."""
+    confirmed: Object = {
+        "confirm": to,
+        **({"skipSafetyBackup": True} if skip_safety else {}),
+        **({"applicationSelector": {"matchLabels": dict(application)}} if application else {}),
+    }
     obj: Object = {
         "apiVersion": API,
         "kind": "Restore",

@@ -222,6 +222,9 @@ def restore(
     skip_safety_backup: Annotated[
         bool, typer.Option("--skip-safety-backup", help="physical, in place: of what cannot be backed up any more")
     ] = False,
+    application: Annotated[
+        str | None, typer.Option("--application", help="in place: stop what has these labels meanwhile, app=shop")
+    ] = None,
     drop_old: Annotated[bool, typer.Option("--drop-old", help="do not keep what was replaced")] = False,
     amcheck: Annotated[
         bool, typer.Option("--amcheck/--no-amcheck", help="pg_amcheck before it takes its place")
@@ -312,6 +315,11 @@ def restore(
     moment = _target(target, points, wal_archive=wal_archive)
     if skip_safety_backup and not in_place:
         usage("--skip-safety-backup goes with --in-place: a new cluster replaces nothing.")
+    if application is not None and not in_place:
+        usage("--application goes with --in-place: a new cluster has no application yet.")
+    labels = dict(part.partition("=")[::2] for part in (application or "").split(",") if part)
+    if application is not None and (not labels or not all(labels) or any("=" not in p for p in application.split(","))):
+        usage("--application is one or more labels, such as app=shop,tier=web.")
     from matriarch.cli import cluster
 
     cluster.make_restore(
@@ -320,6 +328,7 @@ def restore(
         to=new or name,
         in_place=in_place,
         skip_safety=skip_safety_backup,
+        application=labels,
         moment=moment if wal_archive or target != "latest" else None,
         wait=wait,
         timeout=timeout,

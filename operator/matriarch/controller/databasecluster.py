@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from matriarch.controller import archive_key, backup_health
+from matriarch.controller import archive_key, backup_health, doors
 from matriarch.controller.backup_around import OF_CLUSTER
 from matriarch.controller.env import Env
 from matriarch.controller.execute import execute
@@ -36,6 +36,7 @@ async def reconcile_cluster(key: Key, env: Env) -> float | None:
     backup_health.wake(env, resource)
     plan = decide(view.facts, view.now)
     try:
+        await doors.tell(view, plan, env)
         await archive_key.ensure(view, env)
         memory = await execute(plan, view, env)
     except Conflict:

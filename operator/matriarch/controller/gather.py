@@ -15,6 +15,7 @@ from matriarch.api.defaults import fill
 from matriarch.api.model import refusals
 from matriarch.controller import facts_of, pki
 from matriarch.controller.certify import certificates_of
+from matriarch.controller.doors import closed_by
 from matriarch.controller.drift import comparable, is_there, leads_nowhere
 from matriarch.controller.env import Env
 from matriarch.controller.holds import hold
@@ -102,6 +103,7 @@ async def gather(resource: Object, env: Env) -> View:
     view = View(resource, now, blueprint, facts, {}, existing)
     problem = _take_in(lease, view)
     restore_problem = await hold(view, env)
+    view.closed_by, closed_for = await closed_by(key.namespace, key.name, env)
     blueprint = view.blueprint
     view.answers = await _ask(view, env)
     instances = _instances(view)
@@ -131,6 +133,7 @@ async def gather(resource: Object, env: Env) -> View:
         config_generation=generation_of(wanted[Ref("ConfigMap", names.config(key.name))]),
         restore_problem=restore_problem,
         restore_name=view.restore_name or view.facts.wish.restore_name,
+        closed_for=closed_for,
         policy_noted=_notes(lease).get(names.DELETION_POLICY) == view.blueprint.defaults.deletion_policy,
         passwords=tuple(
             s for s in credential_secrets(blueprint) if not pki.text(existing.get(Ref("Secret", s)), "password")

@@ -8,7 +8,7 @@ from typing import Any
 
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.backup import jobspec
-from matriarch.controller import backup_jobs, backup_store, restore_access, restore_check, restore_recovery
+from matriarch.controller import application, backup_jobs, backup_store, restore_access, restore_check, restore_recovery
 from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather, order, over
 from matriarch.controller.backup_status import parse_time
 from matriarch.controller.backup_task import RESTORE, job_wish
@@ -33,6 +33,7 @@ from matriarch.decide.restore_facts import (
     StepJob,
     StepState,
     TargetFacts,
+    Workload,
 )
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.errors import Refused
@@ -49,10 +50,13 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
     """Look at one Restore and do its next step."""
     found = await env.kube.get("Restore", key.namespace, key.name)
     if found is None or found["metadata"].get("deletionTimestamp"):
+        await _let_go(key, env)
         return None
     target = found["spec"]["target"]["cluster"]
     if over(found):
         await restore_access.revoke(env, found, target)
+        if found["spec"].get("inPlace"):
+            await application.start_again(env, key.namespace)
         return None
     restore = Restore.model_validate(found)
     around = await gather(key.namespace, target, env)
@@ -77,12 +81,21 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
         await _tell(env, found, plan, step)
     if plan.finished:
         await restore_access.revoke(env, found, target)
+        if mode.in_place:
+            await application.start_again(env, key.namespace, done=restore.metadata.uid)
         if plan.phase is Phase.FAILED and looked.job is not None and looked.job.state is JobState.ACTIVE:
             await env.kube.delete("Job", key.namespace, name)  # its cluster is gone: nobody wants what it would make
     if plan.step is not step or plan.finished:
         env.enqueue(OF_CLUSTER, key.namespace, target)
         env.enqueue("DatabaseCluster", key.namespace, target)
     return plan.requeue.total_seconds() if plan.requeue is not None else None
+
+
+async def _let_go(key: Key, env: Env) -> None:
+    """Whatever a Restore that is gone had stopped goes on; which cluster that was is not known any more."""
+    await application.start_again(env, key.namespace)
+    for cluster in await env.kube.list("DatabaseCluster", key.namespace):
+        env.enqueue("DatabaseCluster", key.namespace, cluster["metadata"]["name"])
 
 
 def _mode(restore: Restore, source: Source) -> Mode:
@@ -127,11 +140,18 @@ async def _facts(
     if checking and mode.in_place:
         verdict = verdict or _not_in_place(around, safety=not skips)
     hold: HoldFacts | None = None
-    if mode in (Mode.RECOVER, Mode.REPLACE):
+    step = _current(restore, mode)
+    if mode is Mode.RECOVER or mode.in_place:
         hold = await restore_recovery.look_hold(env, namespace, around.name)
-    if hold is not None and _current(restore, mode) is Step.STOP:
+    if hold is not None and step is Step.STOP:
         ours = hold.restore == restore.metadata.uid
         pods = await restore_recovery.look_pods(env, around, hold.instance, ask=not ours)
+    elif hold is not None and step in (Step.CLOSE, Step.OPEN):
+        pods = await restore_recovery.look_pods(env, around, hold.instance, ask=True)
+    chosen = application.selector(restore)
+    workloads: tuple[Workload, ...] = ()
+    if chosen is not None and step in (Step.CHECK, Step.STOP_APPLICATION, Step.START_APPLICATION):
+        workloads = await application.look(env, namespace, chosen)
     work = NO_JOB
     if job_of_step is not None:
         work = StepJob(
@@ -167,7 +187,10 @@ async def _facts(
         skip_safety=skips,
         pods=pods.there,
         stopping_since=pods.stopping_since,
-        unaware=pods.old if skips else (*pods.old, *pods.silent),  # who is ill is not waited for then
+        unaware=pods.old if skips or step is Step.CLOSE else (*pods.old, *pods.silent),  # who is ill is not waited for
+        doors=pods.doors,
+        selects=None if chosen is None else ",".join(f"{k}={v}" for k, v in sorted(chosen.items())),
+        workloads=workloads,
         room=pods.room,
         size=max((status.checked.size_bytes or 0) if status.checked is not None else 0, source.size),
     )
@@ -287,6 +310,10 @@ async def _act(
         await restore_recovery.suspend(env, around, restore, plan.suspend)
     elif plan.lift:
         await restore_recovery.lift(env, around, restore)
+    elif plan.start:
+        await application.start_again(env, namespace, done=restore.metadata.uid)
+    for workload in plan.scale:
+        await application.stop(env, namespace, workload, restore.metadata.uid)
 
 
 async def _create(env: Env, obj: Object) -> None:

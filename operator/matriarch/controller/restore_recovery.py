@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -135,13 +135,15 @@ async def _swap(env: Env, found: Object, before: LeaseState, after: LeaseState, 
 @dataclass(frozen=True, slots=True)
 class Pods:
     """The Pods of a cluster's instances, and what their agents say. `old`: it knows no restore in place; `silent`: no
-    answer; `room`: bytes that are free on the volume to be restored onto."""
+    answer; `room`: bytes that are free on the volume to be restored onto; `doors`: for which Restore each refuses
+    clients."""
 
     there: tuple[str, ...] = ()
     stopping_since: datetime | None = None
     old: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     room: int | None = None
+    doors: Mapping[str, str] = field(default_factory=dict)
 
 
 async def look_pods(env: Env, around: Around, instance: str, *, ask: bool) -> Pods:
@@ -159,9 +161,10 @@ async def look_pods(env: Env, around: Around, instance: str, *, ask: bool) -> Po
     return Pods(
         there=tuple(sorted(pods)),
         stopping_since=since,
-        old=tuple(sorted(n for n, a in answers.items() if a is not None and "kept_data" not in a)),
+        old=tuple(sorted(n for n, a in answers.items() if a is not None and "closed_by" not in a)),
         silent=tuple(sorted(n for n, a in answers.items() if a is None)),
         room=int(disk["free_bytes"]) if disk.get("total_bytes") else None,
+        doors={n: str(a["closed_by"]) for n, a in answers.items() if a is not None and "closed_by" in a},
     )
 
 

@@ -32,6 +32,7 @@ class View:
     lease_object: Object | None = None  # as read, also where its state can't be
     answers: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     restore_name: str = ""  # of the Restore that holds this cluster up
+    closed_by: str = ""  # uid of the Restore for which clients are refused
 
     @property
     def there(self) -> set[str]:

@@ -29,7 +29,7 @@ def wanted_of(view: View, instances: tuple[Instance, ...]) -> dict[Ref, Object]:
     every = tuple(i.name for i in instances)
     objects = [
         *access(b, every),
-        config(_staged(view, instances), _config_bootstrap(view), _published(view)),
+        config(_staged(view, instances), _config_bootstrap(view), published(view), closed_by=view.closed_by),
         *services(b),
         *slices(b, every),
     ]
@@ -67,7 +67,8 @@ def _config_bootstrap(view: View) -> str:
     return view.lease.state.bootstrap if view.lease is not None else bootstrap(view.facts.wish)
 
 
-def _published(view: View) -> Mapping[str, Any] | None:
+def published(view: View) -> Mapping[str, Any] | None:
+    """The agents' configuration as it is in the ConfigMap now."""
     found = view.existing.get(Ref("ConfigMap", names.config(view.blueprint.name)))
     try:
         document = json.loads(((found or {}).get("data") or {}).get(KEY) or "null")
@@ -82,13 +83,13 @@ def _staged(view: View, instances: tuple[Instance, ...]) -> Blueprint:
     Raised ones go to the replicas first, lowered ones to the primary first, so both cannot be in one restart.
     """
     b = view.blueprint
-    published = _published(view)
-    if published is None or not isinstance(published.get("parameters"), dict):
+    document = published(view)
+    if document is None or not isinstance(document.get("parameters"), dict):
         return b
-    before: dict[str, str] = published["parameters"]
+    before: dict[str, str] = document["parameters"]
     step = parameters.change(before, b.defaults.parameters, b.defaults.version)
     raising = step.replicas_first or any(
-        i.agent is not None and _is_raising(i.agent.pending, i.agent.config_generation, published) for i in instances
+        i.agent is not None and _is_raising(i.agent.pending, i.agent.config_generation, document) for i in instances
     )
     if not step.primary_first or not raising:
         return b

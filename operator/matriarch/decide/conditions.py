@@ -54,6 +54,9 @@ def assess(facts: Facts, memory: Memory, under_way: Verdict | None, now: datetim
         return full
     if under_way is not None:
         return under_way
+    if facts.closed_for:
+        message = f"Clients are refused while Restore {facts.closed_for} replaces the data."
+        return Verdict(Standing.WORKING, "Restoring", message)
     left = [i.name for i in facts.instances if i.name not in wish.instances and (i.pod or i.claim)]
     keeping = [i.name for i in facts.instances if i.name in left and i.pod and keeps_replaced(lease, i)]
     if keeping:

@@ -216,6 +216,7 @@ class Facts:
     poolers: tuple[Pooler, ...] = ()
     restore_problem: str = ""  # held or suspended: why the Restore will not bring its data any more, as a sentence
     restore_name: str = ""  # suspended: of the Restore
+    closed_for: str = ""  # name of the Restore in place for which clients are refused
     policy_noted: bool = True  # the Lease says of a deletion what the spec says
 
     @property

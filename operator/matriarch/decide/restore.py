@@ -1,7 +1,8 @@
 """How one Restore goes from wished to done, step by step, once and never again.
 
 Four ways. Into a new cluster: the backup is checked, a DatabaseCluster is made, it becomes ready, the backup is loaded
-and compared. In place: the backup is checked, the running cluster is backed up, then its data is replaced in one step.
+and compared. In place: the backup is checked, nobody writes any more (`decide/restore_application.py`), the cluster is
+backed up, then its data is replaced in one step, and clients come back.
 Whatever fails before the last step has changed nothing; the last step is one Job that leaves the old data serving
 unless everything was loaded and compared. By recovery, for physical backups: a DatabaseCluster is made of which no
 instance starts (the hold in its Lease), a Job fills the first volume, and only then the hold is lifted; the Job may be
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from matriarch.decide import restore_replace
+from matriarch.decide import restore_application, restore_replace
 from matriarch.decide.backups import START_WITHIN, Phase, lacking
 from matriarch.decide.restore_facts import STEPS, Mode, RestoreFacts, RestorePlan, Step, StepState
 from matriarch.decide.restore_steps import (
@@ -51,6 +52,10 @@ def plan_restore(facts: RestoreFacts) -> RestorePlan:
             return _create(facts)
         case Step.READY:
             return _ready(facts)
+        case Step.STOP_APPLICATION:
+            return restore_application.stop_application(facts)
+        case Step.CLOSE:
+            return restore_application.close(facts)
         case Step.SAFETY:
             return _safety(facts)
         case Step.RESTORE:
@@ -61,6 +66,10 @@ def plan_restore(facts: RestoreFacts) -> RestorePlan:
             return restore_replace.stop(facts)
         case Step.START:
             return restore_replace.start(facts) if facts.mode is Mode.REPLACE else _start(facts)
+        case Step.OPEN:
+            return restore_application.open_again(facts)
+        case Step.START_APPLICATION:
+            return restore_application.start_application(facts)
 
 
 def _check(facts: RestoreFacts) -> RestorePlan:
@@ -125,6 +134,8 @@ def _obstacle(facts: RestoreFacts) -> Verdict | None:
             return wait(
                 "ClusterNotReady", f"DatabaseCluster {facts.target_name} takes no writes, which a restore needs."
             )
+        if (verdict := restore_application.nothing_selected(facts)) is not None:
+            return verdict
         if facts.busy is not None:
             return wait("BackupInProgress", f"Waits for Backup {facts.busy} of this cluster, which is at work.")
     return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -35,6 +35,10 @@ class Step(StrEnum):
     """A Job reads the whole backup and checks it; it touches nothing."""
     CREATE = "create-cluster"
     READY = "wait-ready"
+    STOP_APPLICATION = "stop-application"
+    """The workloads that the Restore names are scaled to nothing."""
+    CLOSE = "close-door"
+    """Instances refuse clients, so that the safety backup has all that was acknowledged."""
     SAFETY = "safety-backup"
     RESTORE = "restore"
     """A Job loads, compares and switches; or fills the first volume."""
@@ -44,13 +48,35 @@ class Step(StrEnum):
     """The held cluster has its Lease and its first volume."""
     START = "start"
     """The hold is lifted, and the cluster takes writes."""
+    OPEN = "open-door"
+    START_APPLICATION = "start-application"
 
 
 STEPS: Mapping[Mode, tuple[Step, ...]] = {
     Mode.NEW: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.READY, Step.RESTORE),
-    Mode.IN_PLACE: (Step.CHECK, Step.VERIFY, Step.SAFETY, Step.RESTORE),
+    Mode.IN_PLACE: (
+        Step.CHECK,
+        Step.VERIFY,
+        Step.STOP_APPLICATION,
+        Step.CLOSE,
+        Step.SAFETY,
+        Step.RESTORE,
+        Step.OPEN,
+        Step.START_APPLICATION,
+    ),
     Mode.RECOVER: (Step.CHECK, Step.VERIFY, Step.CREATE, Step.PREPARE, Step.RESTORE, Step.START),
-    Mode.REPLACE: (Step.CHECK, Step.VERIFY, Step.SAFETY, Step.STOP, Step.RESTORE, Step.START),
+    Mode.REPLACE: (
+        Step.CHECK,
+        Step.VERIFY,
+        Step.STOP_APPLICATION,
+        Step.CLOSE,
+        Step.SAFETY,
+        Step.STOP,
+        Step.RESTORE,
+        Step.START,
+        Step.OPEN,
+        Step.START_APPLICATION,
+    ),
 }
 
 
@@ -103,6 +129,23 @@ class SafetyFacts:
     phase: Phase
     reason: str = ""
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """A Deployment or StatefulSet of the application."""
+
+    kind: str
+    name: str
+    replicas: int
+    """Wanted; 0 when it is stopped."""
+    there: int
+    """Pods of it that have not ended."""
+    stopped_by: str = ""
+    """uid of the Restore that stopped it."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +210,11 @@ class RestoreFacts:
     """Bytes that are free on the volume to be restored onto, where its agent says so."""
     size: int = 0
     """Bytes that the backup takes there."""
+    selects: str | None = None
+    """The selector of the application's workloads, for people; None: there is none."""
+    workloads: tuple[Workload, ...] = ()
+    doors: Mapping[str, str] = field(default_factory=dict)
+    """Instance → uid of the Restore for which it refuses clients, empty when it lets them in; of those that answer."""
     refused: str | None = None
     """Why the API server does not take what this step would create, as a sentence."""
 
@@ -191,6 +239,10 @@ class RestorePlan:
     resume_job: bool = False
     suspend: str = ""
     """Hold the running cluster up, so that its data can be replaced on the volume of this instance."""
+    scale: tuple[Workload, ...] = ()
+    """Of the application, to nothing."""
+    start: bool = False
+    """Give whatever this Restore stopped its replicas back."""
     lift: bool = False
     """Let the instances start on what the Job made."""
     finished: bool = False

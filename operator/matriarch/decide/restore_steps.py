@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 from matriarch.decide.backups import LOOK_AGAIN, MAX_JOBS, JobState, Phase, why_failed
-from matriarch.decide.restore_facts import STEPS, Mode, RestoreFacts, RestorePlan, Step, StepState
+from matriarch.decide.restore_facts import STEPS, Mode, RestoreFacts, RestorePlan, Step, StepState, Workload
 from matriarch.decide.verdict import Standing, Verdict
 
 READY_WITHIN = timedelta(minutes=30)
@@ -123,6 +123,8 @@ def at_work(
     resume_job: bool = False,
     suspend: str = "",
     lift: bool = False,
+    scale: tuple[Workload, ...] = (),
+    start: bool = False,
     jobs_made: int = 0,
     job_noted: bool = False,
     again: timedelta = LOOK_AGAIN,
@@ -142,6 +144,8 @@ def at_work(
         resume_job=resume_job,
         suspend=suspend,
         lift=lift,
+        scale=scale,
+        start=start,
         requeue=again,
     )
 

@@ -53,6 +53,7 @@ KINDS: Mapping[str, Kind] = _table(
     Kind("Namespace", "", "v1", "namespaces", namespaced=False),
     Kind("Node", "", "v1", "nodes", namespaced=False),
     Kind("Deployment", "apps", "v1", "deployments"),
+    Kind("StatefulSet", "apps", "v1", "statefulsets"),
     Kind("Job", "batch", "v1", "jobs"),
     Kind("Lease", "coordination.k8s.io", "v1", "leases"),
     Kind("EndpointSlice", "discovery.k8s.io", "v1", "endpointslices"),

@@ -15,11 +15,11 @@ SYNC_WAIT = "matriarch_syncwait"
 DOOR = "matriarch_door"
 """Matriarch's own: while `CLOSED` lies in the data directory, clients wait when they logged in, and are not refused."""
 CLOSED = "matriarch.closed"
-"""Empty: they wait. Anything in it: they are refused at once, as by a server that starts."""
+"""Empty: they wait. Anything in it: they are refused at once, as by a server that starts; `closed` is told apart."""
 
-Door = Literal["open", "waits", "refuses"]
-"""What becomes of clients: they get in, wait at the door until it opens, or are sent away to try again. Without the
-library `waits` refuses, too, and as a matter of pg_hba.conf."""
+Door = Literal["open", "waits", "refuses", "closed"]
+"""What becomes of clients: they get in, wait at the door until it opens, or are sent away, to try again at once or when
+a Restore in place has ended. Without the library `waits` refuses, too, and as a matter of pg_hba.conf."""
 
 LIBRARIES = (
     "auth_delay",

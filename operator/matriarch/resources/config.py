@@ -15,8 +15,9 @@ KEY = "cluster.json"
 PRELOAD = (SYNC_WAIT, DOOR, "pg_stat_statements")
 
 
-def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = None) -> Object:
+def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = None, *, closed_by: str = "") -> Object:
     """`bootstrap` is the instance that the Lease was created for; `published` is the document as it is now.
+    `closed_by`: uid of the Restore in place for which instances refuse clients.
 
     Its generation is the resource's, or one more than the published one where that says something else: agents can
     tell two documents apart although the resource did not change between them.
@@ -54,6 +55,8 @@ def config(b: Blueprint, bootstrap: str, published: Mapping[str, Any] | None = N
         }
     if forget := meta.annotations.get(FORGET_REPLACED):
         document["forget_replaced"] = sorted({uid.strip() for uid in forget.split(",") if uid.strip()})
+    if closed_by:
+        document["closed_by"] = closed_by
     document["generation"] = meta.generation
     if published is not None and published.get("uid") == meta.uid:
         last = int(published.get("generation") or 0)

@@ -46,6 +46,14 @@ SELECT count(pg_terminate_backend(pid)) AS ended
 """  # noqa: S608 - a constant of ours
 
 
+_SEND_AWAY = """
+SELECT count(pg_terminate_backend(pid)) AS ended
+  FROM pg_stat_activity
+ WHERE backend_type = 'client backend' AND usename <> 'postgres' AND usename !~ '^matriarch_'
+"""
+_LOOK = 0.15  # seconds: longer than from the check at the door until a session is seen
+
+
 @dataclass(frozen=True, slots=True)
 class _Position:
     in_recovery: bool
@@ -119,6 +127,23 @@ class Following(Lifecycle):
         """Ends everybody's sessions but the agent's; how many. A reader can hold up replay, and with it a promotion."""
         row = await self._sessions.fetchrow("end client sessions", _END_SESSIONS, timeout=timeout)
         return int(row["ended"])
+
+    async def send_clients_away(self, *, timeout: float = 2.0) -> None:
+        """At a closed door: returns when no session is left but the cluster's own. Who logged in while the door was
+        being closed is seen a moment later, so it looks twice. Nothing to do for a server that does not run.
+
+        Raises Unavailable when one did not end in time.
+        """
+        if self.postmaster() is None:
+            return
+        quiet = 0
+        async with files.ends_within(timeout, "a client's session did not end"):
+            while True:
+                row = await self._sessions.fetchrow("send clients away", _SEND_AWAY, timeout=timeout)
+                quiet = 0 if row["ended"] else quiet + 1
+                if quiet == 2:
+                    return
+                await asyncio.sleep(_LOOK)
 
     async def _await_end(self) -> WalPosition:
         while True:

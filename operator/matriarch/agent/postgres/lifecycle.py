@@ -245,7 +245,7 @@ class Lifecycle(Replacing):
         kept = self.clients_wait()  # by the library, in place of pg_hba.conf
         shut = kept and door != "open"
         if shut:
-            files.write_durably(closed, door if door == "refuses" else "", flush=False)
+            files.write_durably(closed, door if door in ("refuses", "closed") else "", flush=False)
         text = render_hba(superuser_access=self._settings.superuser_access, clients=door == "open" or kept)
         changed = files.write_durably(self.paths.pgdata / "pg_hba.conf", text, flush=False)
         if not shut:
