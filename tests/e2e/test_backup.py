@@ -257,7 +257,8 @@ def test_restored_in_place_after_a_safety_backup_that_has_all_that_was_acknowled
     assert holds(safety, "Complete")
     names = [step["name"] for step in restore["status"]["steps"]]
     assert names == [
-        "check", "verify", "stop-application", "close-door", "safety-backup", "restore", "open-door", "start-application",
+        "check", "verify", "stop-application", "close-door", "safety-backup", "restore", "open-door",
+        "start-application",
     ]  # fmt: skip
     databases = {row[0] for row in shop.cluster.database().rows("SELECT datname FROM pg_database")}
     assert databases == {"postgres", "template0", "template1", "app"}, "something temporary is left"

@@ -27,6 +27,7 @@ from matriarch.errors import Refused, Unavailable
 STALL = 900.0  # seconds without a byte
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
+_FILL = 0.003  # seconds in which a fast tool fills half of its pipe
 
 
 class Child:
@@ -80,6 +81,9 @@ class Child:
             if count == 0:
                 return
             write(view[:count])
+            if count < len(buffer) // 2:
+                # Tools write 4 KiB at a time, and whoever is as fast would be woken for each: the pipe collects some.
+                time.sleep(_FILL)
 
     def feed(self, data: bytes | memoryview, stop: Stop) -> bool:
         """Write all of `data`; False when it no longer reads, which means that it has failed."""

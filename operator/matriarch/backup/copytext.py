@@ -4,8 +4,9 @@ r"""The rows in a plain dump's text: which table a stretch of lines belongs to, 
     1\tone                                         COPY's text: a newline or a backslash in a value is escaped
     \.                                             so this is never a row
 
-A function's body may hold a line that looks like the first one. Then what follows is taken for another table's rows,
-and does not have as many as the server counts: whoever uses what is found here compares the counts, see dump.
+A function's body may hold a line that looks like the first one. Then what follows is taken for another table's rows, up
+to an end of rows. Either that is in the body too, and the table comes a second time, or there are lines among the rows
+that begin as the command does: then the table is doubtful, and whoever uses what is found here counts, see dump.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Rows:
     columns: tuple[str, ...]
     rows: int
     digest: str
+    doubtful: bool = False
 
 
 class CopyText:
@@ -88,9 +90,13 @@ class CopyText:
         if self._open is not None:
             schema, name, columns = self._open
             again = (schema, name) in self.tables
-            self.tables[schema, name] = None if again else Rows(columns, self._sum.rows, self._sum.digest())
+            self.tables[schema, name] = None if again else _seen(columns, self._sum)
         self._open = self._sum = None
         return rest
+
+
+def _seen(columns: tuple[str, ...], found: RowSum) -> Rows:
+    return Rows(columns, found.rows, found.digest(), doubtful=found.heads > 0)
 
 
 def _names(head: bytes) -> tuple[str, str, tuple[str, ...]] | None:

@@ -1,9 +1,9 @@
 """One database into the SQL text: pg_dump and the fingerprint, both in one exported snapshot.
 
-The session that exports the snapshot stays open for the whole dump, holds ACCESS SHARE on every table from before
-pg_dump starts, and counts the rows meanwhile. What pg_dump writes and what the manifest says is therefore one state, or
-the dump fails; also on a standby, and also when that standby is promoted in between. The hashes are of the rows as they
-go by (copytext); where that is in doubt the session reads the table again and hashes it in the server.
+The session that exports the snapshot stays open for the whole dump and holds ACCESS SHARE on every table from before
+pg_dump starts. What pg_dump writes and what the manifest says is therefore one state, or the dump fails; also on a
+standby, and also when that standby is promoted in between. Rows are counted and hashed as they go by (copytext); where
+that is in doubt the session counts the table, or reads it again and hashes it in the server.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -113,22 +113,13 @@ async def _dump(
         packer.write(text)
         tracker.bytes_done += len(text)
 
-    async def counts() -> dict[Found, int]:
-        await _same_server(session, label, child)
-        found = {}
-        for table in wanted:
-            stop.check()
-            found[table] = await fingerprint.count_rows(session, table)
-            tracker.tables_done += 1
-        return found
-
     async def text() -> None:
         await asyncio.to_thread(child.copy_out, take, stop)
         if await asyncio.to_thread(child.wait, stop) != 0:
             raise _explain_dump(child.complaint)
 
     try:
-        counted = await _together(text(), counts(), end=child.kill)
+        await _together(text(), _same_server(session, label, child), end=child.kill)
         streamed = {} if aside is None else (await asyncio.to_thread(aside.finish)).tables
     finally:
         await asyncio.to_thread(child.kill)
@@ -136,9 +127,13 @@ async def _dump(
             await asyncio.to_thread(aside.end)
     packer.end_section("database", name)
     tables = []
-    for table, rows in counted.items():
+    for table in wanted:
         stop.check()
-        tables.append(in_stream(table, rows, streamed) or await fingerprint.hash_table(session, table))
+        rows = streamed.get((table.schema, table.name))
+        if rows is not None and rows.doubtful and await fingerprint.count_rows(session, table) != rows.rows:
+            rows = None
+        tables.append(in_stream(table, rows) or await fingerprint.hash_table(session, table))
+        tracker.tables_done += 1
     last = await fingerprint.read_sequences(session)
     large_objects = await fingerprint.read_large_objects(session)
     return Database(
@@ -156,15 +151,14 @@ async def _dump(
     )
 
 
-def in_stream(table: Found, rows: int, streamed: Mapping[tuple[str, str], Rows | None]) -> Table | None:
+def in_stream(table: Found, rows: Rows | None) -> Table | None:
     """The table as it went by in the dump. None when the server has to hash it, since the stream may not be understood:
-    another number of rows than the server counted (a line of a function's body that looks like COPY), a table that came
-    twice or not at all, or text that a server with other settings writes otherwise.
+    a table that came twice (a function's body that looks like COPY) or not at all, or text that a server with other
+    settings writes otherwise.
     """
-    found = streamed.get((table.schema, table.name))
-    if found is None or found.rows != rows or table.money or set(found.columns) != set(table.columns):
+    if rows is None or table.money or set(rows.columns) != set(table.columns):
         return None
-    return Table(schema=table.schema, name=table.name, rows=rows, hash=found.digest, columns=found.columns)
+    return Table(schema=table.schema, name=table.name, rows=rows.rows, hash=rows.digest, columns=rows.columns)
 
 
 async def _together(text: Awaitable[None], other: Awaitable[T], *, end: Callable[[], None]) -> T:

@@ -39,16 +39,17 @@ word(uint64_t h, const unsigned char *at, size_t size)
 }
 
 /*
- * All lines of `text` that end before `end`. `sums` (rows, low, high) is added to. Where lines longer than LONG begin and
- * end is written to `longs`, which has room for end / LONG of them, and how many there are to `*count`: they are not in
- * the sums. Returns where the first line begins that does not end.
+ * All lines of `text` that end before `end`. `sums` (rows, low, high, lines that begin as a COPY command does) is added
+ * to. Where lines longer than LONG begin and end is written to `longs`, which has room for end / LONG of them, and how
+ * many there are to `*count`: they are not in the first three sums. Returns where the first line begins that does not end.
  */
 size_t
 matriarch_rowsum(const unsigned char *text, size_t end, uint64_t *sums, uint64_t *longs, size_t *count)
 {
 	uint64_t	rows = 0,
 				low = 0,
-				high = 0;
+				high = 0,
+				heads = 0;
 	size_t		start = 0;
 	const unsigned char *newline;
 
@@ -57,6 +58,7 @@ matriarch_rowsum(const unsigned char *text, size_t end, uint64_t *sums, uint64_t
 	{
 		size_t		size = newline - (text + start);
 
+		heads += size >= 5 && memcmp(text + start, "COPY ", 5) == 0;
 		if (size > LONG)
 		{
 			longs[2 * *count] = start;
@@ -81,6 +83,7 @@ matriarch_rowsum(const unsigned char *text, size_t end, uint64_t *sums, uint64_t
 	sums[0] += rows;
 	sums[1] += low;
 	sums[2] += high;
+	sums[3] += heads;
 	return start;
 }
 

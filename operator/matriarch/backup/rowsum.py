@@ -27,6 +27,8 @@ _P64, _Q64 = np.uint64(_P), np.uint64(_Q)
 _HALF = np.uint64(32)
 _TAIL = np.array([_MASK, *((1 << 8 * k) - 1 for k in range(1, 8))], dtype=np.uint64)  # by size modulo 8
 _NEWLINE = 10
+_HEAD = b"COPY "
+_HEAD_WORD, _FIVE = np.uint64(int.from_bytes(_HEAD, "little")), np.uint64((1 << 40) - 1)
 _SLACK = 8  # bytes behind the text that a word's reading may touch
 
 Words = np.ndarray[Any, np.dtype[np.uint64]]
@@ -37,6 +39,7 @@ class RowSum:
 
     def __init__(self, library: ctypes.CDLL | None = NATIVE) -> None:
         self.rows = 0
+        self.heads = 0  # lines that begin as a COPY command does
         self._library = library
         self._low = self._high = 0
         self._buffer = bytearray(BLOCK + _SLACK)
@@ -82,6 +85,7 @@ class RowSum:
         done = self._vectors(end) if self._library is None else self._compiled(self._library, end)
         left = end - done
         if left > LONG:
+            self.heads += self._buffer[done : done + 5] == _HEAD
             self._long = hashlib.sha256(self._buffer[done:end])
             left = 0
         elif done:
@@ -89,11 +93,12 @@ class RowSum:
         self._held = left
 
     def _compiled(self, library: ctypes.CDLL, end: int) -> int:
-        sums, count = (ctypes.c_uint64 * 3)(), ctypes.c_size_t()
+        sums, count = (ctypes.c_uint64 * 4)(), ctypes.c_size_t()
         longs = (ctypes.c_uint64 * (2 * BLOCK // LONG))()
         address = self._bytes.ctypes.data
         done: int = library.matriarch_rowsum(address, end, sums, longs, ctypes.byref(count))
         self.rows += sums[0]
+        self.heads += sums[3]
         self._low = (self._low + sums[1]) & _MASK
         self._high = (self._high + sums[2]) & _MASK
         self._add_long([(longs[2 * n], longs[2 * n + 1]) for n in range(count.value)])
@@ -106,6 +111,7 @@ class RowSum:
         starts = np.empty_like(ends)
         starts[0], starts[1:] = 0, ends[:-1] + 1
         sizes = ends - starts
+        self.heads += int(np.count_nonzero((self._words[starts] & _FIVE) == _HEAD_WORD))
         short = sizes <= LONG
         self._add_long(list(zip(starts[~short].tolist(), ends[~short].tolist(), strict=True)))
         if short.any():
