@@ -15,7 +15,6 @@
 #include "postgres.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "fmgr.h"
@@ -48,25 +47,18 @@ typedef enum
 static DoorState
 door_state(void)
 {
-	struct stat found;
+	char		first;
+	int			file,
+				got;
 
-	if (stat(DOOR, &found) == 0)
-	{
-		char		first = 0;
-		int			file;
-
-		if (found.st_size == 0)
-			return WAITS;
-		file = OpenTransientFile(DOOR, O_RDONLY | PG_BINARY);
-		if (file >= 0)
-		{
-			if (read(file, &first, 1) != 1)
-				first = 0;
-			CloseTransientFile(file);
-		}
-		return first == 'c' ? CLOSED : REFUSES;
-	}
-	return errno == ENOENT ? OPEN : WAITS;
+	file = OpenTransientFile(DOOR, O_RDONLY | PG_BINARY);
+	if (file < 0)
+		return errno == ENOENT ? OPEN : WAITS;
+	got = read(file, &first, 1);
+	CloseTransientFile(file);
+	if (got != 1)
+		return WAITS;
+	return first == 'c' ? CLOSED : REFUSES;
 }
 
 static bool

@@ -153,7 +153,8 @@ async def hear(world: World) -> None:
     document = json.loads(found["data"][KEY]) if found is not None else {}
     assert isinstance(world.env.agents, Told)
     for answer in world.env.agents.answers.values():
-        answer["closed_by"] = document.get("closed_by", "")
+        answer["closed_by"] = answer["told_closed_by"] = document.get("closed_by", "")
+        answer["lets_in"] = not answer["closed_by"]
 
 
 async def orders_of(world: World, **spec: Any) -> Orders:

@@ -12,14 +12,23 @@ from matriarch.backup.jobspec import Reason
 from matriarch.controller import application
 from matriarch.controller.queue import Key
 from matriarch.kube.client import Object
+from matriarch.kube.errors import Forbidden
 from matriarch.resources import names
 from matriarch.resources.config import KEY
+from matriarch.resources.job import labels
 from tests.apiserver.backup_world import World, backup_result, condition, failure
 from tests.apiserver.backup_world import task as task_of
 from tests.apiserver.replacing_world import Orders, orders_of
 from tests.apiserver.test_backup_restores import restored, states, verified
 
 SHOP = {"app": "shop"}
+SECURE: Object = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "runAsNonRoot": True,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+POD: Object = {"containers": [{"name": "c", "image": "i", "securityContext": SECURE}]}
 BEGINS = ["check", "verify", "stop-application"]
 
 
@@ -179,6 +188,91 @@ async def test_when_it_is_deleted_all_is_as_it_was(world: World, notices: str) -
     assert stalled is not None
     assert stalled[1] == "InvalidSpec"
     assert await closed_by(world) == ""
+    assert await replicas(world) == {"web": 3, "queue": 2, "idle": 0, "other": 5}
+
+
+async def test_when_it_is_deleted_while_nobody_listens_and_clients_are_not_refused_yet(world: World) -> None:
+    await world_of(world)
+    await asked(world)
+    await verified(world, "back")
+    assert (await replicas(world))["web"] == 0
+    await world.kube.delete("Restore", world.namespace, "back")
+    await application.start_again(world.env, None)  # as each resync does
+    assert await replicas(world) == {"web": 3, "queue": 2, "idle": 0, "other": 5}
+
+
+async def test_a_workload_that_cannot_be_started_keeps_nothing_else_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders = await world_of(world)
+    await asked(world)
+    await closed(world, orders)
+    await world.kube.delete("Restore", world.namespace, "back")
+    patch = world.kube.patch
+
+    async def refused(kind: str, namespace: str | None, name: str, *more: Any, **how: Any) -> Object:
+        if name == "web":
+            raise Forbidden("no", status=403)
+        return await patch(kind, namespace, name, *more, **how)
+
+    monkeypatch.setattr(world.kube, "patch", refused)
+    await orders.reconcile()
+    assert await closed_by(world) == ""
+    assert await replicas(world) == {"web": 0, "queue": 2, "idle": 0, "other": 5}
+    monkeypatch.undo()
+    await application.start_again(world.env, world.namespace)
+    assert (await replicas(world))["web"] == 3
+
+
+async def test_while_a_pod_still_replaces_the_data_clients_stay_out(world: World) -> None:
+    """The Job of a Restore that is deleted goes some time after it."""
+    orders = await world_of(world)
+    restore = await asked(world)
+    await closed(world, orders)
+    await world.make("Pod", "writes", POD, metadata={"labels": labels("orders", "restore")})
+    await world.kube.delete("Restore", world.namespace, "back")
+    await orders.reconcile()
+    assert await closed_by(world) == restore["metadata"]["uid"]
+    status = {"status": {"phase": "Failed"}}
+    await world.kube.patch("Pod", world.namespace, "writes", status, subresource="status")
+    await orders.reconcile()
+    assert await closed_by(world) == ""
+
+
+async def test_pods_that_are_about_to_end_are_waited_for(world: World) -> None:
+    """A Deployment's status counts them no more."""
+    await world_of(world)
+    await asked(world)
+    await world.make("Pod", "web-1", POD, metadata={"labels": {"pod": "web"}})
+    await verified(world, "back")
+    await settle(world, "Deployment", "web")
+    await settle(world, "StatefulSet", "queue")
+    restore = await world.look("Restore", "back")
+    assert restore["status"]["step"] == "stop-application"
+    await world.kube.patch("Pod", world.namespace, "web-1", {"status": {"phase": "Succeeded"}}, subresource="status")
+    assert (await world.look("Restore", "back"))["status"]["step"] == "close-door"
+
+
+async def test_an_empty_value_is_a_value_and_not_any(world: World) -> None:
+    await world_of(world)
+    restore = await asked(world, applicationSelector={"matchLabels": {"app": ""}})
+    assert condition(restore, "Ready") == ("False", "MissingApplication")
+
+
+async def test_one_that_began_under_an_earlier_version_goes_on_by_its_own_steps(world: World) -> None:
+    """It has neither stopped the application nor refused clients, and is past the point where that helps."""
+    await world_of(world)
+    restore = await asked(world)
+    before = [
+        {"name": "check", "state": "done", "startedAt": "2026-03-01T02:00:00Z", "finishedAt": "2026-03-01T02:00:00Z"},
+        {"name": "verify", "state": "running", "startedAt": "2026-03-01T02:00:00Z"},
+        {"name": "safety-backup", "state": "pending"},
+        {"name": "restore", "state": "pending"},
+    ]
+    status = {**restore["status"], "steps": before}
+    await world.kube.patch("Restore", world.namespace, "back", {"status": status}, subresource="status")
+    restore = await verified(world, "back")
+    assert restore["status"]["step"] == "safety-backup"
     assert await replicas(world) == {"web": 3, "queue": 2, "idle": 0, "other": 5}
 
 

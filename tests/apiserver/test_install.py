@@ -276,6 +276,9 @@ BUILT = {
     ("create", "Backup"),  # restore_reconcile.py: the safety backup
     ("create", "Event"),  # kube/events.py
     ("apply_status", "DatabaseCluster"),  # status.py
+    ("get", "StatefulSet"),  # application.py
+    ("list", "StatefulSet"),  # application.py
+    ("patch", "StatefulSet"),  # application.py
 }
 
 

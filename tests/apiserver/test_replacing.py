@@ -125,7 +125,7 @@ async def test_step_by_step(world: World) -> None:
     assert (told.method, told.moment) == ("physical", Moment(kind="latest"))
     backup = await world.kube.get("Backup", world.namespace, restore["status"]["safetyBackup"])
     assert backup is not None
-    assert backup["spec"] == {"cluster": "orders", "method": "physical"}
+    assert backup["spec"] == {"cluster": "orders", "method": "physical", "target": "primary"}
     await orders.reconcile()
     closed = await orders.condition("Ready")
     assert closed is not None

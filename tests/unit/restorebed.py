@@ -10,6 +10,7 @@ from matriarch.decide.backups import JobFacts, JobState, Need, Phase, Result
 from matriarch.decide.restore_facts import (
     NO_JOB,
     STEPS,
+    Door,
     HoldFacts,
     Mode,
     RestoreFacts,
@@ -33,6 +34,7 @@ COUNTS = replace(SUSPENDED, lifted=True)
 NEWER = replace(LEADS, system="8")
 SHOP = Workload(kind="Deployment", name="shop", replicas=3, there=3)
 STOPPED = replace(SHOP, replicas=0, there=0, stopped_by="r1")
+OPEN, CLOSED = Door(lets_in=True), Door(told="r1", closed_by="r1")
 KEY = Need(kind="Secret", name="key", holds="the key of the backup", keys=("key",), found=frozenset({"key"}))
 
 WITH_TARGET = (Step.READY, Step.RESTORE, Step.PREPARE, Step.START)

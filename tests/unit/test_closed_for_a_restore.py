@@ -62,6 +62,7 @@ def instance(server: Server, closed_by: str = "") -> Any:
         space=Space(),
         summarizes=True,
         closed_by="",
+        server_role="primary",
     )
 
 
@@ -76,6 +77,25 @@ async def test_it_is_said_only_once_nobody_is_left() -> None:
     server.did.clear()
     await apply_config(one, "", door="open")
     assert server.did == [], "nothing changed"
+
+
+async def test_a_standby_goes_on_while_a_reader_does_not_end() -> None:
+    one = instance(Server(stays=1), "r1")
+    one.server_role = "standby"
+    await apply_config(one, "", door="open")
+    assert one.closed_by == "r1"
+
+
+async def test_what_failed_is_done_again() -> None:
+    server = Server(stays=1)
+    one = instance(server)
+    await apply_config(one, "", door="open")
+    one.config = instance(server, "r1").config
+    with pytest.raises(Unavailable):
+        await apply_config(one, "", door="open")
+    one.config = instance(server).config
+    await apply_config(one, "", door="open")
+    assert (server.did[-1], one.closed_by) == ("open", ""), "it is taken for open although it was closed"
 
 
 async def test_a_door_that_is_shut_anyhow_stays_as_it_is() -> None:

@@ -7,16 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from matriarch.decide.backups import Phase
+from matriarch.decide.backups import JobState, Phase
 from matriarch.decide.restore import plan_restore
 from matriarch.decide.restore_application import keeps_out
-from matriarch.decide.restore_facts import STEPS, Mode, RestoreFacts, Step, StepState
-from tests.unit.restorebed import LEADS, NOW, SHOP, STOPPED, TARGET, acts, before, facts
+from matriarch.decide.restore_facts import STEPS, Door, Mode, RestoreFacts, SafetyFacts, Step, StepState
+from tests.unit.restorebed import CLOSED, LEADS, NOW, OPEN, SHOP, STOPPED, TARGET, acts, before, facts, work
 
 IN_PLACE = (Mode.IN_PLACE, Mode.REPLACE)
 LATE = NOW - timedelta(minutes=16)
-OPEN = {"orders-1": "", "orders-2": "", "orders-3": ""}
-CLOSED = dict.fromkeys(OPEN, "r1")
+ALL_OPEN = dict.fromkeys(("orders-1", "orders-2", "orders-3"), OPEN)
+ALL_CLOSED = dict.fromkeys(ALL_OPEN, CLOSED)
+TOLD = Door(told="r1")
 
 
 @pytest.mark.parametrize("mode", IN_PLACE)
@@ -34,12 +35,20 @@ def test_the_application_is_scaled_to_nothing_and_waited_for(mode: Mode) -> None
 
 @pytest.mark.parametrize("mode", IN_PLACE)
 def test_nothing_goes_on_before_every_instance_that_answers_refuses_clients(mode: Mode) -> None:
-    for doors in (OPEN, {}, {**CLOSED, "orders-3": ""}, {**CLOSED, "orders-2": "r0"}, {"orders-1": "r1"}):
+    for doors in (
+        ALL_OPEN,
+        {},
+        {**ALL_CLOSED, "orders-3": OPEN},
+        {**ALL_CLOSED, "orders-2": Door(told="r0", closed_by="r0")},
+        {**ALL_CLOSED, "orders-2": TOLD},
+        {"orders-1": CLOSED},
+    ):
         plan = plan_restore(facts(mode, Step.CLOSE, hold=LEADS, doors=doors))
         assert (plan.step, plan.verdict.reason, acts(plan)) == (Step.CLOSE, "ClosingDoor", False), doors
-    assert plan_restore(facts(mode, Step.CLOSE, hold=LEADS, doors=CLOSED)).step is Step.SAFETY
-    assert plan_restore(facts(mode, Step.CLOSE, hold=LEADS, doors={"orders-2": "r1"})).step is Step.SAFETY
-    old = plan_restore(facts(mode, Step.CLOSE, hold=LEADS, doors=CLOSED, unaware=("orders-3",)))
+    for doors in (ALL_CLOSED, {"orders-2": CLOSED}, {"orders-1": TOLD, "orders-2": CLOSED}):
+        plan = plan_restore(facts(mode, Step.CLOSE, hold=LEADS, doors=doors))
+        assert plan.step is Step.SAFETY, "a replica that is being copied has no door to close"
+    old = plan_restore(facts(mode, Step.CLOSE, hold=LEADS, doors=ALL_CLOSED, unaware=("orders-3",)))
     assert (old.step, old.verdict.reason) == (Step.CLOSE, "AgentsNotReady")
 
 
@@ -51,12 +60,31 @@ def test_what_cannot_be_backed_up_is_not_asked_to_close_its_door() -> None:
     ("given", "reason"),
     [
         (facts(Mode.IN_PLACE, Step.STOP_APPLICATION, workloads=(SHOP,), step_started=LATE), "ApplicationDoesNotStop"),
-        (facts(Mode.IN_PLACE, Step.CLOSE, hold=LEADS, doors=OPEN, step_started=LATE), "DoorDoesNotClose"),
+        (facts(Mode.IN_PLACE, Step.CLOSE, hold=LEADS, doors=ALL_OPEN, step_started=LATE), "DoorDoesNotClose"),
         (
             facts(Mode.REPLACE, Step.CLOSE, hold=LEADS, unaware=("orders-1",), step_started=LATE),
             "AgentsNotReady",
         ),
         (facts(Mode.IN_PLACE, Step.CLOSE, hold=LEADS, target=replace(TARGET, uid="t2")), "TargetDeleted"),
+        (
+            facts(
+                Mode.IN_PLACE,
+                Step.SAFETY,
+                safety=SafetyFacts(phase=Phase.PENDING, waiting="Its Pod has no node."),
+                step_started=LATE,
+            ),
+            "SafetyBackupFailed",
+        ),
+        (
+            facts(
+                Mode.IN_PLACE,
+                Step.RESTORE,
+                work=work(JobState.ACTIVE, job={"waiting": "no node"}),
+                step_started=LATE,
+            ),
+            "PodWaiting",
+        ),
+        (facts(Mode.IN_PLACE, created=LATE - timedelta(hours=3), unaware=("orders-1",)), "AgentsNotReady"),
         (facts(Mode.IN_PLACE, created=LATE - timedelta(hours=3), selects="app=shop"), "MissingApplication"),
     ],
 )
@@ -76,9 +104,10 @@ def test_a_selector_that_matches_nothing_is_said_before_anything_is_done() -> No
 
 @pytest.mark.parametrize("mode", IN_PLACE)
 def test_clients_and_the_application_come_back(mode: Mode) -> None:
-    waits = plan_restore(facts(mode, Step.OPEN, hold=LEADS, doors=CLOSED))
-    assert (waits.step, acts(waits)) == (Step.OPEN, False)
-    opened = plan_restore(facts(mode, Step.OPEN, hold=LEADS, doors=OPEN, workloads=(STOPPED,)))
+    for doors in (ALL_CLOSED, {"orders-2": Door()}, {"orders-2": Door(told="r1", lets_in=True)}, {"orders-1": OPEN}):
+        waits = plan_restore(facts(mode, Step.OPEN, hold=LEADS, doors=doors))
+        assert (waits.step, acts(waits)) == (Step.OPEN, False)
+    opened = plan_restore(facts(mode, Step.OPEN, hold=LEADS, doors=ALL_OPEN, workloads=(STOPPED,)))
     assert opened.step is Step.START_APPLICATION
     silent = plan_restore(facts(mode, Step.OPEN, hold=LEADS, step_started=LATE))
     assert silent.step is Step.START_APPLICATION, "the data is there: the application need not wait for an answer"

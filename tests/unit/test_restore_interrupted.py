@@ -23,6 +23,7 @@ from matriarch.decide.restore_facts import (
     Workload,
 )
 from tests.unit.restorebed import (
+    CLOSED,
     COUNTS,
     HELD,
     LEADS,
@@ -30,6 +31,7 @@ from tests.unit.restorebed import (
     NEWER,
     NOW,
     OK,
+    OPEN,
     SHOP,
     SUSPENDED,
     TARGET,
@@ -86,7 +88,7 @@ class World:
             system=self.system,
             pods=self.pods,
             workloads=(self.shop,) if self.mode.in_place else (),
-            doors={"orders-2": "r1" if self.closed else ""},
+            doors={"orders-2": CLOSED if self.closed else OPEN},
             work=StepJob(
                 made=self.made,
                 noted=self.noted,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import get_args
 
 from matriarch.agent.instance import Instance
 from matriarch.decide.logical import waited_for
+from matriarch.errors import Unavailable
 from matriarch.postgres.conninfo import slot_name
 from matriarch.postgres.preload import DOOR, SYNC_WAIT, Door, split_by_presence
 from matriarch.postgres.settings import ServerSettings
+
+log = logging.getLogger(__name__)
 
 VOLUME = "/var/lib/matriarch"
 LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -59,13 +63,25 @@ async def _apply(instance: Instance, names: str, door: Door) -> None:
     if instance.applied == wanted and not instance.server.held_up:
         return
     if instance.applied in [(config, other, *here) for other in get_args(Door) if other != door]:
+        instance.applied = None
         await instance.server.set_door(door)  # only the door moves: nobody may wait for the rest of it
     else:
+        instance.applied = None
         await instance.server.configure(server_settings(instance, names, door=door))
     if door == "closed":
-        await instance.server.send_clients_away()
+        await _send_clients_away(instance)
     instance.closed_by = config.closed_by if door == "closed" else ""
     instance.applied = wanted
+
+
+async def _send_clients_away(instance: Instance) -> None:
+    """From a standby as far as they go: who reads there writes nothing, and a standby has other things to do."""
+    try:
+        await instance.server.send_clients_away()
+    except Unavailable as e:
+        if instance.server_role == "primary":
+            raise
+        log.info("%s", e)
 
 
 def _libraries(folder: Path) -> list[str]:

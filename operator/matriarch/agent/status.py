@@ -44,6 +44,7 @@ async def instance_status(instance: Instance) -> dict[str, Any]:
         "door_reason": instance.door_reason,
         "lets_in": instance.lets_in,
         "closed_by": instance.closed_by,
+        "told_closed_by": instance.config.closed_by if instance.config else "",
         "timeline": status.timeline if status else 0,
         "lsn": format_lsn(lsn),
         "received_lsn": format_lsn((status.received_lsn or 0) if status else 0),

@@ -18,7 +18,7 @@ from matriarch.backup.completing import Marker, complete
 from matriarch.backup.databases import Known, application_databases
 from matriarch.backup.dump import dump_database, explained
 from matriarch.backup.format import SUITE, Header
-from matriarch.backup.jobspec import BackupTask, ClusterIdentity, Reason
+from matriarch.backup.jobspec import BackupTask, ClusterIdentity, Prefer, Reason
 from matriarch.backup.keys import Dek, Kek
 from matriarch.backup.manifest import (
     FORMAT,
@@ -49,7 +49,7 @@ class Request:
 
     store: Store
     servers: list[Server]
-    prefer: Literal["standby", "primary", "any"]
+    prefer: Prefer
     key: Kek | None
     task: BackupTask
     cluster: ClusterIdentity | None = None
@@ -118,9 +118,7 @@ def is_whole(store: Store, wanted: DataObject) -> bool:
     return Header.parse(head[:length]).object_id == wanted.object_id
 
 
-async def _attempt(
-    request: Request, name: BackupName, version: tuple[int, int], prefer: Literal["standby", "primary", "any"]
-) -> Opened:
+async def _attempt(request: Request, name: BackupName, version: tuple[int, int], prefer: Prefer) -> Opened:
     store, task, tracker = request.store, request.task, request.tracker
     server = await choose(request.servers, prefer)
     session = await server.connect()

@@ -174,6 +174,7 @@ class Job:
                 chosen=chosen,
                 encryption=task.encryption,
                 max_increments=task.max_increments,
+                primary_only=spec.server.prefer == "primary-only",
                 cluster=spec.cluster,
                 resource=task.resource,
                 schedule=task.schedule,

@@ -171,9 +171,13 @@ def _joined(prefix: str, folder: str) -> str:
     return "/".join(part for part in (prefix.strip("/"), folder) if part)
 
 
+Prefer = Literal["standby", "primary", "any", "primary-only"]
+"""`primary-only`: for who needs all that was acknowledged, which a standby may not have replayed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerSpec:
-    """Where PostgreSQL is. Hosts are tried in order; `prefer` orders by role, never refuses one.
+    """Where PostgreSQL is. Hosts are tried in order; `prefer` orders by role, and only `primary-only` refuses one.
 
     For a backup: hosts ("orders-ro", "orders-rw"), prefer "standby". To restore: ("orders-rw",), user postgres.
     """
@@ -182,7 +186,7 @@ class ServerSpec:
     port: int = 5432
     user: str = "matriarch_backup"
     database: str = "postgres"  # for the first connection
-    prefer: Literal["standby", "primary", "any"] = "any"
+    prefer: Prefer = "any"
     tls: str | None = TLS_FOLDER  # None: no TLS (only by hand)
 
 

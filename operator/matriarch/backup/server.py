@@ -17,7 +17,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 import asyncpg
 
-from matriarch.backup.jobspec import Reason, ServerSpec
+from matriarch.backup.jobspec import Prefer, Reason, ServerSpec
 from matriarch.errors import MatriarchError, Refused, Unavailable
 from matriarch.postgres.conninfo import render_conninfo
 
@@ -249,11 +249,22 @@ async def look(session: Session) -> Facts:
 MAX_REPLAY_DELAY = 60.0  # seconds; a standby further behind would make an old backup
 
 
-async def choose(servers: list[Server], prefer: Literal["standby", "primary", "any"]) -> Server:
+def not_the_primary(address: str) -> Unavailable:
+    """For who needs all that was acknowledged."""
+    return Unavailable(
+        f"{address} is a standby, which may not have replayed all that was acknowledged; this backup reads the primary "
+        "alone and is tried again.",
+        reason=Reason.SOURCE_CHANGED,
+    )
+
+
+async def choose(servers: list[Server], prefer: Prefer) -> Server:
     """The first server of the wanted role, else the first that answers, pinned to the address it reported.
 
-    A Service spreads connections, so each is tried a few times. Raises the last failure when none answers.
+    A Service spreads connections, so each is tried a few times. Raises the last failure when none answers, and
+    Unavailable (SourceChanged) when none is the primary and nothing else will do.
     """
+    role = "primary" if prefer == "primary-only" else prefer
     fallback: Server | None = None
     failure: MatriarchError | None = None
     for server in servers:
@@ -268,9 +279,11 @@ async def choose(servers: list[Server], prefer: Literal["standby", "primary", "a
             finally:
                 await session.close(timeout=5)
             found = server.at(facts.address)
-            if prefer == "any" or (facts.role == prefer and facts.replay_delay <= MAX_REPLAY_DELAY):
+            if prefer == "any" or (facts.role == role and facts.replay_delay <= MAX_REPLAY_DELAY):
                 return found
             fallback = fallback or found
+    if fallback is not None and prefer == "primary-only":
+        raise not_the_primary(fallback.address)
     if fallback is not None:
         return fallback
     assert failure is not None

@@ -6,6 +6,7 @@ workload whose Restore is over or gone gets its replicas back, whoever notices f
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,9 @@ from matriarch.api.restore import Restore
 from matriarch.controller.backup_around import over
 from matriarch.controller.env import Env
 from matriarch.decide.restore_facts import Workload
+from matriarch.errors import MatriarchError
 from matriarch.kube.client import Object
-from matriarch.kube.errors import Forbidden, NotFound
+from matriarch.kube.errors import ApiError, Forbidden, NotFound
 from matriarch.resources.names import MANAGED_BY
 
 KINDS = ("Deployment", "StatefulSet")
@@ -31,10 +33,28 @@ def selector(restore: Restore) -> Mapping[str, str] | None:
     return chosen.match_labels if chosen is not None else None
 
 
-async def look(env: Env, namespace: str, labels: Mapping[str, str]) -> tuple[Workload, ...]:
-    """What is selected; never what belongs to a cluster itself, such as its poolers."""
-    found = [(kind, obj) for kind in KINDS for obj in await env.kube.list(kind, namespace, labels)]
-    return tuple(_workload(kind, obj) for kind, obj in found if not _is_ours(obj))
+async def look(env: Env, namespace: str, labels: Mapping[str, str], *, ends: bool) -> tuple[Workload, ...]:
+    """What is selected; never what belongs to a cluster itself, such as its poolers. `ends`: count Pods that are about
+    to end, too, which a Deployment's status does not.
+
+    Raises Forbidden."""
+    found = []
+    for kind in KINDS:
+        for obj in await env.kube.list(kind, namespace, labels):
+            # The API server takes an empty value for any.
+            its = obj["metadata"].get("labels") or {}
+            if _is_ours(obj) or any(its.get(k) != v for k, v in labels.items()):
+                continue
+            pods = await _pods(env, namespace, obj) if ends else 0
+            found.append(_workload(kind, obj, pods))
+    return tuple(found)
+
+
+async def _pods(env: Env, namespace: str, workload: Object) -> int:
+    """How many have not ended."""
+    chosen = ((workload.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+    pods = await env.kube.list("Pod", namespace, chosen) if chosen else []
+    return sum(1 for p in pods if (p.get("status") or {}).get("phase") not in ("Succeeded", "Failed"))
 
 
 def _is_ours(obj: Object) -> bool:
@@ -42,7 +62,7 @@ def _is_ours(obj: Object) -> bool:
     return bool((obj["metadata"].get("labels") or {}).get(key) == value)
 
 
-def _workload(kind: str, obj: Object) -> Workload:
+def _workload(kind: str, obj: Object, pods: int) -> Workload:
     metadata, status = obj["metadata"], obj.get("status") or {}
     # Its controller has not seen the change yet: what it says is of before.
     stale = int(status.get("observedGeneration") or 0) < int(metadata.get("generation") or 0)
@@ -50,7 +70,7 @@ def _workload(kind: str, obj: Object) -> Workload:
         kind=kind,
         name=metadata["name"],
         replicas=_wanted(obj),
-        there=max(int(status.get("replicas") or 0), int(stale)),
+        there=max(int(status.get("replicas") or 0), int(stale), pods),
         stopped_by=(metadata.get("labels") or {}).get(STOPPED_BY) or "",
     )
 
@@ -72,32 +92,47 @@ async def stop(env: Env, namespace: str, workload: Workload, uid: str) -> None:
     await env.kube.patch(workload.kind, namespace, workload.name, {"metadata": marks, "spec": {"replicas": 0}})
 
 
-async def start_again(env: Env, namespace: str, *, done: str = "") -> None:
-    """Start whatever was stopped by a Restore that is over or gone, or whose uid is `done`."""
-    try:
-        stopped = [(kind, obj) for kind in KINDS for obj in await env.kube.list(kind, namespace, {STOPPED_BY: ""})]
-    except (Forbidden, NotFound):
-        return  # rights of an older version: nothing was stopped by this one
+async def start_again(env: Env, namespace: str | None, *, done: str = "") -> None:
+    """Start whatever was stopped by a Restore that is over or gone, or whose uid is `done`. `namespace` None: in all.
+
+    One that cannot be started keeps no other one back. Raises the last of their errors."""
+    stopped = await _stopped(env, namespace)
     if not stopped:
         return
-    going_on = await at_work(env, namespace) - {done}
+    going_on, failure = await at_work(env, namespace) - {done}, None
     for kind, obj in stopped:
-        metadata = obj["metadata"]
-        if metadata["labels"][STOPPED_BY] in going_on:
-            continue
-        noted = (metadata.get("annotations") or {}).get(REPLICAS) or ""
-        marks = {
-            "labels": {STOPPED_BY: None},
-            "annotations": {REPLICAS: None},
-            "resourceVersion": metadata["resourceVersion"],
-        }
-        change: dict[str, Any] = {"metadata": marks}
-        if _wanted(obj) == 0:  # else somebody was faster, and knows better
-            change["spec"] = {"replicas": int(noted) if noted.isdecimal() else 1}
-        await env.kube.patch(kind, namespace, metadata["name"], change)
+        if obj["metadata"]["labels"][STOPPED_BY] not in going_on:
+            try:
+                await _start(env, kind, obj)
+            except (ApiError, MatriarchError) as e:
+                failure = e
+    if failure is not None:
+        raise failure
 
 
-async def at_work(env: Env, namespace: str) -> frozenset[str]:
+async def _stopped(env: Env, namespace: str | None) -> list[tuple[str, Object]]:
+    found = []
+    for kind in KINDS:
+        with contextlib.suppress(Forbidden, NotFound):  # rights of an older version: none of this kind was stopped
+            found += [(kind, obj) for obj in await env.kube.list(kind, namespace, {STOPPED_BY: ""})]
+    return found
+
+
+async def _start(env: Env, kind: str, obj: Object) -> None:
+    metadata = obj["metadata"]
+    noted = (metadata.get("annotations") or {}).get(REPLICAS) or ""
+    marks = {
+        "labels": {STOPPED_BY: None},
+        "annotations": {REPLICAS: None},
+        "resourceVersion": metadata["resourceVersion"],
+    }
+    change: dict[str, Any] = {"metadata": marks}
+    if _wanted(obj) == 0:  # else somebody was faster, and knows better
+        change["spec"] = {"replicas": int(noted) if noted.isdecimal() else 1}
+    await env.kube.patch(kind, metadata["namespace"], metadata["name"], change)
+
+
+async def at_work(env: Env, namespace: str | None) -> frozenset[str]:
     """uids of the Restores in place that are neither over nor being deleted."""
     restores = await env.kube.list("Restore", namespace)
     return frozenset(

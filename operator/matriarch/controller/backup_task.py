@@ -24,12 +24,14 @@ def backup_job(env: Env, backup: Object, around: Around, place: Place, name: str
     """The Job that makes the backup whose name the status holds. `member`: a physical one, of this instance's files."""
     metadata, status = backup["metadata"], backup["status"]
     primary = backup["spec"].get("target") == "primary"
+    # Before data is replaced: a standby may not have replayed all that was acknowledged.
+    all_of_it = primary and RESTORE in (metadata.get("annotations") or {})
     write, read = f"{around.name}-rw", f"{around.name}-ro"
-    server = jobspec.ServerSpec(
-        hosts=(write,) if primary else (read, write), prefer="primary" if primary else "standby"
-    )
+    prefer: jobspec.Prefer = "primary-only" if all_of_it else "primary" if primary else "standby"
+    server = jobspec.ServerSpec(hosts=(write,) if primary else (read, write), prefer=prefer)
     if member is not None:
-        server = jobspec.ServerSpec(hosts=(names.member_host(around.name, around.namespace, member),))
+        host = names.member_host(around.name, around.namespace, member)
+        server = jobspec.ServerSpec(hosts=(host,), prefer="primary-only" if all_of_it else "any")
     task = jobspec.JobSpec(
         task="backup",
         cluster=identity(around),

@@ -28,15 +28,15 @@ async def reconcile_cluster(key: Key, env: Env) -> float | None:
     resource = await resource_of(key, env)
     if resource is None or "deletionTimestamp" in resource["metadata"]:
         return await sweep(key, env)
+    closed_by = await doors.settle(key.namespace, key.name, env)
     try:
-        view = await gather(resource, env)
+        view = await gather(resource, env, closed_by=closed_by)
     except Unreadable as e:
         await refuse(resource, Verdict(Standing.STALLED, "InvalidSpec", str(e)), env)
         return None
     backup_health.wake(env, resource)
     plan = decide(view.facts, view.now)
     try:
-        await doors.tell(view, plan, env)
         await archive_key.ensure(view, env)
         memory = await execute(plan, view, env)
     except Conflict:

@@ -15,7 +15,6 @@ from matriarch.api.defaults import fill
 from matriarch.api.model import refusals
 from matriarch.controller import facts_of, pki
 from matriarch.controller.certify import certificates_of
-from matriarch.controller.doors import closed_by
 from matriarch.controller.drift import comparable, is_there, leads_nowhere
 from matriarch.controller.env import Env
 from matriarch.controller.holds import hold
@@ -76,8 +75,8 @@ async def owned(key: Key, env: Env) -> dict[Ref, Object]:
     return found
 
 
-async def gather(resource: Object, env: Env) -> View:
-    """The view of one cluster.
+async def gather(resource: Object, env: Env, *, closed_by: tuple[str, str] = ("", "")) -> View:
+    """The view of one cluster. `closed_by`: uid and name of the Restore for which clients are refused.
 
     Raises:
         Refused: the resource cannot even be read as one.
@@ -103,7 +102,7 @@ async def gather(resource: Object, env: Env) -> View:
     view = View(resource, now, blueprint, facts, {}, existing)
     problem = _take_in(lease, view)
     restore_problem = await hold(view, env)
-    view.closed_by, closed_for = await closed_by(key.namespace, key.name, env)
+    view.closed_by, closed_for = closed_by
     blueprint = view.blueprint
     view.answers = await _ask(view, env)
     instances = _instances(view)

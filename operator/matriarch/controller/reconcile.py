@@ -13,6 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 
+from matriarch.controller import application
 from matriarch.controller.env import Env
 from matriarch.controller.metrics import METRICS
 from matriarch.controller.queue import Key
@@ -84,4 +85,8 @@ async def resync(env: Env) -> None:
             for obj in found:
                 key = Key(kind, obj["metadata"]["namespace"], obj["metadata"]["name"])
                 env.queue.add_after(key, random.uniform(0, env.settings.resync))  # noqa: S311 - spreads load, no secret
+        try:  # of Restores that were deleted while nobody listened
+            await application.start_again(env, env.settings.watch_namespace or None)
+        except (ApiError, Unavailable) as e:
+            log.warning("applications that a Restore stopped: %s", e)
         await asyncio.sleep(env.settings.resync)

@@ -8,7 +8,15 @@ from typing import Any
 
 from matriarch.api.restore import CheckedBackup, Restore
 from matriarch.backup import jobspec
-from matriarch.controller import application, backup_jobs, backup_store, restore_access, restore_check, restore_recovery
+from matriarch.controller import (
+    application,
+    backup_jobs,
+    backup_store,
+    restore_access,
+    restore_check,
+    restore_in_place,
+    restore_recovery,
+)
 from matriarch.controller.backup_around import OF_CLUSTER, Around, created, gather, order, over
 from matriarch.controller.backup_status import parse_time
 from matriarch.controller.backup_task import RESTORE, job_wish
@@ -24,7 +32,6 @@ from matriarch.decide.restore import plan_restore
 from matriarch.decide.restore_facts import (
     NO_JOB,
     STEPS,
-    HoldFacts,
     Mode,
     RestoreFacts,
     RestorePlan,
@@ -33,7 +40,6 @@ from matriarch.decide.restore_facts import (
     StepJob,
     StepState,
     TargetFacts,
-    Workload,
 )
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.errors import Refused
@@ -110,8 +116,8 @@ def _mode(restore: Restore, source: Source) -> Mode:
 
 
 def _current(restore: Restore, mode: Mode) -> Step | None:
-    done = {step.name for step in restore.status.steps if step.state == "done"}
-    return next((s for s in STEPS[mode] if str(s) not in done), None)
+    known = restore_in_place.steps_of(restore, mode)
+    return next((s for s in STEPS[mode] if known.get(s) is not StepState.DONE), None)
 
 
 async def _facts(
@@ -124,7 +130,8 @@ async def _facts(
     env: Env,
 ) -> RestoreFacts:
     status, namespace = restore.status, around.namespace
-    checking = _current(restore, mode) is Step.CHECK
+    step = _current(restore, mode)
+    checking = step is Step.CHECK
     needs: tuple[Need, ...] = ()
     if checking and source.place is not None:
         needs = await backup_store.needs(env.kube, namespace, source.place)
@@ -136,22 +143,10 @@ async def _facts(
     verdict = source.verdict
     if checking and mode in (Mode.RECOVER, Mode.REPLACE):
         verdict = restore_recovery.wrong_moment(restore) or verdict
-    pods, skips = restore_recovery.Pods(), _skips_safety(restore)
+    skips = _skips_safety(restore)
     if checking and mode.in_place:
         verdict = verdict or _not_in_place(around, safety=not skips)
-    hold: HoldFacts | None = None
-    step = _current(restore, mode)
-    if mode is Mode.RECOVER or mode.in_place:
-        hold = await restore_recovery.look_hold(env, namespace, around.name)
-    if hold is not None and step is Step.STOP:
-        ours = hold.restore == restore.metadata.uid
-        pods = await restore_recovery.look_pods(env, around, hold.instance, ask=not ours)
-    elif hold is not None and step in (Step.CLOSE, Step.OPEN):
-        pods = await restore_recovery.look_pods(env, around, hold.instance, ask=True)
-    chosen = application.selector(restore)
-    workloads: tuple[Workload, ...] = ()
-    if chosen is not None and step in (Step.CHECK, Step.STOP_APPLICATION, Step.START_APPLICATION):
-        workloads = await application.look(env, namespace, chosen)
+    seen = await restore_in_place.look(env, restore, around, mode, step)
     work = NO_JOB
     if job_of_step is not None:
         work = StepJob(
@@ -170,7 +165,7 @@ async def _facts(
         confirmation=restore.spec.in_place.confirm if restore.spec.in_place else None,
         target_name=around.name,
         phase=Phase(status.phase) if status.phase else None,
-        steps={Step(s.name): StepState(s.state) for s in status.steps},
+        steps=restore_in_place.steps_of(restore, mode),
         step_started=parse_time(started),
         source=verdict,
         needs=needs,
@@ -182,16 +177,17 @@ async def _facts(
         safety_name=safety_name,
         safety=_safety(safety),
         work=work,
-        hold=hold,
+        hold=seen.hold,
         system=status.recovered.system_identifier if status.recovered is not None else None,
         skip_safety=skips,
-        pods=pods.there,
-        stopping_since=pods.stopping_since,
-        unaware=pods.old if skips or step is Step.CLOSE else (*pods.old, *pods.silent),  # who is ill is not waited for
-        doors=pods.doors,
-        selects=None if chosen is None else ",".join(f"{k}={v}" for k, v in sorted(chosen.items())),
-        workloads=workloads,
-        room=pods.room,
+        pods=seen.pods.there,
+        stopping_since=seen.pods.stopping_since,
+        unaware=seen.unaware,
+        doors=seen.pods.doors,
+        selects=seen.selects,
+        workloads=seen.workloads,
+        room=seen.pods.room,
+        refused=seen.refused,
         size=max((status.checked.size_bytes or 0) if status.checked is not None else 0, source.size),
     )
 
@@ -273,7 +269,14 @@ def _safety(backup: Object | None) -> SafetyFacts | None:
     status = backup.get("status") or {}
     error = status.get("error") or {}
     phase = Phase(status.get("phase") or Phase.PENDING)
-    return SafetyFacts(phase=phase, reason=error.get("reason") or "", message=error.get("message") or "")
+    ready: Object = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+    idle = phase is Phase.PENDING or ready.get("reason") in ("PodWaiting", "NoMember")
+    return SafetyFacts(
+        phase=phase,
+        reason=error.get("reason") or "",
+        message=error.get("message") or "",
+        waiting=(ready.get("message") or "It is not begun.") if idle else "",
+    )
 
 
 async def _act(
@@ -334,7 +337,11 @@ def _safety_backup(restore: Restore, around: Around, mode: Mode) -> Object:
             "labels": {"matriarch.dev/backup-of": around.name},
             "annotations": {RESTORE: restore.metadata.name},
         },
-        "spec": {"cluster": around.name, **({"method": "physical"} if mode is Mode.REPLACE else {})},
+        "spec": {
+            "cluster": around.name,
+            "target": "primary",  # a replica may not have replayed all that was acknowledged
+            **({"method": "physical"} if mode is Mode.REPLACE else {}),
+        },
     }
 
 

@@ -23,7 +23,7 @@ from matriarch.decide import lease as transitions
 from matriarch.decide import leasetext
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.pitr import Target
-from matriarch.decide.restore_facts import HoldFacts
+from matriarch.decide.restore_facts import Door, HoldFacts
 from matriarch.decide.verdict import Standing, Verdict
 from matriarch.errors import MatriarchError, Refused
 from matriarch.kube.client import Object
@@ -134,16 +134,15 @@ async def _swap(env: Env, found: Object, before: LeaseState, after: LeaseState, 
 
 @dataclass(frozen=True, slots=True)
 class Pods:
-    """The Pods of a cluster's instances, and what their agents say. `old`: it knows no restore in place; `silent`: no
-    answer; `room`: bytes that are free on the volume to be restored onto; `doors`: for which Restore each refuses
-    clients."""
+    """The Pods of a cluster's instances, and what their agents say. `old`: of a version that refuses no clients for a
+    Restore; `silent`: no answer; `room`: bytes that are free on the volume to be restored onto."""
 
     there: tuple[str, ...] = ()
     stopping_since: datetime | None = None
     old: tuple[str, ...] = ()
     silent: tuple[str, ...] = ()
     room: int | None = None
-    doors: Mapping[str, str] = field(default_factory=dict)
+    doors: Mapping[str, Door] = field(default_factory=dict)
 
 
 async def look_pods(env: Env, around: Around, instance: str, *, ask: bool) -> Pods:
@@ -164,8 +163,13 @@ async def look_pods(env: Env, around: Around, instance: str, *, ask: bool) -> Po
         old=tuple(sorted(n for n, a in answers.items() if a is not None and "closed_by" not in a)),
         silent=tuple(sorted(n for n, a in answers.items() if a is None)),
         room=int(disk["free_bytes"]) if disk.get("total_bytes") else None,
-        doors={n: str(a["closed_by"]) for n, a in answers.items() if a is not None and "closed_by" in a},
+        doors={n: _door(a) for n, a in answers.items() if a is not None and "closed_by" in a},
     )
+
+
+def _door(answer: Mapping[str, Any]) -> Door:
+    told = str(answer.get("told_closed_by") or "")
+    return Door(told=told, closed_by=str(answer["closed_by"]), lets_in=bool(answer.get("lets_in")))
 
 
 async def _ask(env: Env, around: Around, pod: Object) -> Mapping[str, Any] | None:

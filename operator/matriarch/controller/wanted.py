@@ -29,7 +29,7 @@ def wanted_of(view: View, instances: tuple[Instance, ...]) -> dict[Ref, Object]:
     every = tuple(i.name for i in instances)
     objects = [
         *access(b, every),
-        config(_staged(view, instances), _config_bootstrap(view), published(view), closed_by=view.closed_by),
+        config(_staged(view, instances), _config_bootstrap(view), _published(view), closed_by=view.closed_by),
         *services(b),
         *slices(b, every),
     ]
@@ -67,8 +67,7 @@ def _config_bootstrap(view: View) -> str:
     return view.lease.state.bootstrap if view.lease is not None else bootstrap(view.facts.wish)
 
 
-def published(view: View) -> Mapping[str, Any] | None:
-    """The agents' configuration as it is in the ConfigMap now."""
+def _published(view: View) -> Mapping[str, Any] | None:
     found = view.existing.get(Ref("ConfigMap", names.config(view.blueprint.name)))
     try:
         document = json.loads(((found or {}).get("data") or {}).get(KEY) or "null")
@@ -83,7 +82,7 @@ def _staged(view: View, instances: tuple[Instance, ...]) -> Blueprint:
     Raised ones go to the replicas first, lowered ones to the primary first, so both cannot be in one restart.
     """
     b = view.blueprint
-    document = published(view)
+    document = _published(view)
     if document is None or not isinstance(document.get("parameters"), dict):
         return b
     before: dict[str, str] = document["parameters"]

@@ -26,6 +26,7 @@ from matriarch.decide.restore_steps import (
     complete,
     done,
     failed,
+    late,
     no,
     target_lost,
     through_job,
@@ -136,6 +137,8 @@ def _obstacle(facts: RestoreFacts) -> Verdict | None:
             )
         if (verdict := restore_application.nothing_selected(facts)) is not None:
             return verdict
+        if not facts.skip_safety and (verdict := restore_application.too_old(facts)) is not None:
+            return verdict
         if facts.busy is not None:
             return wait("BackupInProgress", f"Waits for Backup {facts.busy} of this cluster, which is at work.")
     return None
@@ -200,6 +203,13 @@ def _safety(facts: RestoreFacts) -> RestorePlan:
             f"The safety backup {facts.safety_name} failed ({facts.safety.reason}): {facts.safety.message} Nothing was "
             "changed; the cluster serves its data as before.",
         )
+    if facts.safety.waiting and late(facts, restore_replace.STOP_WITHIN):
+        minutes = restore_replace.STOP_WITHIN // timedelta(minutes=1)
+        message = (
+            f"The safety backup {facts.safety_name} did not begin within {minutes} minutes, and clients are refused "
+            f"meanwhile. {facts.safety.waiting} Nothing was changed; the cluster serves its data as before."
+        )
+        return failed(facts, Step.SAFETY, "SafetyBackupFailed", message)
     return at_work(facts, Step.SAFETY, verdict)
 
 
@@ -279,4 +289,6 @@ def _restore(facts: RestoreFacts) -> RestorePlan:
             f"Data is replaced only after all of it was compared, so {facts.target_name} serves what it had; Backup "
             f"{facts.safety_name} holds it too."
         )
+        if (plan := restore_replace.never_begins(facts)) is not None:
+            return plan
     return through_job(facts, Step.RESTORE, "restore", after=after, repeatable=False)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from matriarch.decide.restore_facts import RestoreFacts, RestorePlan, Step, StepState
-from matriarch.decide.restore_steps import at_work, done, failed, target_lost
+from matriarch.decide.restore_steps import at_work, done, failed, late, target_lost
 from matriarch.decide.verdict import Standing, Verdict
 
 APPLICATION_WITHIN = timedelta(minutes=15)
@@ -39,7 +39,7 @@ def stop_application(facts: RestoreFacts) -> RestorePlan:
     if not runs and not ends:
         return done(facts, step)
     who = ", ".join(str(w) for w in (*runs, *ends))
-    if _late(facts, APPLICATION_WITHIN):
+    if late(facts, APPLICATION_WITHIN):
         minutes = APPLICATION_WITHIN // timedelta(minutes=1)
         message = (
             f"{who} did not end within {minutes} minutes. Nothing was changed, and the application is started again."
@@ -50,41 +50,59 @@ def stop_application(facts: RestoreFacts) -> RestorePlan:
 
 
 def close(facts: RestoreFacts) -> RestorePlan:
-    """Wait until every instance that answers refuses clients, the primary among them."""
+    """Wait until the primary refuses clients, and every other instance that answers knows that it shall.
+
+    A replica that is being copied, or does not follow, has no door to close: it opens none later than it is told.
+    """
     step = Step.CLOSE
     if (lost := target_lost(facts, step)) is not None:
         return lost
     if facts.skip_safety:  # whoever cannot be backed up may not answer; there is no backup that anything could miss
         return done(facts, step)
-    holder, name = facts.hold.instance if facts.hold is not None else "", facts.target_name
-    letting_in = tuple(i for i, by in sorted(facts.doors.items()) if by != facts.uid)
-    if holder in facts.doors and not letting_in and not facts.unaware:
+    verdict = _letting_in(facts)
+    if verdict is None:
         return done(facts, step)
+    if late(facts, DOOR_WITHIN):
+        minutes = DOOR_WITHIN // timedelta(minutes=1)
+        message = f"{verdict.message} That did not come within {minutes} minutes. Nothing was changed."
+        return failed(facts, step, _NEVER.get(verdict.reason, verdict.reason), message)
+    return at_work(facts, step, verdict, again=LOOK)
+
+
+_NEVER = {"ClosingDoor": "DoorDoesNotClose"}
+
+
+def _letting_in(facts: RestoreFacts) -> Verdict | None:
+    """Who still lets clients in, or might."""
     if facts.unaware:
-        who = ", ".join(facts.unaware)
-        reason, message = (
-            "AgentsNotReady",
-            (
-                f"The agents of {who} are of a version that lets clients in whatever a Restore wants: bring their Pods "
-                "to the present image."
-            ),
-        )
-    else:
-        who = ", ".join(letting_in) or holder or name
-        reason, message = "ClosingDoor", f"Waits until {who} refuses clients."
-    if _late(facts, DOOR_WITHIN):
-        reason = "DoorDoesNotClose" if reason == "ClosingDoor" else reason
-        message = (
-            f"{message} That did not come within {DOOR_WITHIN // timedelta(minutes=1)} minutes. Nothing was changed."
-        )
-        return failed(facts, step, reason, message)
-    return at_work(facts, step, Verdict(Standing.WORKING, reason, message), again=LOOK)
+        return too_old(facts)
+    holder = facts.hold.instance if facts.hold is not None else ""
+    found = facts.doors.get(holder)
+    waits = tuple(i for i, door in sorted(facts.doors.items()) if door.told != facts.uid)
+    if not waits and (found is None or found.closed_by != facts.uid):
+        waits = (holder or facts.target_name,)
+    if not waits:
+        return None
+    return Verdict(Standing.WORKING, "ClosingDoor", f"Waits until {', '.join(waits)} refuses clients.")
+
+
+def too_old(facts: RestoreFacts) -> Verdict | None:
+    """Known before anything is stopped, and looked at again when it matters."""
+    if not facts.unaware:
+        return None
+    message = (
+        f"The agents of {', '.join(facts.unaware)} are of a version that lets clients in whatever a Restore wants: "
+        "bring their Pods to the present image."
+    )
+    return Verdict(Standing.WORKING, "AgentsNotReady", message)
 
 
 def open_again(facts: RestoreFacts) -> RestorePlan:
     """Wait until the primary lets clients in. Not for ever: the data is there, and the cluster says how it stands."""
     holder = facts.hold.instance if facts.hold is not None else ""
-    if facts.doors.get(holder) == "" or _late(facts, DOOR_WITHIN):
+    found = facts.doors.get(holder)
+    opened = found is not None and found.lets_in and not found.told
+    if opened or late(facts, DOOR_WITHIN):
         return done(facts, Step.OPEN)
     verdict = Verdict(Standing.WORKING, "OpeningDoor", f"Waits until {holder or facts.target_name} lets clients in.")
     return at_work(facts, Step.OPEN, verdict, again=LOOK)
@@ -108,7 +126,3 @@ def nothing_selected(facts: RestoreFacts) -> Verdict | None:
         "correct it in a new Restore, or leave it out."
     )
     return Verdict(Standing.WORKING, "MissingApplication", message)
-
-
-def _late(facts: RestoreFacts, limit: timedelta) -> bool:
-    return facts.step_started is not None and facts.now - facts.step_started > limit

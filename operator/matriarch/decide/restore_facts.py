@@ -129,6 +129,8 @@ class SafetyFacts:
     phase: Phase
     reason: str = ""
     message: str = ""
+    waiting: str = ""
+    """Why nothing of it is at work yet, as a sentence; empty when it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +148,17 @@ class Workload:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """What one instance does with clients. Restores by uid."""
+
+    told: str = ""
+    """For which Restore it shall refuse them; empty: for none."""
+    closed_by: str = ""
+    """For which one it does, and nobody is left."""
+    lets_in: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,8 +226,8 @@ class RestoreFacts:
     selects: str | None = None
     """The selector of the application's workloads, for people; None: there is none."""
     workloads: tuple[Workload, ...] = ()
-    doors: Mapping[str, str] = field(default_factory=dict)
-    """Instance → uid of the Restore for which it refuses clients, empty when it lets them in; of those that answer."""
+    doors: Mapping[str, Door] = field(default_factory=dict)
+    """Of the instances that answer."""
     refused: str | None = None
     """Why the API server does not take what this step would create, as a sentence."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from matriarch.decide.restore_facts import HoldFacts, RestoreFacts, RestorePlan, Step
-from matriarch.decide.restore_steps import READY_WITHIN, at_work, done, failed, target_lost
+from matriarch.decide.restore_steps import READY_WITHIN, at_work, done, failed, late, target_lost
 from matriarch.decide.verdict import Standing, Verdict
 
 STOP_WITHIN = timedelta(minutes=15)
@@ -19,11 +19,6 @@ LONGEST = timedelta(hours=24)
 """For what nobody can say how long it takes, such as copies of a large database."""
 
 LOOK = timedelta(seconds=2)
-
-
-def _for(facts: RestoreFacts, limit: timedelta) -> bool:
-    """Whether the step has been at work for longer."""
-    return facts.step_started is not None and facts.now - facts.step_started > limit
 
 
 def unchanged(facts: RestoreFacts) -> str:
@@ -36,9 +31,9 @@ def stop(facts: RestoreFacts) -> RestorePlan:
     if (lost := target_lost(facts, Step.STOP)) is not None:
         return lost
     hold, name = facts.hold, facts.target_name
-    late = _for(facts, STOP_WITHIN)
+    overdue = late(facts, STOP_WITHIN)
     if hold is None or not hold.system:
-        if late:
+        if overdue:
             message = f"The Lease {name} is gone or cannot be read. {unchanged(facts)}"
             return failed(facts, Step.STOP, "LeaseUnreadable", message)
         verdict = Verdict(Standing.WORKING, "LeaseUnreadable", f"Waits for the Lease {name}, which cannot be read now.")
@@ -64,7 +59,7 @@ def stop(facts: RestoreFacts) -> RestorePlan:
                 f"The agents of {', '.join(facts.unaware)} do not answer, or are of a version that knows no Restore in "
                 "place, and somebody who does not stop when told may go on writing."
             )
-            if late:
+            if overdue:
                 message = f"{message} Bring their Pods to the present image. {unchanged(facts)}"
                 return failed(facts, Step.STOP, "AgentsNotReady", message)
             return at_work(facts, Step.STOP, Verdict(Standing.WORKING, "AgentsNotReady", message), again=LOOK)
@@ -73,7 +68,7 @@ def stop(facts: RestoreFacts) -> RestorePlan:
     if not facts.pods:
         return done(facts, Step.STOP)
     since = facts.stopping_since
-    if (since is not None and facts.now - since > STOP_WITHIN) or _for(facts, LONGEST):
+    if (since is not None and facts.now - since > STOP_WITHIN) or late(facts, LONGEST):
         message = (
             f"{', '.join(facts.pods)} did not end within {STOP_WITHIN // timedelta(minutes=1)} minutes, so somebody "
             f"may still write there. {unchanged(facts)}"
@@ -85,10 +80,16 @@ def stop(facts: RestoreFacts) -> RestorePlan:
 
 def hindered(facts: RestoreFacts) -> RestorePlan | None:
     """Why the Job that fills the volume shall not go on: nobody keeps the cluster stopped, or it cannot begin."""
-    hold, job = facts.hold, facts.work.job
+    hold = facts.hold
     if hold is not None and hold.system and hold.restore != facts.uid:
         return _hold_lost(facts, hold, Step.RESTORE)
-    if job is not None and job.waiting and _for(facts, STOP_WITHIN):
+    return never_begins(facts)
+
+
+def never_begins(facts: RestoreFacts) -> RestorePlan | None:
+    """The Job that brings the data found no node for long, and clients are refused meanwhile."""
+    job = facts.work.job
+    if job is not None and job.waiting and late(facts, STOP_WITHIN):
         message = (
             f"The Job could not begin within {STOP_WITHIN // timedelta(minutes=1)} minutes ({job.waiting}), and nobody "
             f"is served meanwhile. {unchanged(facts)}"
@@ -127,7 +128,7 @@ def start(facts: RestoreFacts) -> RestorePlan:
         return done(facts, Step.START)
     begun = hold is not None and hold.system == facts.system  # what is left are copies for the replicas
     limit = LONGEST if begun else READY_WITHIN
-    if _for(facts, limit):
+    if late(facts, limit):
         message = (
             f"The data is restored, but DatabaseCluster {name} did not become ready within "
             f"{limit // timedelta(minutes=1)} minutes; see `kubectl describe dbc {name}`. It goes on trying, "

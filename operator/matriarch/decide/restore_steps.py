@@ -15,6 +15,11 @@ READY_WITHIN = timedelta(minutes=30)
 SOON = timedelta(0)
 
 
+def late(facts: RestoreFacts, limit: timedelta) -> bool:
+    """Whether the step has been at work for longer."""
+    return facts.step_started is not None and facts.now - facts.step_started > limit
+
+
 def target_lost(facts: RestoreFacts, step: Step) -> RestorePlan | None:
     """The cluster was deleted, or deleted and made again, under our hands: never restore into a stranger."""
     if facts.target is not None and facts.target.uid == facts.target_uid and not facts.target.deleting:

@@ -77,10 +77,10 @@ def test_what_replay_needs_ends_the_dump_on_the_standby_not_the_backup(
     """VACUUM of dead rows on the primary conflicts with the snapshot; the primary is read then."""
     primary, standby = pair
     caught_up(primary, standby)
-    original = dump_module.fingerprint.count_rows
+    original = dump_module._same_server
     roles: list[str] = []
 
-    async def slow(session: Any, table: Any) -> Any:
+    async def slow(session: Any, *of_dump: Any) -> Any:
         standby_here = await session.fetchval("SELECT pg_is_in_recovery()")
         roles.append("standby" if standby_here else "primary")
         if standby_here:
@@ -88,9 +88,9 @@ def test_what_replay_needs_ends_the_dump_on_the_standby_not_the_backup(
                 primary.sql, "DELETE FROM t WHERE i > 4000", "VACUUM t", "SELECT pg_switch_wal()", database="app"
             )
             await asyncio.sleep(1)
-        return await original(session, table)
+        return await original(session, *of_dump)
 
-    monkeypatch.setattr(dump_module.fingerprint, "count_rows", slow)
+    monkeypatch.setattr(dump_module, "_same_server", slow)
     store = local(tmp_path / "store")
     opened = make_backup(store, primary, servers=[standby.server(), primary.server()], prefer="standby")
     assert roles[0] == "standby"
@@ -104,16 +104,16 @@ def test_promoted_in_the_middle(
     """Never passed over in silence: it fails, and is taken again from what is primary now."""
     primary, standby = pair
     caught_up(primary, standby)
-    original = dump_module.fingerprint.count_rows
+    original = dump_module._same_server
     promoted: list[bool] = []
 
-    async def promote(session: Any, table: Any) -> Any:
+    async def promote(session: Any, *of_dump: Any) -> Any:
         if not promoted:
             promoted.append(True)
             await asyncio.to_thread(standby.sql, "SELECT pg_promote()")
-        return await original(session, table)
+        return await original(session, *of_dump)
 
-    monkeypatch.setattr(dump_module.fingerprint, "count_rows", promote)
+    monkeypatch.setattr(dump_module, "_same_server", promote)
     store = local(tmp_path / "store")
     with pytest.raises(Unavailable) as error:
         make_backup(store, primary, servers=[standby.server()], prefer="any")

@@ -26,6 +26,7 @@ from matriarch.postgres.timeline import Switch, WalPosition, dead_branches
 log = logging.getLogger(__name__)
 
 _POLL = 0.005
+_RELOADS = 0.05  # seconds in which a postmaster reads its files again
 
 # The startup process waits like this when it has replayed all WAL that is here; with a receiver it waits for that.
 _END = ("RecoveryRetrieveRetryInterval", "RecoveryWalStream")
@@ -47,11 +48,11 @@ SELECT count(pg_terminate_backend(pid)) AS ended
 
 
 _SEND_AWAY = """
-SELECT count(pg_terminate_backend(pid)) AS ended
+SELECT pid, CASE WHEN backend_type IN ('client backend', 'walsender') AND datid IS NOT NULL
+                  AND coalesce(usename, '') <> 'postgres' AND coalesce(usename, '') !~ '^matriarch_'
+                 THEN pg_terminate_backend(pid) END AS ended
   FROM pg_stat_activity
- WHERE backend_type = 'client backend' AND usename <> 'postgres' AND usename !~ '^matriarch_'
-"""
-_LOOK = 0.15  # seconds: longer than from the check at the door until a session is seen
+"""  # a walsender of a database can run statements, one of none can't
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +130,24 @@ class Following(Lifecycle):
         return int(row["ended"])
 
     async def send_clients_away(self, *, timeout: float = 2.0) -> None:
-        """At a closed door: returns when no session is left but the cluster's own. Who logged in while the door was
-        being closed is seen a moment later, so it looks twice. Nothing to do for a server that does not run.
+        """At a closed door: returns when no session is left but the cluster's own. Nothing to do for a server that does
+        not run.
 
-        Raises Unavailable when one did not end in time.
+        A session is in pg_stat_activity only after it has passed the door, so whoever was forked before it closed and
+        is not there yet is waited for. Raises Unavailable when somebody did not end in time.
         """
-        if self.postmaster() is None:
+        if (postmaster := self.postmaster()) is None:
             return
-        quiet = 0
+        await asyncio.sleep(_RELOADS)
+        coming = {p.pid: p for p in processes.children(postmaster) if not processes.is_logger(processes.title(p.pid))}
         async with files.ends_within(timeout, "a client's session did not end"):
             while True:
-                row = await self._sessions.fetchrow("send clients away", _SEND_AWAY, timeout=timeout)
-                quiet = 0 if row["ended"] else quiet + 1
-                if quiet == 2:
+                rows = await self._sessions.fetch("send clients away", _SEND_AWAY, timeout=timeout)
+                known = {row["pid"] for row in rows}
+                coming = {pid: p for pid, p in coming.items() if pid not in known and processes.alive(p)}
+                if not coming and not any(row["ended"] is not None for row in rows):
                     return
-                await asyncio.sleep(_LOOK)
+                await asyncio.sleep(_POLL)
 
     async def _await_end(self) -> WalPosition:
         while True:

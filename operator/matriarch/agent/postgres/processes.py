@@ -83,6 +83,11 @@ def is_summarizer(text: str) -> bool:
     return text.startswith("postgres: ") and text.split(" ")[2:3] == ["walsummarizer"]
 
 
+def is_logger(text: str) -> bool:
+    """`postgres: orders-2: logger`, which pg_stat_activity does not know."""
+    return text.startswith("postgres: ") and text.split(" ")[2:3] == ["logger"]
+
+
 def is_slot_worker(text: str) -> bool:
     """`postgres: orders-2: slotsync worker`, which copies logical slots."""
     words = text.split(" ")

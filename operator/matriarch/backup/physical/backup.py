@@ -43,7 +43,7 @@ from matriarch.backup.physical.reading import PackReader, PageFindings, PageRule
 from matriarch.backup.physical.session import Begun, begin, connected, end, read_control
 from matriarch.backup.physical.walk import Tree, walk
 from matriarch.backup.progress import Tracker
-from matriarch.backup.server import Facts, Server, Session
+from matriarch.backup.server import Facts, Server, Session, not_the_primary
 from matriarch.backup.stop import Stop, in_thread
 from matriarch.backup.store import Exists, Store
 from matriarch.errors import MatriarchError, Refused, Unavailable
@@ -59,6 +59,7 @@ class Request:
     """`key` None: in the clear, which the caller has asked for. `pgdata` is the server's data directory.
 
     `max_increments` None: a full backup; else an incremental one where a chain with fewer can go on.
+    `primary_only`: a server that is a standby by now is refused (Unavailable, SourceChanged).
     `chosen` was chosen before: an attempt at it that is complete already is only reported. None: a new one.
     """
 
@@ -71,6 +72,7 @@ class Request:
     workers: int = WORKERS
     level: int = LEVEL
     max_increments: int | None = None
+    primary_only: bool = False  # a standby may not have replayed all that was acknowledged
     cluster: ClusterIdentity | None = None
     resource: str | None = None
     schedule: str | None = None
@@ -156,6 +158,8 @@ async def _backup(request: Request, name: BackupName) -> Opened:
     async with connected(request.server) as session:
         waits = partial(request.tracker.step, "Waiting for a checkpoint of the new timeline")
         begun = await begin(session, request.pgdata, str(name), waits)
+        if request.primary_only and begun.facts.role == "standby":
+            raise not_the_primary(request.server.address)
         require_system(request.cluster, begun.facts)
         await asyncio.to_thread(catalog.claim, request.store, request.cluster, begun.facts.system_identifier, started)
         sealing = _sealing(request, name, begun.facts)
