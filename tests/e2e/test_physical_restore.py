@@ -176,6 +176,11 @@ def test_a_restore_in_place_that_is_given_up_changes_nothing(ledger: Ledger) -> 
 
     wait("the instances to be stopped", held, timeout=END, show=cluster.describe)
     assert kubectl.list("pod", namespace, "matriarch.dev/cluster=ledger,app.kubernetes.io/component=database") == []
+    slices = kubectl.list("endpointslice", namespace, "matriarch.dev/cluster=ledger")
+    assert slices
+    assert not any(
+        s.get("endpoints") for s in slices if s["metadata"]["name"] in ("ledger-rw", "ledger-ro", "ledger-r")
+    )
     kubectl.run("delete", "restore", "given-up", "-n", namespace, timeout=60)
     wait("the cluster to serve", lambda: cluster.status().get("primary"), timeout=END, show=cluster.describe)
     cluster.wait_ready(timeout=END)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -223,6 +224,10 @@ class Loop:
     async def _halt(self) -> float:
         """For a Restore in place. What was acknowledged is on this volume, and stays there."""
         instance = self._instance
+        if instance.is_holder and instance.lease is not None:
+            # Refused at once is better than swallowed by the address of a Pod that is gone.
+            with contextlib.suppress(MatriarchError, OSError):
+                await instance.routing.write(instance.lease.epoch, {"rw": [], "ro": [], "r": []}, timeout=1.0)
         async with instance.control:
             with instance.wanted_stop():
                 await stepdown.stop(instance, "a Restore replaces the data", timeout=HALT_WAIT)
