@@ -45,17 +45,6 @@ def at(timeline: int, lsn: int, **more: object) -> Facts:
         pytest.param(at(3, 3000, lease=CLAIMED), "attach", id="a voter of the election"),
         pytest.param(at(3, 3001, lease=CLAIMED), "wait", id="the old primary: the fork is not known yet"),
         pytest.param(at(2, 1500, lease=CLAIMED), "attach", id="an ancestor meanwhile"),
-        pytest.param(at(2, 2400, half=2000), "cut", id="past the fork is a part of a record"),
-        pytest.param(at(2, 2400, half=1900), "wait", id="and what is before the fork is not replayed yet"),
-        pytest.param(at(2, 2400, half=2100, confirmed=(C,)), "rewind", id="whole records lie past the fork as well"),
-        pytest.param(at(2, 1900, half=1800), "attach", id="the holder has more of that record"),
-        pytest.param(at(3, 2500, half=2400), "attach", id="of a record of the holder's own timeline"),
-        pytest.param(at(3, 2900, half=2800, lease=CLAIMED), "wait", id="the fork may be before that part"),
-        pytest.param(
-            at(2, 2400, half=2000, confirmed=(C,), lease=replace(LED, mode="follow", voters=())),
-            "rewind",
-            id="of a replica cluster",
-        ),
         pytest.param(
             at(4, 3100, lease=replace(CLAIMED, promoting=Promotion(5, 4, 3200))),
             "attach",

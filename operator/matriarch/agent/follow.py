@@ -15,7 +15,6 @@ from matriarch.agent.postgres.facts import CloneProgress
 from matriarch.agent.settings import apply_config
 from matriarch.agent.transitions import note
 from matriarch.decide import attach
-from matriarch.decide.fork import lacks_beginning
 from matriarch.decide.lease import LeaseState
 from matriarch.decide.logical import waited_for_if_elected
 from matriarch.decide.member import Member
@@ -83,10 +82,6 @@ class Follower:
             instance.follows_line = True
             self.doctor.rewinds_failed = 0
             self.doctor.waits = False
-        if status.receiver is not None and instance.following is not None:
-            fork = lacks_beginning(status.receiver.start, status.replayed_lsn, lease.lineage)
-            if fork is not None:
-                return await self._cut(lease, fork)
         address = instance.addresses.get(lease.holder.instance)
         if address is None:
             instance.reason = f"no address of {lease.holder.instance} is known"
@@ -119,15 +114,6 @@ class Follower:
         except Unavailable:
             return False
         return True
-
-    async def _cut(self, lease: LeaseState, fork: Switch) -> float:
-        instance = self._instance
-        line = lease.lineage if lease.promoting is None else ()
-        async with instance.control:
-            instance.following = None
-            with instance.wanted_stop():
-                await instance.server.cut_half_record(fork, line=line)
-        return 0.0
 
     async def _park(self) -> float:
         """No room for more WAL: up and able to vote, but nobody's standby until there is room."""
@@ -163,7 +149,6 @@ class Follower:
             promised=instance.promised,
             rewind_failed=self.doctor.rewinds_failed >= REWINDS,
             waited=self._waiting_since > 0 and boottime() - self._waiting_since > PATIENCE,
-            half=await instance.server.half_record(),
         )
         verdict = attach.verdict(facts)
         if verdict.kind == "wait" and instance.promised <= lease.epoch:
@@ -176,9 +161,6 @@ class Follower:
             case "attach":
                 await self._attach(lease, holder, address)
                 return 0.5
-            case "cut":
-                left = next(s for s in lease.lineage if s.parent == facts.position.timeline)
-                return await self._cut(lease, left)
             case "rewind" if why := instance.not_by_a_copy():
                 instance.state, instance.reason = "waiting", why
                 return 0.5

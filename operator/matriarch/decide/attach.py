@@ -1,8 +1,7 @@
 """Whether a standby may stream from the holder as it is, must be rewound first, or waits.
 
 A timeline's history says where it left its parent. Whoever is on an ancestor and not beyond the fork follows as it
-is; whoever wrote past the fork holds WAL that nobody acknowledged, and has to be rewound. Past the fork may also lie
-the beginning of a record that nobody has the end of: that is taken away (`decide/fork.py`).
+is; whoever wrote past the fork holds WAL that nobody acknowledged, and has to be rewound.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ class Facts:
     streaming: tuple[Member, ...] = ()  # voters that stream from the live holder now
     waited: bool = False  # this standby has waited for long enough that those who are away will not help
     rewind_failed: bool = False
-    half: int = 0  # `position` is a segment's end, and the last record that was replayed ends here (LSN); 0: not so
 
 
 def replaced(facts: Facts, *, confirmed: tuple[Member, ...] | None, streaming: tuple[Member, ...] = ()) -> Facts:
@@ -37,7 +35,7 @@ def replaced(facts: Facts, *, confirmed: tuple[Member, ...] | None, streaming: t
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    kind: Literal["attach", "wait", "cut", "rewind", "clone"]
+    kind: Literal["attach", "wait", "rewind", "clone"]
     why: str = ""
 
 
@@ -48,9 +46,7 @@ def verdict(f: Facts) -> Verdict:
         return Verdict("wait", f"epoch {f.promised} is promised, the Lease is at {lease.epoch}")
     if f.rewind_failed:
         return Verdict("clone", "a rewind failed, or the WAL that is needed is gone")
-    match _relation(f.position, lease, f.half):
-        case "half":
-            return Verdict("cut", "what lies past the fork is a part of a record")
+    match _relation(f.position, lease):
         case "ancestor":
             return Verdict("attach")
         case "unknown":
@@ -72,16 +68,8 @@ def verdict(f: Facts) -> Verdict:
     return Verdict("wait", "too few other voters hold the new timeline: this one may still be needed as it is")
 
 
-def _relation(
-    position: WalPosition, lease: LeaseState, half: int = 0
-) -> Literal["ancestor", "unknown", "diverged", "half"]:
+def _relation(position: WalPosition, lease: LeaseState) -> Literal["ancestor", "unknown", "diverged"]:
     promoting = lease.promoting
-    if half and lease.mode != "follow":
-        if promoting is not None and position.timeline == promoting.parent:
-            return "unknown"  # whether the fork will be before the rest of it: to stream from there would be too late
-        left = next((s for s in lease.lineage if s.parent == position.timeline), None)
-        if promoting is None and left is not None and half <= left.lsn < position.lsn:
-            return "half" if half == left.lsn else "unknown"  # the rest up to the fork is still being replayed
     if lease.mode == "follow" and position.timeline > lease.timeline:
         return "unknown"  # a timeline comes with the stream before the designated primary records it
     if promoting is not None:

@@ -64,8 +64,6 @@ class ReceiverStatus:
     timeline: int
     flushed_lsn: int
     last_message: datetime | None
-    start: WalPosition
-    """Where it began to stream, and on which timeline."""
 
 
 @dataclass(frozen=True, slots=True)

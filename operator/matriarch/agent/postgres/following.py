@@ -20,7 +20,6 @@ from matriarch.agent.postgres.lifecycle import Lifecycle
 from matriarch.agent.postgres.session import AGENT_APPLICATION
 from matriarch.errors import Unavailable
 from matriarch.postgres.conninfo import Upstream
-from matriarch.postgres.lsn import SEGMENT_SIZE
 from matriarch.postgres.outside import receiver_conninfo
 from matriarch.postgres.timeline import Switch, WalPosition, dead_branches
 
@@ -62,7 +61,6 @@ class _Position:
     lsn: int
     received: bool
     at_end: bool
-    replayed: int = 0
 
 
 class Following(Lifecycle):
@@ -183,30 +181,7 @@ class Following(Lifecycle):
             lsn=max(received or 0, replayed or 0),
             received=received is not None,
             at_end=row["startup"] in _END,
-            replayed=replayed or 0,
         )
-
-    async def half_record(self) -> int:
-        """Where the last record ends (LSN), when what was received ends with a segment and more is there than can be
-        replayed: a part of a record. 0 when it is none, or not known yet."""
-        row = await self._position()
-        if not (row.in_recovery and row.received and row.at_end) or row.lsn % SEGMENT_SIZE or row.replayed >= row.lsn:
-            return 0
-        await asyncio.sleep(_POLL)  # replay waits between two records, too
-        return row.replayed if row == await self._position() else 0
-
-    async def cut_half_record(self, fork: Switch, *, line: Sequence[Switch], timeout: float = 10.0) -> None:
-        """A restart without the part of a record that lies past `fork` (`decide/fork.py`); attach it again after that.
-
-        No record there is whole, so nothing is lost that anybody could replay."""
-        log.info("the WAL past %s is a part of a record; restarting without it", WalPosition(fork.parent, fork.lsn))
-        # A receiver that waits for its upstream does not hear of a fast stop for seconds.
-        if not await self.stop("fast", 0.5) and not await self.stop("immediate", timeout):
-            msg = "PostgreSQL did not stop, and has a part of a record of a former timeline"
-            raise Unavailable(msg)
-        await files.in_thread(DISK, walfiles.clear_from, self._pg_wal, fork.parent, fork.lsn)
-        await files.in_thread(DISK, walfiles.remove_histories, self._pg_wal, (fork.timeline,))
-        await self.start_standby(None, line=tuple(s for s in line if s.timeline < fork.timeline), timeout=timeout)
 
     async def _drop_dead_branches(self, here: WalPosition, line: Sequence[Switch], timeout: float) -> bool:
         """Removes histories that neither the WAL here nor `line` has anything of; True if that took a restart.

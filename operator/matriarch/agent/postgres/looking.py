@@ -10,7 +10,6 @@ import asyncpg
 from matriarch.agent.postgres.facts import PendingRestart, ReceiverStatus, ServerStatus, WalSender
 from matriarch.agent.postgres.promotion import Promoting
 from matriarch.errors import Unavailable
-from matriarch.postgres.timeline import WalPosition
 from matriarch.postgres.version import from_number
 
 _STATIC = """
@@ -28,8 +27,7 @@ SELECT pg_is_in_recovery() AS in_recovery,
        (pg_last_wal_replay_lsn() - '0/0')::bigint AS replayed,
        extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float AS replay_age,
        current_setting('synchronous_standby_names') AS standby_names,
-       r.status, r.sender_host, r.received_tli, r.receive_start_tli AS start_tli,
-       (r.receive_start_lsn - '0/0')::bigint AS start_lsn, (r.flushed_lsn - '0/0')::bigint AS receiver_flushed,
+       r.status, r.sender_host, r.received_tli, (r.flushed_lsn - '0/0')::bigint AS receiver_flushed,
        r.last_msg_receipt_time,
        (SELECT array_agg(ARRAY[s.name, current_setting(s.name),
                 coalesce((SELECT f.setting FROM pg_file_settings f WHERE f.name = s.name ORDER BY seqno DESC LIMIT 1),
@@ -162,7 +160,6 @@ def _receiver(row: asyncpg.Record) -> ReceiverStatus | None:
         timeline=row["received_tli"] or 0,
         flushed_lsn=row["receiver_flushed"] or 0,
         last_message=row["last_msg_receipt_time"],
-        start=WalPosition(row["start_tli"] or 0, row["start_lsn"] or 0),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import os
 import struct
-from contextlib import suppress
 from pathlib import Path
 
 from matriarch.agent.postgres.files import fsync_folder
@@ -148,16 +147,6 @@ def remove_histories(pg_wal: Path, numbers: tuple[int, ...]) -> tuple[int, ...]:
     if numbers:
         fsync_folder(pg_wal)
     return numbers
-
-
-def clear_from(pg_wal: Path, timeline: int, lsn: int) -> None:
-    """Zeros from `lsn` to the end of its segment, and durably so: to whoever reads, WAL ends there."""
-    with suppress(FileNotFoundError), (pg_wal / segment_name(timeline, lsn)).open("r+b") as file:
-        offset = lsn % SEGMENT_SIZE
-        file.seek(offset)
-        file.write(bytes(SEGMENT_SIZE - offset))
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _page_address(file: Path, lsn: int) -> int | None:
