@@ -33,7 +33,7 @@ class World:
         return Leadership(self.instance(), record=500)
 
     def instance(self) -> Any:
-        async def flushed_by(lsn: int, names: list[str]) -> list[str]:
+        async def flushed_by(lsn: int, names: list[str], *, fork: int) -> list[str]:
             return names[:1]
 
         async def look() -> Any:

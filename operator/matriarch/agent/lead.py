@@ -49,12 +49,14 @@ class Leadership:
     """One epoch of leading, from the moment at which PostgreSQL runs as primary.
 
     `record`: LSN of a record of this timeline, written after the start; the door opens when k voters hold it.
+    `fork`: LSN where the timeline that was promoted to begins; 0: none was, or the door has been open since.
     `door_not_before`: boot-time instant before which a deposed holder might still serve reads.
     """
 
     instance: Instance
     record: int
     door_not_before: int = 0
+    fork: int = 0
     names: str | None = None  # what PostgreSQL was last told
     routing: asyncio.Task[None] | None = None  # slices that are being written already
     bootstrapped: bool = False
@@ -339,7 +341,7 @@ class Leadership:
         if lease.mode == "quorum":
             names = {str(v): v for v in lease.voters}
             if instance.door != "open" or len(instance.confirmed) < len(names):
-                held = await instance.server.flushed_by(self.record, list(names))
+                held = await instance.server.flushed_by(self.record, list(names), fork=self.fork)
                 # What was confirmed stays so when that voter goes away: its disk has it.
                 known = {*instance.confirmed, *(names[h] for h in held if h in names)}
                 instance.confirmed = tuple(sorted(known & set(lease.voters)))

@@ -397,7 +397,8 @@ class Loop:
         await instance.server.end_client_sessions()
         # A record that is flushed here: the newest that PostgreSQL wrote by itself may wait for its WAL writer.
         record = await instance.server.write_record()
-        self._leadership = Leadership(instance, record, self._door_not_before(lease), names, routing)
+        fork = promotion.switch_lsn
+        self._leadership = Leadership(instance, record, self._door_not_before(lease), fork, names, routing)
         await self._leadership.hurry()
         return 0.0
 
@@ -421,7 +422,10 @@ class Loop:
             assert lease is not None
             await instance.look()
             record = await instance.server.write_record()
-            self._leadership = Leadership(instance, record, self._door_not_before(lease))
+            # Where the history is recorded already, the door may have been open for long before this agent began.
+            line = await instance.server.history() if lease.promoting is not None else []
+            fork = line[-1].lsn if line else 0
+            self._leadership = Leadership(instance, record, self._door_not_before(lease), fork)
         await instance.sync_beats()
         return await self._leadership.tick()
 

@@ -16,6 +16,7 @@ import asyncpg
 from matriarch.agent.postgres import files, processes
 from matriarch.agent.postgres.facts import WalSender
 from matriarch.agent.postgres.looking import Looking
+from matriarch.decide.fork import vouches
 from matriarch.errors import Refused, Unavailable
 from matriarch.postgres.lsn import SEGMENT_SIZE, format_lsn
 
@@ -150,10 +151,18 @@ class Quorum(Looking):
                 raise Unavailable(msg)
             await asyncio.sleep(_POLL)
 
-    async def flushed_by(self, lsn: int, voters: Collection[str], *, timeout: float = 1.0) -> list[str]:
-        """Which of them have flushed `lsn` now."""
+    async def flushed_by(self, lsn: int, voters: Collection[str], *, fork: int = 0, timeout: float = 1.0) -> list[str]:
+        """Which of them have flushed `lsn` now, and all before it. `fork`: LSN of a promotion just before (see
+        decide/fork.py); 0: there was none."""
         senders = await self.replication(timeout=timeout)
-        return sorted({s.application_name for s in senders if s.application_name in voters and s.flush_lsn >= lsn})
+        return sorted(
+            {
+                s.application_name
+                for s in senders
+                if s.application_name in voters
+                and vouches(record=lsn, fork=fork, sent=s.sent_lsn, flushed=s.flush_lsn, replayed=s.replay_lsn)
+            }
+        )
 
     async def checkpoint(self, *, timeout: float = 300.0) -> None:
         """As before a planned stop. It goes on in the server when the time is over."""
