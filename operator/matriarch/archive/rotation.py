@@ -40,8 +40,9 @@ def holders(store: Store) -> Iterator[Holder]:
     """Every data key in the store. Reads the beginning of each archived file; raises Corrupt at a damaged one, and
     Refused (BackupNotFound) for a folder that is no cluster's."""
     catalog.require_cluster(store)
-    yield from _broken(store)
-    for what, dek_id, own, _ in _each(store):
+    known = catalog.read_catalog(store)
+    yield from _broken(known)
+    for what, dek_id, own, _ in _each(store, known):
         yield Holder(what, dek_id, _ids(store, dek_id, own))
 
 
@@ -65,8 +66,9 @@ def rotate(
             reason="BadKey",
         )
     catalog.require_cluster(store)
-    done = list(_broken(store))
-    for what, dek_id, own, prove in _each(store):
+    known = catalog.read_catalog(store)  # once: what could not be read is said, and not left out
+    done = list(_broken(known))
+    for what, dek_id, own, prove in _each(store, known):
         progress()
         error = ""
         try:
@@ -79,8 +81,8 @@ def rotate(
     return done
 
 
-def _broken(store: Store) -> Iterator[Holder]:
-    for broken in catalog.read_catalog(store).broken:
+def _broken(known: catalog.Catalog) -> Iterator[Holder]:
+    for broken in known.broken:
         yield Holder(broken.key, "", (), str(broken.error))
 
 
@@ -88,9 +90,9 @@ Slots = tuple[Mapping[str, Any], ...]
 Each = tuple[str, str, Slots, Callable[[Dek], None]]
 
 
-def _each(store: Store) -> Iterator[Each]:
+def _each(store: Store, known: catalog.Catalog) -> Iterator[Each]:
     """What, data key, its own slots, and a proof that a key is it."""
-    for manifest in catalog.read_catalog(store).manifests:
+    for manifest in known.manifests:
         encryption = manifest.body.encryption
         if encryption is None:
             continue
