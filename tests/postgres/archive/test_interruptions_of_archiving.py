@@ -95,9 +95,9 @@ def test_a_store_that_stops_hangs_and_comes_back(place: Path, tmp_path: Path, ow
         load(server, 40)
         own_server.stop()
         load(server, 60)
-        wait(lambda: archiver.status()["error"], "it says what is wrong")
+        # Nothing is pending between two of PostgreSQL's tries, and after three of them it rests for a minute.
+        wait(lambda: (said := archiver.status())["error"] and said["pending"], "it says what is wrong", within=150)
         assert archiver.status()["reason"] == "StoreUnavailable"
-        wait(lambda: archiver.status()["pending"], "PostgreSQL asks again")  # none is, between two of its tries
         before = done(server)
         time.sleep(3)
         assert done(server) == before  # nothing is acknowledged that is not stored
