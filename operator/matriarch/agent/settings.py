@@ -62,11 +62,11 @@ async def _apply(instance: Instance, names: str, door: Door) -> None:
     wanted = (config, door, *here)
     if instance.applied == wanted and not instance.server.held_up:
         return
-    if instance.applied in [(config, other, *here) for other in get_args(Door) if other != door]:
-        instance.applied = None
-        await instance.server.set_door(door)  # only the door moves: nobody may wait for the rest of it
+    only_the_door = instance.applied in [(config, other, *here) for other in get_args(Door) if other != door]
+    instance.applied = None  # what fails below is done again
+    if only_the_door:  # nobody may wait for the rest of it
+        await instance.server.set_door(door)
     else:
-        instance.applied = None
         await instance.server.configure(server_settings(instance, names, door=door))
     if door == "closed":
         await _send_clients_away(instance)

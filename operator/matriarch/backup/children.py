@@ -26,8 +26,7 @@ from matriarch.errors import Refused, Unavailable
 
 STALL = 900.0  # seconds without a byte
 _PIPE = 1 << 20
-_F_SETPIPE_SZ, _F_GETPIPE_SZ = 1031, 1032
-_FILL = 0.003  # seconds in which a fast tool fills half of such a pipe
+_F_SETPIPE_SZ = 1031
 
 
 class Child:
@@ -75,16 +74,12 @@ class Child:
         fd = self._process.stdout.fileno()
         buffer = bytearray(_PIPE)
         view = memoryview(buffer)
-        # Tools write 4 KiB at a time, and whoever is as fast would be woken for each: a large pipe collects some.
-        collects = fcntl.fcntl(fd, _F_GETPIPE_SZ) >= _PIPE
         while True:
             self._wait(fd, stop, writing=False)
             count = os.readv(fd, [buffer])
             if count == 0:
                 return
             write(view[:count])
-            if collects and count < _PIPE // 2:
-                time.sleep(_FILL)
 
     def feed(self, data: bytes | memoryview, stop: Stop) -> bool:
         """Write all of `data`; False when it no longer reads, which means that it has failed."""

@@ -132,6 +132,11 @@ class Aside:
         self._thread = threading.Thread(target=self._run, name="rows", daemon=True)
         self._thread.start()
 
+    @property
+    def tables(self) -> int:
+        """How many have ended by now."""
+        return len(self._found.tables)
+
     def update(self, text: memoryview) -> None:
         """May wait; the text is copied. Raises what failed in the thread."""
         if self._failed is not None:

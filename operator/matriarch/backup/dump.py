@@ -96,7 +96,7 @@ async def _dump(
     await in_thread(lambda: packer.write(databases.create_section(properties, name).encode()))
     packer.end_section("create", name)
 
-    seen = _Seen()
+    seen, done_before = _Seen(), tracker.tables_done
     conninfo, environment = server.libpq(name, name=label, options=_TEXT_FORMS)
     arguments = ["pg_dump", "--format=plain", "--no-tablespaces", f"--snapshot={snapshot}",
                  f"--lock-wait-timeout={_LOCK_WAIT}", f"--encoding={properties.encoding}", "--no-password",
@@ -110,6 +110,7 @@ async def _dump(
             seen.head += bytes(text[:4096])
         if aside is not None:
             aside.update(text)
+            tracker.tables_done = min(done_before + aside.tables, tracker.tables_total or 0)
         packer.write(text)
         tracker.bytes_done += len(text)
 
@@ -133,7 +134,7 @@ async def _dump(
         if rows is not None and rows.doubtful and await fingerprint.count_rows(session, table) != rows.rows:
             rows = None
         tables.append(in_stream(table, rows) or await fingerprint.hash_table(session, table))
-        tracker.tables_done += 1
+    tracker.tables_done = done_before + len(wanted)
     last = await fingerprint.read_sequences(session)
     large_objects = await fingerprint.read_large_objects(session)
     return Database(

@@ -16,7 +16,7 @@ from matriarch.controller.env import Env
 from matriarch.decide.restore_facts import Workload
 from matriarch.errors import MatriarchError
 from matriarch.kube.client import Object
-from matriarch.kube.errors import ApiError, Forbidden, NotFound
+from matriarch.kube.errors import Forbidden, NotFound
 from matriarch.resources.names import MANAGED_BY
 
 KINDS = ("Deployment", "StatefulSet")
@@ -104,7 +104,7 @@ async def start_again(env: Env, namespace: str | None, *, done: str = "") -> Non
         if obj["metadata"]["labels"][STOPPED_BY] not in going_on:
             try:
                 await _start(env, kind, obj)
-            except (ApiError, MatriarchError) as e:
+            except MatriarchError as e:
                 failure = e
     if failure is not None:
         raise failure

@@ -17,7 +17,6 @@ from matriarch.decide.restore_application import keeps_out
 from matriarch.decide.restore_facts import Step, StepState
 from matriarch.errors import MatriarchError
 from matriarch.kube.client import Object
-from matriarch.kube.errors import ApiError, Conflict
 from matriarch.resources import names
 from matriarch.resources.config import KEY
 from matriarch.resources.job import labels
@@ -85,7 +84,5 @@ async def _start_application(namespace: str, env: Env) -> None:
     the next resync."""
     try:
         await application.start_again(env, namespace)
-    except Conflict:
-        raise
-    except (ApiError, MatriarchError) as e:
+    except MatriarchError as e:
         log.warning("%s: the application is not started again: %s", namespace, e)

@@ -87,13 +87,13 @@ async def reconcile_restore(key: Key, env: Env) -> float | None:
         await _tell(env, found, plan, step)
     if plan.finished:
         await restore_access.revoke(env, found, target)
-        if mode.in_place:
-            await application.start_again(env, key.namespace, done=restore.metadata.uid)
         if plan.phase is Phase.FAILED and looked.job is not None and looked.job.state is JobState.ACTIVE:
             await env.kube.delete("Job", key.namespace, name)  # its cluster is gone: nobody wants what it would make
     if plan.step is not step or plan.finished:
         env.enqueue(OF_CLUSTER, key.namespace, target)
         env.enqueue("DatabaseCluster", key.namespace, target)
+    if plan.finished and mode.in_place:  # last: one workload that cannot be started keeps nothing else back
+        await application.start_again(env, key.namespace, done=restore.metadata.uid)
     return plan.requeue.total_seconds() if plan.requeue is not None else None
 
 
